@@ -1,0 +1,83 @@
+"""Which pairs make up which optimizer step, and how a step is laid out in memory.
+
+The order depends on (seed, epoch) alone, so any step can be rebuilt without replaying
+the ones before it. Laying out (sorting by length, splitting into forward passes) never
+changes which pairs make up a step. Leaves out packing and shared prompts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from training.dpo.data import Pair
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run: `epochs` passes over `pairs` pairs, `batch_size` a step."""
+
+    pairs: int
+    batch_size: int
+    epochs: float
+    seed: int
+    shuffle: bool
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass; its last step may be smaller."""
+        return math.ceil(self.pairs / self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run; a started step is finished."""
+        return max(1, math.ceil(self.steps_per_epoch * self.epochs))
+
+    def step_pairs(self, step: int) -> list[int]:
+        """Indexes of the pairs of a step counted from 0."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = self.epoch_order(epoch)
+        return order[within * self.batch_size : (within + 1) * self.batch_size]
+
+    def epoch_order(self, epoch: int) -> list[int]:
+        """The order of an epoch counted from 0."""
+        if not self.shuffle:
+            return list(range(self.pairs))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.pairs, generator=generator).tolist()
+
+
+def micro_batches(
+    pairs: Sequence[Pair], indexes: Sequence[int], max_tokens: int, max_pairs: int | None
+) -> list[list[int]]:
+    """Split `indexes` into forward passes of pairs of like length.
+
+    A pass holds at most `max_tokens` padded tokens (two rows a pair), but always at
+    least one pair, and at most `max_pairs` pairs.
+    """
+    ordered = sorted(indexes, key=lambda index: (-pairs[index].longest, index))
+    passes: list[list[int]] = []
+    longest = 0
+    for index in ordered:
+        full = not passes or 2 * (len(passes[-1]) + 1) * longest > max_tokens
+        if full or (max_pairs is not None and len(passes[-1]) >= max_pairs):
+            passes.append([])
+            longest = pairs[index].longest
+        passes[-1].append(index)
+    return passes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence to score: its ids and how many of them are the prompt."""
+
+    ids: list[int]
+    prompt_length: int
+
+
+def rows_of(pairs: Sequence[Pair]) -> list[Row]:
+    """All chosen sides, then all rejected sides."""
+    chosen = [Row(p.prompt_ids + p.chosen_ids, len(p.prompt_ids)) for p in pairs]
+    rejected = [Row(p.prompt_ids + p.rejected_ids, len(p.prompt_ids)) for p in pairs]
+    return chosen + rejected

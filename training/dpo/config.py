@@ -1,0 +1,333 @@
+"""config.json of a run folder: every key, its meaning, its default, its check.
+
+Anything absent takes the default below; a default of None that says "chosen" is
+settled from the model and the data by `defaults.py` and reported in summary.json.
+Anything unknown is an error naming it. What the contract knows but this version does
+not do yet (`NOT_BUILT`) is refused by name instead of being ignored.
+"""
+
+import difflib
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from training.dpo.errors import TrainerError
+from training.dpo.files import read_json_object
+
+LOSS_NAMES = (
+    "sigmoid hinge ipo robust exo_pair nca_pair bco_pair sppo_hard apo_zero apo_down"
+    " sigmoid_norm discopop aot aot_unpaired sft simpo orpo kto"
+).split()
+BUILT_LOSSES = {"sigmoid"}
+SCHEDULERS = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Shape of the adapter. None: the parent adapter's, or for a fresh one as said."""
+
+    r: int | None = None
+    """Rank; 16 for a fresh adapter."""
+
+    alpha: float | None = None
+    """Scale: the update is multiplied by alpha / r; 2 r for a fresh adapter."""
+
+    dropout: float = 0.0
+    """Dropout on the adapter's input while training. TRL silently sets it to 0; here
+    it is used if asked for."""
+
+    target_modules: str | list[str] | None = None
+    """"all-linear" (default for a fresh adapter: every linear layer but the head), or
+    module names such as ["q_proj", "v_proj"]."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One DPO run. See the docstring under each field."""
+
+    base_model: str
+    """Folder or hub id of the base model. Written as it stands into the adapter's
+    `base_model_name_or_path`. Required."""
+
+    parent_adapter: str | None = None
+    """Folder of the PEFT adapter to go on from; None: a fresh adapter."""
+
+    reference: str = "start"
+    """"start": the weights DPO starts from; "base": the base model without adapter;
+    "none" (losses without a reference)."""
+
+    tuning: str = "lora"
+    """"lora", "qlora" (4-bit base) or "full"."""
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Shape of the adapter."""
+
+    dtype: str = "auto"
+    """Of the base weights: "float32", "bfloat16", or "auto" (bfloat16 on a GPU that
+    has it, and on a CPU that has it if the checkpoint is 16-bit; else float32). The
+    adapter, its optimizer and the saved file stay float32."""
+
+    loss: str | dict[str, float] = "sigmoid"
+    """A loss's name, or names with weights: {"sigmoid": 1.0, "sft": 0.2}."""
+
+    beta: float = 0.1
+    """DPO's temperature; larger keeps nearer to the reference. 0.1–0.5 is usual."""
+
+    label_smoothing: float = 0.0
+    """Share of pairs assumed flipped, 0 ≤ ε < 0.5 (conservative DPO, eq. 3 of
+    https://ericmitchell.ai/cdpo.pdf). TRL ignores it for "sigmoid"."""
+
+    ld_alpha: float | None = None
+    """LD-DPO: weight of the tokens beyond the shorter answer's length, 0–1."""
+
+    simpo_gamma: float = 0.5
+    """SimPO's target margin."""
+
+    discopop_tau: float = 0.05
+    """DiscoPOP's temperature."""
+
+    sft_epochs: float = 0
+    """Epochs of supervised training on the chosen answers before DPO."""
+
+    sft_learning_rate: float | None = None
+    """Learning rate of that stage; None: chosen."""
+
+    learning_rate: float | None = None
+    """Peak learning rate; None: chosen by model size."""
+
+    epochs: float | None = None
+    """Passes over the pairs; None: chosen for at least 50 updates."""
+
+    batch_size: int | None = None
+    """Pairs per optimizer step, over all processes; None: chosen."""
+
+    micro_batch_size: int | None = None
+    """Pairs per forward pass; None: chosen by memory. Changes no result beyond
+    rounding."""
+
+    max_length: int = 1024
+    """Tokens of prompt and answer together. An answer beyond it is cut at its end; a
+    pair whose prompt fills it is dropped. Both are counted in summary.json."""
+
+    warmup_ratio: float = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+
+    lr_scheduler: str = "linear"
+    """After the warm-up: "linear" or "cosine" to 0, or "constant"."""
+
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, on the adapter's weights."""
+
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; None: left as they are."""
+
+    seed: int = 42
+    """Of the fresh adapter's weights, the order of the pairs and dropout."""
+
+    shuffle: bool = True
+    """A new order of the pairs each epoch; false: the file's order."""
+
+    logging_steps: int = 1
+    """Write every n-th step to metrics.jsonl; evaluated steps and the last one are
+    always written. Each line is about its own step, not a mean over the steps
+    between."""
+
+    save_steps: int | None = None
+    """Checkpoint every n steps; None: whenever a minute has passed. One is always
+    written at a stop and after the last step."""
+
+    eval_steps: int | None = None
+    """Evaluate held_out.jsonl every n steps; None: before the first and after the
+    last step only."""
+
+    resume_from: str | None = None
+    """A checkpoint folder, or another run folder (its newest complete checkpoint), to
+    go on from when this folder has no checkpoint of its own."""
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Read and check config.json; TrainerError names the key and the way out."""
+    return parse_config(read_json_object(path))
+
+
+def parse_config(values: dict[str, Any]) -> TrainingConfig:
+    """Check a config.json already read. Raises TrainerError."""
+    _refuse_unknown(values, [f.name for f in fields(TrainingConfig)], "")
+    if "base_model" not in values:
+        raise TrainerError('config.json lacks "base_model": a folder or a hub id.')
+    checked = dict(values)
+    if checked.get("lora") is None:
+        checked.pop("lora", None)
+    if "lora" in checked:
+        _require(isinstance(checked["lora"], dict), "lora", "an object", values)
+        _refuse_unknown(checked["lora"], [f.name for f in fields(LoraConfig)], "lora.")
+        checked["lora"] = LoraConfig(**checked["lora"])
+    config = TrainingConfig(**checked)
+    _check_values(config)
+    _refuse_not_built(config)
+    return config
+
+
+def as_dict(config: TrainingConfig) -> dict[str, Any]:
+    """The config with all defaults, as JSON values."""
+    return asdict(config)
+
+
+def loss_weights(config: TrainingConfig) -> dict[str, float]:
+    """{loss name: weight}, whichever way `loss` was written."""
+    return {config.loss: 1.0} if isinstance(config.loss, str) else dict(config.loss)
+
+
+def _refuse_unknown(values: dict[str, Any], known: list[str], prefix: str) -> None:
+    for key in values:
+        if key in known:
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        raise TrainerError(
+            f'config.json: unknown key "{prefix}{key}"; the nearest known one is'
+            f' "{prefix}{near[0]}".'
+        )
+
+
+def _require(holds: bool, key: str, wanted: str, found: Any) -> None:
+    if not holds:
+        raise TrainerError(f'config.json: "{key}" must be {wanted}, not {found!r}.')
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(
+    config: Any,
+    key: str,
+    least: float,
+    *,
+    above: bool = False,
+    below: float | None = None,
+    most: float | None = None,
+    integer: bool = False,
+    optional: bool = False,
+    prefix: str = "",
+) -> None:
+    value = getattr(config, key)
+    if value is None and optional:
+        return
+    wanted = "a whole number" if integer else "a number"
+    wanted += f" above {least:g}" if above else f" of at least {least:g}"
+    if below is not None:
+        wanted += f" and below {below:g}"
+    if most is not None:
+        wanted += f" and at most {most:g}"
+    if optional:
+        wanted += " or null"
+    holds = _is_integer(value) if integer else _is_number(value)
+    holds = holds and (value > least if above else value >= least)
+    holds = holds and (below is None or value < below)
+    holds = holds and (most is None or value <= most)
+    _require(holds, prefix + key, wanted, value)
+
+
+def _choice(config: Any, key: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(config, key)
+    wanted = "one of " + ", ".join(f'"{name}"' for name in allowed)
+    _require(isinstance(value, str) and value in allowed, key, wanted, value)
+
+
+def _check_values(config: TrainingConfig) -> None:
+    base = config.base_model
+    _require(isinstance(base, str) and bool(base), "base_model", "a text", base)
+    for key in ("parent_adapter", "resume_from"):
+        value = getattr(config, key)
+        text = value is None or (isinstance(value, str) and bool(value))
+        _require(text, key, "a path or null", value)
+    _choice(config, "reference", ("start", "base", "none"))
+    _choice(config, "tuning", ("lora", "qlora", "full"))
+    _choice(config, "dtype", ("auto", "float32", "bfloat16"))
+    _choice(config, "lr_scheduler", SCHEDULERS)
+    _require(isinstance(config.shuffle, bool), "shuffle", "true or false", config.shuffle)
+    _check_lora(config.lora)
+    _check_loss(config.loss)
+    _number(config, "beta", 0, above=True)
+    _number(config, "label_smoothing", 0, below=0.5)
+    _number(config, "ld_alpha", 0, most=1, optional=True)
+    _number(config, "simpo_gamma", 0)
+    _number(config, "discopop_tau", 0, above=True)
+    _number(config, "sft_epochs", 0)
+    _number(config, "sft_learning_rate", 0, above=True, optional=True)
+    _number(config, "learning_rate", 0, above=True, optional=True)
+    _number(config, "epochs", 0, above=True, optional=True)
+    _number(config, "max_length", 2, integer=True)
+    _number(config, "warmup_ratio", 0, below=1)
+    _number(config, "weight_decay", 0)
+    _number(config, "max_grad_norm", 0, above=True, optional=True)
+    _number(config, "seed", 0, integer=True)
+    _number(config, "logging_steps", 1, integer=True)
+    for key in ("batch_size", "micro_batch_size", "save_steps", "eval_steps"):
+        _number(config, key, 1, integer=True, optional=True)
+
+
+def _check_lora(lora: LoraConfig) -> None:
+    _number(lora, "r", 1, integer=True, optional=True, prefix="lora.")
+    _number(lora, "alpha", 0, above=True, optional=True, prefix="lora.")
+    _number(lora, "dropout", 0, below=1, prefix="lora.")
+    names = lora.target_modules
+    listed = isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+    _require(
+        names is None or names == "all-linear" or bool(listed),
+        "lora.target_modules",
+        'null, "all-linear" or a list of module names',
+        names,
+    )
+    if isinstance(names, list) and any(n.split(".")[-1] == "lm_head" for n in names):
+        raise TrainerError(
+            'config.json: "lora.target_modules" must not name "lm_head": the head is'
+            " read directly and an adapter on it would never be trained."
+        )
+
+
+def _check_loss(loss: Any) -> None:
+    if isinstance(loss, dict):
+        _require(bool(loss), "loss", "a loss's name or {name: weight}", loss)
+        for name, weight in loss.items():
+            _require(_is_number(weight), f"loss.{name}", "a number", weight)
+        names = list(loss)
+    else:
+        _require(isinstance(loss, str), "loss", "a loss's name or {name: weight}", loss)
+        names = [loss]
+    for name in names:
+        if name not in LOSS_NAMES:
+            near = difflib.get_close_matches(name, LOSS_NAMES, n=1, cutoff=0.0)
+            raise TrainerError(
+                f'config.json: "loss" knows no "{name}"; the nearest is "{near[0]}".'
+            )
+
+
+def _refuse_not_built(config: TrainingConfig) -> None:
+    later: list[tuple[str, Any]] = []
+    later += [("loss", name) for name in loss_weights(config) if name not in BUILT_LOSSES]
+    if config.tuning != "lora":
+        later.append(("tuning", config.tuning))
+    if config.reference == "none":
+        later.append(("reference", config.reference))
+    if config.sft_epochs:
+        later.append(("sft_epochs", config.sft_epochs))
+    if config.ld_alpha is not None:
+        later.append(("ld_alpha", config.ld_alpha))
+    for key in ("simpo_gamma", "discopop_tau", "sft_learning_rate"):
+        default = TrainingConfig.__dataclass_fields__[key].default
+        if getattr(config, key) != default:
+            later.append((key, getattr(config, key)))
+    if later:
+        key, value = later[0]
+        raise TrainerError(
+            f'config.json: "{key}": {value!r} is not in this version of the trainer;'
+            f' it has loss "sigmoid" with "label_smoothing", tuning "lora" and'
+            f' reference "start" or "base".'
+        )

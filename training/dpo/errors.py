@@ -1,0 +1,13 @@
+"""The trainer's own exceptions, each carrying a sentence for the person who reads it."""
+
+
+class TrainerError(Exception):
+    """The run cannot go on. The message is one sentence saying what to change."""
+
+
+class FolderLocked(TrainerError):
+    """Another trainer is working in this run folder."""
+
+
+class Stopped(Exception):
+    """A stop was asked for (SIGTERM) and everything worth keeping is on disk."""

@@ -1,0 +1,162 @@
+"""Log-probabilities of answers under a causal language model, and what TRL logs of them.
+
+The backbone runs over rows padded on the right; with a causal model nothing after a
+token reaches it, so no attention mask is needed. The head runs over answer positions
+only, some at a time: logits of the whole batch never exist. Leaves out the loss, the
+reference and encoder-decoder models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.dpo.batches import Row
+
+LOGITS_AT_ONCE = 1 << 24
+"""Numbers in one block of logits (64 MiB in float32)."""
+
+
+@dataclass
+class RowScores:
+    """Scores of N rows, T answer tokens in all.
+
+    `token_logps` (T,) float32, row after row; differentiable. `lengths`: answer tokens
+    of each row. `entropy` and `mean_logit` (T,) float32 and `is_top1` (T,) bool carry
+    no gradient.
+    """
+
+    token_logps: Tensor
+    lengths: list[int]
+    entropy: Tensor
+    mean_logit: Tensor
+    is_top1: Tensor
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum token values (T,) over each row: (N,)."""
+        # A loop over few rows, because index_add is not deterministic on GPUs.
+        return torch.stack([part.sum() for part in values.split(self.lengths)])
+
+    @property
+    def logps(self) -> Tensor:
+        """Summed log-probability of each row's answer: (N,), differentiable."""
+        return self.sums(self.token_logps)
+
+
+def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
+    """Score the answers of `rows` with `model` (a transformers causal LM).
+
+    An answer token is scored if a token precedes it. Gradients reach the backbone;
+    the head is taken as frozen.
+    """
+    device = model.get_input_embeddings().weight.device
+    longest = max(len(row.ids) for row in rows)
+    padded = [row.ids + [pad_id] * (longest - len(row.ids)) for row in rows]
+    hidden = model.base_model(
+        input_ids=torch.tensor(padded, device=device), use_cache=False
+    ).last_hidden_state
+    starts = [max(row.prompt_length, 1) for row in rows]
+    lengths = [len(row.ids) - start for row, start in zip(rows, starts, strict=True)]
+    positions = [
+        index * longest + position - 1
+        for index, (row, start) in enumerate(zip(rows, starts, strict=True))
+        for position in range(start, len(row.ids))
+    ]
+    targets = [
+        token for row, start in zip(rows, starts, strict=True) for token in row.ids[start:]
+    ]
+    head = model.get_output_embeddings()
+    scale, softcap = logit_transform(model.config)
+    token_logps, entropy, mean_logit, is_top1 = HeadLogps.apply(
+        hidden.flatten(0, 1)[torch.tensor(positions, device=device)],
+        head.weight,
+        getattr(head, "bias", None),
+        torch.tensor(targets, device=device),
+        scale,
+        softcap,
+    )
+    return RowScores(token_logps, lengths, entropy, mean_logit, is_top1)
+
+
+def logit_transform(model_config: Any) -> tuple[float, float | None]:
+    """(factor, softcap) that the model applies to its logits.
+
+    Families name the factor differently: `logit_scale` (Cohere), `lm_head_multiplier`
+    (Falcon-H1), `logits_scaling` (Granite, a divisor).
+    """
+    text = model_config.get_text_config()
+    softcap = getattr(text, "final_logit_softcapping", None)
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(text, name, None) is not None:
+            return float(getattr(text, name)), softcap
+    divisor = getattr(text, "logits_scaling", None)
+    if divisor is not None:
+        multiplies = text.model_type == "hyperclovax"
+        return float(divisor if multiplies else 1 / divisor), softcap
+    return 1.0, softcap
+
+
+class HeadLogps(torch.autograd.Function):
+    """log softmax(head(h))[target] with its gradient taken in the same pass.
+
+    With a frozen head, d logp/dh = sᵀW for s = (onehot(target) − softmax) times the
+    derivative of scale and softcap, whatever the loss does with logp later. Computing
+    it while the block of logits is at hand saves the backward pass over the vocabulary
+    and every saved logit: two matrix products instead of three.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        softcap: float | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """hidden (T, H), weight (V, H), targets (T,) → four tensors (T,)."""
+        wants_gradient = ctx.needs_input_grad[0]
+        block = max(1, LOGITS_AT_ONCE // weight.shape[0])
+        gradient = torch.empty_like(hidden) if wants_gradient else None
+        columns: list[tuple[Tensor, ...]] = []
+        for start in range(0, len(targets), block):
+            part = slice(start, start + block)
+            target = targets[part, None]
+            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+            if scale != 1.0:
+                logits.mul_(scale)
+            if softcap is not None:
+                logits.div_(softcap).tanh_()
+                slope = 1 - logits.square()
+                logits.mul_(softcap)
+            mean_logit = logits.mean(dim=-1)
+            is_top1 = logits.argmax(dim=-1) == targets[part]
+            logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
+            logps = logits.gather(1, target)[:, 0]
+            probabilities = logits.exp()
+            entropy = -(probabilities * logits).sum(dim=-1)
+            columns.append((logps, entropy, mean_logit, is_top1))
+            if gradient is not None:
+                direction = probabilities.neg_()
+                ones = torch.ones_like(target, dtype=direction.dtype)
+                direction.scatter_add_(1, target, ones)
+                if softcap is not None:
+                    direction.mul_(slope)
+                if scale != 1.0:
+                    direction.mul_(scale)
+                gradient[part] = direction.to(weight.dtype) @ weight
+        logps, entropy, mean_logit, is_top1 = (torch.cat(c) for c in zip(*columns, strict=True))
+        ctx.mark_non_differentiable(entropy, mean_logit, is_top1)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return logps, entropy, mean_logit, is_top1
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Scale the stored direction by the loss's derivative with respect to logp."""
+        (direction,) = ctx.saved_tensors
+        grad = (grads[0][:, None] * direction).to(direction.dtype)
+        return grad, None, None, None, None, None

@@ -1,0 +1,58 @@
+"""What ties this process to the world: stop signals and the parent's death.
+
+Imports nothing heavy, so that it is in force before torch is loaded.
+"""
+
+import ctypes
+import os
+import signal
+from types import FrameType
+
+from training.dpo.errors import Stopped, TrainerError
+
+PARENT_VARIABLE = "TIEBREAK_DIE_WITH_PARENT"
+"""Environment variable holding the pid of the parent to die with."""
+
+GRACE_SECONDS = 30
+"""After the parent's death, the time left to write a checkpoint."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class StopFlag:
+    """Set once by SIGTERM or SIGINT; read by the loops between units of work."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.parent: int | None = None
+
+    def install(self) -> None:
+        """Handle SIGTERM and SIGINT (Ctrl-C) from now on. Main thread only."""
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if self.parent is not None and os.getppid() != self.parent:
+            # Nobody waits for us any more: SIGALRM's default action ends the process
+            # even if a step hangs.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(GRACE_SECONDS)
+
+    def die_with_parent(self, parent: int) -> None:
+        """Ask the kernel for SIGTERM when `parent` dies (Linux, prctl(2)).
+
+        Raises Stopped if the parent is already gone: it may have died between
+        starting us and this call.
+        """
+        self.parent = parent
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+            raise TrainerError("The system refused to tie the trainer to its parent.")
+        if os.getppid() != parent:
+            raise Stopped("the process that started the trainer is gone")
+
+    def check(self) -> None:
+        """Raise Stopped if a stop was asked for."""
+        if self.requested:
+            raise Stopped("stopped by a signal")

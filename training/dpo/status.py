@@ -1,0 +1,66 @@
+"""status.json: where the run stands, for whoever watches the folder.
+
+    {"state": "running", "phase": "training", "step": 12, "total_steps": 96,
+     "eta_seconds": 31, "reason": null, "updated_at": "…Z", "pid": 4711}
+
+`state` is running, stopped, done or failed; `phase` (loading, reference, evaluating,
+training, scoring, saving) says more while it runs. `step` and `total_steps` count
+optimizer steps; `done`/`of` in a phase with other units (pairs) appear as
+`phase_done`, `phase_total`. `reason` is one sentence when stopped or failed.
+"""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from training.dpo.files import write_json
+
+MIN_INTERVAL_SECONDS = 0.5
+
+
+class StatusFile:
+    """Writes status.json atomically; frequent updates are thinned out."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "status.json"
+        self.values: dict[str, Any] = {
+            "state": "running",
+            "phase": "loading",
+            "step": 0,
+            "total_steps": None,
+            "eta_seconds": None,
+            "reason": None,
+            "phase_done": None,
+            "phase_total": None,
+        }
+        self._written_at = 0.0
+
+    def phase(self, name: str, total: int | None = None, **values: Any) -> None:
+        """Enter a phase; written at once."""
+        self.values |= {"phase": name, "phase_done": None, "phase_total": total}
+        self.values |= values
+        self._write(durable=False)
+
+    def progress(self, **values: Any) -> None:
+        """Remember new figures; written unless the last write was just now."""
+        self.values |= values
+        if time.monotonic() - self._written_at >= MIN_INTERVAL_SECONDS:
+            self._write(durable=False)
+
+    def finish(self, state: str, reason: str | None = None) -> None:
+        """Write the final state (stopped, done, failed), flushed to the disk."""
+        self.values |= {"state": state, "reason": reason, "eta_seconds": None}
+        if state == "done":
+            self.values |= {"phase": "done", "phase_done": None, "phase_total": None}
+        self._write(durable=True)
+
+    def _write(self, durable: bool) -> None:
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.values |= {
+            "updated_at": stamp.replace("+00:00", "Z"),
+            "pid": os.getpid(),
+        }
+        write_json(self.path, self.values, durable)
+        self._written_at = time.monotonic()

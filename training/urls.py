@@ -1,0 +1,3 @@
+"""Addresses of the round and policy pages."""
+
+urlpatterns: list = []

@@ -1,0 +1,72 @@
+"""Refusals of the annotation services, each with a message for the person.
+
+What status they become is stated here once: pages and API read `status`.
+"""
+
+
+class Refused(Exception):
+    """A request understood and refused; nothing was changed."""
+
+    status = 409
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidJudgment(Refused):
+    """What was submitted makes no judgment; `field` says where."""
+
+    status = 422
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+class OtherBody(Refused):
+    """This lease has a judgment already, with another content."""
+
+
+class TooLate(Refused):
+    """The lease ran out and every slot was taken meanwhile."""
+
+    status = 410
+
+
+class Frozen(Refused):
+    """A training round has taken a pair that comes of this judgment."""
+
+
+class AlreadyUndone(Refused):
+    """The judgment no longer stands."""
+
+
+class PairsChanged(Refused):
+    """A pair to be frozen was superseded or rejected meanwhile."""
+
+
+class SettingsError(Refused):
+    """A project setting is wrong; `field` is its dotted name."""
+
+    status = 422
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+class MembersError(Refused):
+    """A member is wrong; `field` is the username."""
+
+    status = 422
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+class ImportRefused(Refused):
+    """The file as a whole cannot be read; single bad lines are reported instead."""
+
+    status = 422

@@ -1,0 +1,211 @@
+"""Rows for tests, every field defaulted; each function returns a consistent whole.
+
+`make_comparison()` brings its project, prompt, completions and open slots with it,
+`make_judgment()` the lease and the filled slot, `make_pair()` the decision. Nothing
+here goes through the services under test, so a broken service breaks its own tests.
+"""
+
+import hashlib
+import itertools
+import json
+from datetime import timedelta
+
+from django.contrib.auth import get_user_model
+from django.utils import timezone
+
+from annotation.models import (
+    Comparison,
+    Completion,
+    Decision,
+    Judgment,
+    Lease,
+    Membership,
+    PreferencePair,
+    Project,
+    Prompt,
+    Role,
+    Slot,
+)
+from inference.models import Channel, Policy
+
+_numbers = itertools.count(1)
+_policy_numbers = itertools.count(1)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_user(username="", *, password=None, project=None, role=None, **fields):
+    """A user, a member of `project` where one is given (annotator unless said)."""
+    user = get_user_model()(username=username or f"user{next(_numbers)}", **fields)
+    # Hashing a password takes a tenth of a second: only where a test signs in by it.
+    if password:
+        user.set_password(password)
+    else:
+        user.set_unusable_password()
+    user.save()
+    if project is not None:
+        make_member(project, user, role or Role.ANNOTATOR)
+    return user
+
+
+def make_member(project, user, role=Role.ANNOTATOR):
+    return Membership.objects.create(project=project, user=user, role=role)
+
+
+def make_base(**fields):
+    """Policy 0, made once: every project of a test shares it unless told otherwise."""
+    fields.setdefault("name", "policy-0000-ba5eba5e")
+    fields.setdefault("base_model", "models/starter")
+    fields.setdefault("base_sha256", _digest(fields["name"]))
+    name = fields.pop("name")
+    return Policy.objects.get_or_create(name=name, defaults={"number": 0, **fields})[0]
+
+
+def make_policy(*, project=None, channel=None, parent=None, **fields):
+    """An adapter's policy in the project's channel; its files are not made."""
+    number = fields.setdefault("number", next(_policy_numbers))
+    channel = channel or (project or make_project()).channel
+    parent = parent or channel.serving
+    sha256 = fields.setdefault("adapter_sha256", _digest(f"adapter {number}"))
+    fields.setdefault("name", f"policy-{number:04d}-{sha256[:8]}")
+    fields.setdefault("rank", 16)
+    fields.setdefault("base_model", parent.base_model)
+    fields.setdefault("base_sha256", parent.base_sha256)
+    return Policy.objects.create(channel=channel, parent=parent, **fields)
+
+
+def make_project(*, base=None, channel=None, members=None, **fields):
+    """A project whose channel serves the base; `members` is {user: role}."""
+    slug = fields.setdefault("slug", f"project{next(_numbers)}")
+    fields.setdefault("name", slug.capitalize())
+    base = base or make_base()
+    channel = channel or Channel.objects.create(slug=slug, serving=base)
+    project = Project.objects.create(base=base, channel=channel, **fields)
+    for user, role in (members or {}).items():
+        make_member(project, user, role)
+    return project
+
+
+def make_prompt(text="", *, project=None, **fields):
+    text = text or f"Question {next(_numbers)}?"
+    messages = fields.setdefault("messages", [{"role": "user", "content": text}])
+    canonical = json.dumps(
+        messages, ensure_ascii=False, sort_keys=True, separators=(",", ":")
+    )
+    fields.setdefault("sha256", _digest(canonical))
+    return Prompt.objects.create(project=project or make_project(), **fields)
+
+
+def make_completion(text="", *, prompt=None, **fields):
+    """A sampled answer of the policy that serves; `source=` makes another kind."""
+    text = text or f"Answer {next(_numbers)}, which is long enough to be judged fairly."
+    prompt = prompt or make_prompt()
+    source = fields.setdefault("source", Completion.Source.SAMPLED)
+    if source == Completion.Source.SAMPLED:
+        if "policy" not in fields:
+            fields["policy"] = prompt.project.channel.serving
+        fields.setdefault("finish_reason", "stop")
+        fields.setdefault("sampling", {"temperature": 1.0, "max_tokens": 160})
+        fields.setdefault("seed", next(_numbers))
+        fields.setdefault("prompt_token_ids", [1, 2, 3])
+        fields.setdefault("token_ids", [4, 5, 6, 2])
+        fields.setdefault("logprobs", [-0.5, -0.25, -0.125, -0.0625])
+    fields.setdefault("html", f"<p>{text}</p>")
+    return Completion.objects.create(prompt=prompt, text=text, **fields)
+
+
+def make_comparison(*, project=None, prompt=None, a=None, b=None, quota=1, **fields):
+    """Two answers to one prompt, with `quota` open slots."""
+    if prompt is None:
+        prompt = a.prompt if a else make_prompt(project=project)
+    a = a or make_completion(prompt=prompt)
+    b = b or make_completion(prompt=prompt)
+    fields.setdefault("policy", a.policy)
+    comparison = Comparison.objects.create(
+        project=prompt.project, prompt=prompt, a=a, b=b, **fields
+    )
+    Slot.objects.bulk_create(
+        Slot(comparison=comparison, number=number) for number in range(1, quota + 1)
+    )
+    return comparison
+
+
+def make_lease(*, comparison=None, annotator=None, project=None, **fields):
+    """An active lease in the first open slot; a is shown first. A member if needed."""
+    comparison = comparison or make_comparison(project=project)
+    annotator = annotator or make_user()
+    Membership.objects.get_or_create(
+        project=comparison.project,
+        user=annotator,
+        defaults={"role": Role.ANNOTATOR},
+    )
+    fields.setdefault("first", comparison.a)
+    fields.setdefault("second", comparison.b)
+    fields.setdefault("expires_at", timezone.now() + timedelta(minutes=15))
+    lease = Lease.objects.create(
+        project=comparison.project,
+        comparison=comparison,
+        annotator=annotator,
+        **fields,
+    )
+    if not lease.outcome:
+        slot = comparison.slots.filter(state="open").order_by("number")[0]
+        slot.state, slot.lease, slot.expires_at = "leased", lease, lease.expires_at
+        slot.save()
+    return lease
+
+
+def make_judgment(*, lease=None, verdict="first", **fields):
+    """A standing judgment and its filled slot; decides nothing."""
+    if lease is None:
+        lease = make_lease(
+            comparison=fields.pop("comparison", None),
+            annotator=fields.pop("annotator", None),
+            project=fields.pop("project", None),
+        )
+    slot = lease.slot
+    lease.outcome, lease.ended_at = "judged", timezone.now()
+    lease.save()
+    slot.state, slot.expires_at = "judged", None
+    slot.save()
+    winner = {"first": lease.first, "second": lease.second}.get(verdict)
+    fields.setdefault("body_sha256", _digest(verdict))
+    fields.setdefault("seconds", 4.2)
+    return Judgment.objects.create(
+        project=lease.project,
+        comparison=lease.comparison,
+        annotator=lease.annotator,
+        lease=lease,
+        slot=slot,
+        verdict=verdict,
+        winner=winner,
+        **fields,
+    )
+
+
+def make_pair(
+    *, judgment=None, comparison=None, project=None, annotator=None, **fields
+):
+    """An accepted pair of a decided comparison, as if its rules had passed."""
+    judgment = judgment or make_judgment(
+        comparison=comparison, project=project, annotator=annotator
+    )
+    comparison = judgment.comparison
+    winner = judgment.winner
+    loser = comparison.b if winner == comparison.a else comparison.a
+    decision = Decision.objects.create(
+        comparison=comparison, outcome="winner", winner=winner
+    )
+    comparison.state = "decided"
+    comparison.save()
+    fields.setdefault("state", PreferencePair.State.ACCEPTED)
+    fields.setdefault("chosen", winner)
+    fields.setdefault("rejected", loser)
+    return PreferencePair.objects.create(
+        project=comparison.project,
+        prompt=comparison.prompt,
+        decision=decision,
+        **fields,
+    )

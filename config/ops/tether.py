@@ -108,6 +108,9 @@ def start(command: list[str]) -> int:
         if os.getppid() != tether:
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+        # Python ignores these two, and what is ignored stays so across exec.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         os.execvp(command[0], command)
     except OSError as error:
         sys.stderr.write(f"tiebreak: cannot run {command[0]}: {error}\n")

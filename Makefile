@@ -1,0 +1,10 @@
+# Every target goes through config/bootstrap.py, which makes .venv and installs what is
+# missing. make run: the whole of Tiebreak · make test, test-all, lint · make bench ·
+# make simulate ARGS="--project demo --prefer lists --judgments 60 --rounds 2" · make clean
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: run test test-all lint bench simulate clean
+
+run test test-all lint bench simulate clean:
+	@$(PYTHON) config/bootstrap.py $@ $(ARGS)

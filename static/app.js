@@ -1,0 +1,79 @@
+// On every page: a fresh CSRF token for htmx, a word when the connection or the
+// session is gone, menus that close, dialogs in browsers without invoker commands.
+// All words come translated from #page-notice in base.html.
+"use strict";
+
+const notice = document.getElementById("page-notice");
+
+function csrfToken() {
+  const cookie = document.cookie.split("; ").find((c) => /^(__Host-)?csrftoken=/.test(c));
+  return cookie ? decodeURIComponent(cookie.slice(cookie.indexOf("=") + 1)) : "";
+}
+
+function showNotice(kind) {
+  notice.textContent = notice.dataset[kind];
+  if (kind === "signedOut") {
+    const link = document.createElement("a");
+    const login = new URL(document.body.dataset.loginUrl, location.href);
+    login.searchParams.set("next", location.pathname + location.search);
+    link.href = login;
+    link.textContent = notice.dataset.signIn;
+    notice.append(" ", link);
+  }
+  notice.dataset.shown = kind;
+  notice.hidden = false;
+}
+
+function hideNotice() {
+  notice.hidden = true;
+  notice.dataset.shown = "";
+}
+
+function isSignInPage(url) {
+  const login = new URL(document.body.dataset.loginUrl, location.href);
+  return Boolean(url) && new URL(url, location.href).pathname === login.pathname;
+}
+
+// Signing in again in another tab changes the token; the cookie has the newest.
+document.addEventListener("htmx:configRequest", (event) => {
+  const token = csrfToken();
+  if (!token) return;
+  event.detail.headers["X-CSRFToken"] = token;
+  if ("csrfmiddlewaretoken" in event.detail.parameters) {
+    event.detail.parameters.csrfmiddlewaretoken = token;
+  }
+});
+
+// An ended session answers with the sign-in page: say so instead of showing it inside.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (isSignInPage(event.detail.xhr.responseURL)) {
+    event.detail.shouldSwap = false;
+    showNotice("signedOut");
+  } else if (event.detail.xhr.status < 400) {
+    hideNotice();
+  }
+});
+document.addEventListener("htmx:sendError", () => showNotice("offline"));
+document.addEventListener("htmx:timeout", () => showNotice("offline"));
+document.addEventListener("htmx:responseError", (event) => {
+  showNotice(event.detail.xhr.status < 500 ? "refused" : "failed");
+});
+
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+  const button = event.target.closest("button[commandfor]");
+  if (button && !("command" in HTMLButtonElement.prototype)) {
+    const dialog = document.getElementById(button.getAttribute("commandfor"));
+    if (button.getAttribute("command") === "close") dialog.close();
+    else dialog.showModal();
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  }
+});

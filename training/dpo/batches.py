@@ -49,7 +49,10 @@ class Schedule:
 
 
 def micro_batches(
-    pairs: Sequence[Pair], indexes: Sequence[int], max_tokens: int, max_pairs: int | None
+    pairs: Sequence[Pair],
+    indexes: Sequence[int],
+    max_tokens: int,
+    max_pairs: int | None,
 ) -> list[list[int]]:
     """Split `indexes` into forward passes of pairs of like length.
 
@@ -66,6 +69,19 @@ def micro_batches(
             longest = pairs[index].longest
         passes[-1].append(index)
     return passes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How forward passes are laid out in memory; fixed for the whole run."""
+
+    max_tokens: int
+    max_pairs: int | None
+    pad_id: int
+
+    def split(self, pairs: Sequence[Pair], indexes: Sequence[int]) -> list[list[int]]:
+        """Indexes of the pairs of each forward pass."""
+        return micro_batches(pairs, indexes, self.max_tokens, self.max_pairs)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,26 @@ from typing import Any
 from training.dpo.errors import TrainerError
 from training.dpo.files import read_json_object
 
-LOSS_NAMES = (
-    "sigmoid hinge ipo robust exo_pair nca_pair bco_pair sppo_hard apo_zero apo_down"
-    " sigmoid_norm discopop aot aot_unpaired sft simpo orpo kto"
-).split()
+LOSS_NAMES = [
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "apo_zero",
+    "apo_down",
+    "sigmoid_norm",
+    "discopop",
+    "aot",
+    "aot_unpaired",
+    "sft",
+    "simpo",
+    "orpo",
+    "kto",
+]
 BUILT_LOSSES = {"sigmoid"}
 SCHEDULERS = ("linear", "cosine", "constant")
 
@@ -195,7 +211,7 @@ def _require(holds: bool, key: str, wanted: str, found: Any) -> None:
         raise TrainerError(f'config.json: "{key}" must be {wanted}, not {found!r}.')
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
@@ -227,7 +243,7 @@ def _number(
         wanted += f" and at most {most:g}"
     if optional:
         wanted += " or null"
-    holds = _is_integer(value) if integer else _is_number(value)
+    holds = _is_integer(value) if integer else is_number(value)
     holds = holds and (value > least if above else value >= least)
     holds = holds and (below is None or value < below)
     holds = holds and (most is None or value <= most)
@@ -251,7 +267,9 @@ def _check_values(config: TrainingConfig) -> None:
     _choice(config, "tuning", ("lora", "qlora", "full"))
     _choice(config, "dtype", ("auto", "float32", "bfloat16"))
     _choice(config, "lr_scheduler", SCHEDULERS)
-    _require(isinstance(config.shuffle, bool), "shuffle", "true or false", config.shuffle)
+    _require(
+        isinstance(config.shuffle, bool), "shuffle", "true or false", config.shuffle
+    )
     _check_lora(config.lora)
     _check_loss(config.loss)
     _number(config, "beta", 0, above=True)
@@ -278,7 +296,9 @@ def _check_lora(lora: LoraConfig) -> None:
     _number(lora, "alpha", 0, above=True, optional=True, prefix="lora.")
     _number(lora, "dropout", 0, below=1, prefix="lora.")
     names = lora.target_modules
-    listed = isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+    listed = (
+        isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+    )
     _require(
         names is None or names == "all-linear" or bool(listed),
         "lora.target_modules",
@@ -296,7 +316,7 @@ def _check_loss(loss: Any) -> None:
     if isinstance(loss, dict):
         _require(bool(loss), "loss", "a loss's name or {name: weight}", loss)
         for name, weight in loss.items():
-            _require(_is_number(weight), f"loss.{name}", "a number", weight)
+            _require(is_number(weight), f"loss.{name}", "a number", weight)
         names = list(loss)
     else:
         _require(isinstance(loss, str), "loss", "a loss's name or {name: weight}", loss)
@@ -311,7 +331,9 @@ def _check_loss(loss: Any) -> None:
 
 def _refuse_not_built(config: TrainingConfig) -> None:
     later: list[tuple[str, Any]] = []
-    later += [("loss", name) for name in loss_weights(config) if name not in BUILT_LOSSES]
+    later += [
+        ("loss", name) for name in loss_weights(config) if name not in BUILT_LOSSES
+    ]
     if config.tuning != "lora":
         later.append(("tuning", config.tuning))
     if config.reference == "none":

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.dpo.config import _is_number
+from training.dpo.config import is_number
 from training.dpo.errors import TrainerError
 from training.dpo.files import read_jsonl
 
@@ -126,7 +126,7 @@ def _pair_of(
         raise _BadRow('must be an object {"prompt": …, "chosen": …, "rejected": …}.')
     weight = row.get("weight")
     weight = 1.0 if weight is None else weight
-    if not _is_number(weight) or weight < 0:
+    if not is_number(weight) or weight < 0:
         raise _BadRow(f'"weight" must be a number of at least 0, not {weight!r}.')
     ids = _given_ids(row, vocabulary)
     if ids is None:
@@ -136,14 +136,17 @@ def _pair_of(
     else:
         prompt, chosen, rejected = ids
     if len(prompt) >= max_length:
-        return _drop(report, "the prompt alone fills max_length", line)
+        _drop(report, "the prompt alone fills max_length", line)
+        return None
     if weight == 0:
-        return _drop(report, "its weight is 0", line)
+        _drop(report, "its weight is 0", line)
+        return None
     room = max_length - len(prompt)
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
         # Without a token before it, an answer's first token has no prediction.
         if len(answer) <= (0 if prompt else 1):
-            return _drop(report, f"{side} has no token to predict", line)
+            _drop(report, f"{side} has no token to predict", line)
+            return None
         if len(answer) > room:
             report.cut.setdefault(f"{side} cut to max_length", []).append(line)
     row_id = row.get("id")
@@ -163,12 +166,16 @@ def _given_ids(
         return None
     if len(given) < len(ID_KEYS):
         missing = next(key for key in ID_KEYS if key not in given)
-        raise _BadRow(f'"{missing}" is missing; give all of {", ".join(ID_KEYS)} or none.')
+        raise _BadRow(
+            f'"{missing}" is missing; give all of {", ".join(ID_KEYS)} or none.'
+        )
     for key in ID_KEYS:
         ids = row[key]
         listed = isinstance(ids, list) and all(type(i) is int for i in ids)
         if not listed or any(not 0 <= i < vocabulary for i in ids):
-            raise _BadRow(f'"{key}" must be a list of token ids from 0 to {vocabulary - 1}.')
+            raise _BadRow(
+                f'"{key}" must be a list of token ids from 0 to {vocabulary - 1}.'
+            )
     return row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]
 
 
@@ -219,7 +226,9 @@ def _encode_messages(
     row: dict[str, Any], tokenizer: Any
 ) -> tuple[list[int], list[int], list[int]]:
     if not tokenizer.chat_template:
-        raise _BadRow("has messages, but the base model's tokenizer has no chat template.")
+        raise _BadRow(
+            "has messages, but the base model's tokenizer has no chat template."
+        )
     tools = row.get("tools")
     try:
         options = {"tools": json.loads(tools) if isinstance(tools, str) else tools}

@@ -57,7 +57,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise TrainerError(f"{path.name} is missing from {path.parent}.") from None
     except UnicodeDecodeError:
-        raise TrainerError(f"{path.name} is not UTF-8 text; save it as UTF-8.") from None
+        raise TrainerError(
+            f"{path.name} is not UTF-8 text; save it as UTF-8."
+        ) from None
     except json.JSONDecodeError as error:
         raise TrainerError(
             f"{path.name} is not valid JSON at line {error.lineno}, column"

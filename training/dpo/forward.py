@@ -6,14 +6,15 @@ only, some at a time: logits of the whole batch never exist. Leaves out the loss
 reference and encoder-decoder models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.dpo.batches import Row
+from training.dpo.batches import Layout, Row, rows_of
+from training.dpo.data import Pair
 
 LOGITS_AT_ONCE = 1 << 24
 """Numbers in one block of logits (64 MiB in float32)."""
@@ -65,7 +66,9 @@ def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
         for position in range(start, len(row.ids))
     ]
     targets = [
-        token for row, start in zip(rows, starts, strict=True) for token in row.ids[start:]
+        token
+        for row, start in zip(rows, starts, strict=True)
+        for token in row.ids[start:]
     ]
     head = model.get_output_embeddings()
     scale, softcap = logit_transform(model.config)
@@ -78,6 +81,23 @@ def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
         softcap,
     )
     return RowScores(token_logps, lengths, entropy, mean_logit, is_top1)
+
+
+def score_set(
+    model: Any, pairs: Sequence[Pair], layout: Layout, each: Callable[[int], None]
+) -> Iterator[tuple[list[int], RowScores]]:
+    """Yield (indexes, scores of their rows) without gradients.
+
+    `each` is called before every forward pass with the number of pairs done.
+    """
+    done = 0
+    for indexes in layout.split(pairs, range(len(pairs))):
+        each(done)
+        with torch.no_grad():
+            rows = rows_of([pairs[index] for index in indexes])
+            scores = score_rows(model.get_base_model(), rows, layout.pad_id)
+        yield indexes, scores
+        done += len(indexes)
 
 
 def logit_transform(model_config: Any) -> tuple[float, float | None]:
@@ -148,7 +168,9 @@ class HeadLogps(torch.autograd.Function):
                 if scale != 1.0:
                     direction.mul_(scale)
                 gradient[part] = direction.to(weight.dtype) @ weight
-        logps, entropy, mean_logit, is_top1 = (torch.cat(c) for c in zip(*columns, strict=True))
+        logps, entropy, mean_logit, is_top1 = (
+            torch.cat(c) for c in zip(*columns, strict=True)
+        )
         ctx.mark_non_differentiable(entropy, mean_logit, is_top1)
         if gradient is not None:
             ctx.save_for_backward(gradient)

@@ -1,0 +1,67 @@
+"""`python -m training.dpo RUN_DIR`: train the run in a folder.
+
+Exit codes: 0 done; 75 stopped by a signal, to be resumed by the same command; 73
+another trainer holds the folder; 1 failed, with one sentence as the last line on
+stderr. `RUN_DIR/status.json` says the same.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from training.dpo.errors import FolderLocked, Stopped, TrainerError
+from training.dpo.process import PARENT_VARIABLE, StopFlag
+
+DONE, FAILED, LOCKED, STOPPED = 0, 1, 73, 75
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m training.dpo", description=__doc__)
+    parser.add_argument(
+        "run_dir", type=Path, help="folder with config.json, pairs.jsonl"
+    )
+    parser.add_argument(
+        "--die-with-parent",
+        type=int,
+        metavar="PID",
+        default=os.environ.get(PARENT_VARIABLE) or None,
+        help=f"stop when this parent process dies (or set {PARENT_VARIABLE})",
+    )
+    options = parser.parse_args(arguments)
+    stop = StopFlag()
+    stop.install()
+    try:
+        if options.die_with_parent:
+            stop.die_with_parent(options.die_with_parent)
+        if not options.run_dir.is_dir():
+            raise TrainerError(f"{options.run_dir} is no folder.")
+        # Loaded only now, so that a signal during this import is a tidy stop.
+        from transformers.utils.logging import disable_progress_bar
+
+        from training.dpo.run import run_folder
+
+        disable_progress_bar()
+        run_folder(options.run_dir, stop)
+    except Stopped as stopped:
+        return _end(f"Stopped: {stopped}.", STOPPED)
+    except FolderLocked as locked:
+        return _end(str(locked), LOCKED)
+    except TrainerError as failure:
+        return _end(str(failure), FAILED)
+    except Exception as error:
+        traceback.print_exc()
+        first = (str(error).strip() or "no message").splitlines()[0]
+        return _end(f"The trainer failed: {type(error).__name__}: {first}", FAILED)
+    return DONE
+
+
+def _end(sentence: str, code: int) -> int:
+    print(" ".join(sentence.split()), file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

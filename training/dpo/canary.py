@@ -1,0 +1,120 @@
+"""canary.json: what the server must answer if it really serves the weights trained here.
+
+    {"dtype": "float32", "tolerance": 0.001, "prompts": [
+        {"token_ids": [1, 17, …], "logprobs": [−3.1, …], "base_logprobs": [−3.2, …]}, …]}
+
+`token_ids` is a short chat rendered by the tokenizer's chat template; `logprobs[i]` is
+the log-probability of `token_ids[i + 1]` given what precedes it (one fewer than ids)
+under the new policy, `base_logprobs` the same under the base model without adapter.
+`dtype` is the trainer's. A server passes if, for every prompt, the mean absolute
+difference to `logprobs` is at most `tolerance`; a server running another dtype takes
+the larger of the two dtypes' `TOLERANCES`. It serves the adapter at all only if it is
+nearer to `logprobs` than to `base_logprobs`, wherever those two differ by more.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from training.dpo.batches import Row
+from training.dpo.errors import TrainerError
+from training.dpo.forward import score_rows
+
+TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Mean absolute log-prob difference per token that rounding may explain."""
+
+CHATS = (
+    [
+        {"role": "user", "content": "How do I make a good cup of tea?"},
+        {
+            "role": "assistant",
+            "content": "Boil fresh water, warm the pot, wait a little.",
+        },
+    ],
+    [
+        {"role": "user", "content": "怎样才能睡得更好?"},
+        {"role": "assistant", "content": "每天同一时间睡觉,睡前少看手机。"},
+    ],
+    [
+        {"role": "user", "content": "Name three rivers."},
+        {"role": "assistant", "content": "1. Danube\n2. Nile\n3. Yangtze"},
+        {"role": "user", "content": "Which is the longest?"},
+        {"role": "assistant", "content": "The Nile, by most counts."},
+    ],
+)
+
+
+def canary_token_ids(tokenizer: Any, vocabulary: int) -> list[list[int]]:
+    """The fixed chats as token ids.
+
+    Without a chat template the contents are joined by line ends and encoded as plain
+    text. Raises TrainerError if the tokenizer knows ids that the model does not.
+    """
+    rendered = []
+    for chat in CHATS:
+        if tokenizer.chat_template:
+            encoded = tokenizer.apply_chat_template(
+                list(chat), tokenize=True, return_dict=True
+            )
+        else:
+            encoded = tokenizer(text="\n".join(turn["content"] for turn in chat))
+        ids = list(encoded["input_ids"])
+        if max(ids) >= vocabulary:
+            raise TrainerError(
+                f"The tokenizer gives id {max(ids)}, but the model knows"
+                f" {vocabulary} ids; they do not belong together."
+            )
+        rendered.append(ids)
+    return rendered
+
+
+def sequence_logprobs(model: Any, token_ids: Sequence[list[int]]) -> list[list[float]]:
+    """Log-probs of every token but the first, sequence by sequence.
+
+    `model` is a transformers causal LM (of a PEFT model, `get_base_model()`: its
+    adapter counts unless disabled).
+    """
+    results = []
+    for ids in token_ids:
+        with torch.no_grad():
+            scores = score_rows(model, [Row(ids, 1)], pad_id=0)
+        results.append(scores.token_logps.tolist())
+    return results
+
+
+def base_canary(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """The canary of a base model alone (no adapter on it): shape as canary.json.
+
+    `logprobs` and `base_logprobs` are then the same.
+    """
+    ids = canary_token_ids(tokenizer, model.get_input_embeddings().weight.shape[0])
+    logprobs = sequence_logprobs(model, ids)
+    return _canary(model, ids, logprobs, logprobs)
+
+
+def policy_canary(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """The canary of a PEFT model: with its adapter, and with it disabled."""
+    base = model.get_base_model()
+    ids = canary_token_ids(tokenizer, base.get_input_embeddings().weight.shape[0])
+    logprobs = sequence_logprobs(base, ids)
+    with model.disable_adapter():
+        base_logprobs = sequence_logprobs(base, ids)
+    return _canary(base, ids, logprobs, base_logprobs)
+
+
+def _canary(
+    model: Any,
+    token_ids: list[list[int]],
+    logprobs: list[list[float]],
+    base_logprobs: list[list[float]],
+) -> dict[str, Any]:
+    dtype = str(model.dtype).removeprefix("torch.")
+    rows = zip(token_ids, logprobs, base_logprobs, strict=True)
+    return {
+        "dtype": dtype,
+        "tolerance": TOLERANCES[dtype],
+        "prompts": [
+            {"token_ids": i, "logprobs": p, "base_logprobs": b} for i, p, b in rows
+        ],
+    }

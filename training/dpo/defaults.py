@@ -1,0 +1,98 @@
+"""What is chosen where config.json leaves it open, and why; all goes to summary.json.
+
+Choices look at the model's size, the number of pairs and the device only, so that the
+same input gives the same run.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from training.dpo.config import TrainingConfig
+
+WANTED_UPDATES = 50
+"""Optimizer steps below which a few dozen pairs hardly move a policy."""
+
+MOST_EPOCHS = 50
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The three figures that decide how far a run goes, and the reason for each."""
+
+    learning_rate: float
+    batch_size: int
+    epochs: float
+    reasons: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """{name: {"value", "why"}}."""
+        return {
+            name: {"value": getattr(self, name), "why": why}
+            for name, why in self.reasons.items()
+        }
+
+
+def settle(config: TrainingConfig, parameters: int, pairs: int) -> Settled:
+    """Fill in learning rate, batch size and epochs.
+
+    `parameters`: weights of the base model; `pairs`: rows that will be trained on.
+    """
+    reasons = dict.fromkeys(("learning_rate", "batch_size", "epochs"), "given")
+    rate, epochs, batch = config.learning_rate, config.epochs, config.batch_size
+    if rate is None:
+        rate = _rate(parameters)
+        size = f"{parameters / 1e6:.1f} million weights"
+        reasons["learning_rate"] = f"usual for LoRA on a model of {size}"
+    if epochs is None:
+        epochs = _epochs(pairs, batch or 1)
+        reasons["epochs"] = (
+            f"{pairs} pairs: few pairs are seen more often, for at least"
+            f" {WANTED_UPDATES} updates where {MOST_EPOCHS} epochs allow it"
+        )
+    if batch is None:
+        batch = _batch(pairs, epochs)
+        updates = math.ceil(math.ceil(pairs / batch) * epochs)
+        reasons["batch_size"] = (
+            f"the largest power of two that leaves at least {WANTED_UPDATES} updates;"
+            f" it makes {updates}"
+        )
+    return Settled(rate, batch, epochs, reasons)
+
+
+def _rate(parameters: int) -> float:
+    for below, rate in ((50e6, 5e-4), (300e6, 2e-4), (2e9, 1e-4), (5e9, 5e-5)):
+        if parameters < below:
+            return rate
+    return 2e-5
+
+
+def _epochs(pairs: int, batch: int) -> float:
+    usual = 6 if pairs < 200 else 3 if pairs < 2000 else 1
+    needed = math.ceil(WANTED_UPDATES / math.ceil(pairs / batch))
+    return float(min(MOST_EPOCHS, max(usual, needed)))
+
+
+def _batch(pairs: int, epochs: float) -> int:
+    largest = 32 if pairs >= 5000 else 16
+    batch = 1
+    while batch < largest and math.ceil(pairs / (2 * batch)) * epochs >= WANTED_UPDATES:
+        batch *= 2
+    return batch
+
+
+def forward_tokens(model_config: Any, memory_bytes: int, on_gpu: bool) -> int:
+    """Padded tokens of one forward pass with gradients, from a coarse estimate.
+
+    Counts the activations a transformer layer keeps for the backward pass (about 16
+    hidden and 4 feed-forward vectors a token, in float32) and takes half the memory.
+    A power of two between 256 and 8192 (32768 on a GPU), so that small changes in free
+    memory between two runs do not change how they round.
+    """
+    text = model_config.get_text_config()
+    hidden = text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    per_token = 4 * text.num_hidden_layers * (16 * hidden + 4 * inner)
+    fits = max(1, memory_bytes // 2 // per_token)
+    most = 32768 if on_gpu else 8192
+    return max(256, min(most, 1 << (fits.bit_length() - 1)))

@@ -1,0 +1,117 @@
+"""A step's figures under TRL's names and definitions (reference: TRL 1.16's DPOTrainer).
+
+Means over a step's pairs; `logits/…`, `entropy` and `mean_token_accuracy` are means over
+its answer tokens, as TRL's are within a batch. Only `loss` is weighted by the pairs'
+weights. Added to TRL's: `drift/chosen`, `drift/rejected`, the mean over pairs of the
+mean per-token log-ratio to the base model (an estimate made on given answers, not a KL
+divergence).
+"""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from training.dpo.forward import RowScores
+from training.dpo.loss import PairLogps
+from training.dpo.reference import PairSet
+
+
+class Figures:
+    """Collects pairs and turns them into one object of metrics."""
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self.indexes: list[int] = []
+        self.weights: list[float] = []
+        self.losses: list[float] = []
+        self.chosen_rewards: list[float] = []
+        self.rejected_rewards: list[float] = []
+        self.chosen_wins: list[bool] = []
+        self.margins: list[float] = []
+        self.chosen_logps: list[float] = []
+        self.rejected_logps: list[float] = []
+        self.chosen_drift: list[float] = []
+        self.rejected_drift: list[float] = []
+        self.tokens = {"chosen": 0, "rejected": 0}
+        self.logits = {"chosen": 0.0, "rejected": 0.0}
+        self.entropy = 0.0
+        self.hits = 0
+
+    def add(
+        self,
+        data: PairSet,
+        indexes: list[int],
+        scores: RowScores,
+        losses: Tensor,
+        logps: PairLogps,
+    ) -> None:
+        """Add the pairs of one forward pass (chosen rows first, then rejected)."""
+        chosen_rewards = self.beta * logps.chosen_logratios.detach()
+        rejected_rewards = self.beta * logps.rejected_logratios.detach()
+        self.indexes += indexes
+        self.weights += [data.pairs[index].weight for index in indexes]
+        self.losses += losses.detach().tolist()
+        self.chosen_rewards += chosen_rewards.tolist()
+        self.rejected_rewards += rejected_rewards.tolist()
+        self.chosen_wins += (chosen_rewards > rejected_rewards).tolist()
+        self.margins += (chosen_rewards - rejected_rewards).tolist()
+        chosen_logps = logps.chosen.detach().tolist()
+        rejected_logps = logps.rejected.detach().tolist()
+        self.chosen_logps += chosen_logps
+        self.rejected_logps += rejected_logps
+        count = len(indexes)
+        chosen_lengths, rejected_lengths = (
+            scores.lengths[:count],
+            scores.lengths[count:],
+        )
+        base_chosen = data.base.chosen[indexes].tolist()
+        base_rejected = data.base.rejected[indexes].tolist()
+        self.chosen_drift += _per_token(chosen_logps, base_chosen, chosen_lengths)
+        self.rejected_drift += _per_token(
+            rejected_logps, base_rejected, rejected_lengths
+        )
+        split = sum(chosen_lengths)
+        self.tokens["chosen"] += split
+        self.tokens["rejected"] += sum(rejected_lengths)
+        self.logits["chosen"] += float(scores.mean_logit[:split].double().sum())
+        self.logits["rejected"] += float(scores.mean_logit[split:].double().sum())
+        self.entropy += float(scores.entropy.double().sum())
+        self.hits += int(scores.is_top1[:split].sum())
+
+    @property
+    def loss(self) -> float:
+        """Σ weight · loss / Σ weight over the pairs."""
+        weighted = (w * x for w, x in zip(self.weights, self.losses, strict=True))
+        return sum(weighted) / sum(self.weights)
+
+    def metrics(self, prefix: str = "") -> dict[str, Any]:
+        """{TRL's name: value}; what is not a finite number becomes None."""
+        tokens = self.tokens
+        values = {
+            "loss": self.loss,
+            "rewards/chosen": _mean(self.chosen_rewards),
+            "rewards/rejected": _mean(self.rejected_rewards),
+            "rewards/margins": _mean(self.margins),
+            # Strict, as in TRL: a tie counts as a miss.
+            "rewards/accuracies": _mean(self.chosen_wins),
+            "logps/chosen": _mean(self.chosen_logps),
+            "logps/rejected": _mean(self.rejected_logps),
+            "logits/chosen": self.logits["chosen"] / tokens["chosen"],
+            "logits/rejected": self.logits["rejected"] / tokens["rejected"],
+            "entropy": self.entropy / (tokens["chosen"] + tokens["rejected"]),
+            "mean_token_accuracy": self.hits / tokens["chosen"],
+            "drift/chosen": _mean(self.chosen_drift),
+            "drift/rejected": _mean(self.rejected_drift),
+        }
+        return {prefix + k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _mean(values: list[Any]) -> float:
+    return sum(values) / len(values)
+
+
+def _per_token(
+    policy: list[float], base: list[float], lengths: list[int]
+) -> list[float]:
+    return [(p - b) / n for p, b, n in zip(policy, base, lengths, strict=True)]

@@ -1,0 +1,232 @@
+"""The base model with its adapter: loading, hashing, saving.
+
+Leaves out 4-bit bases, full fine-tuning and several devices.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from training.dpo.config import LoraConfig, TrainingConfig
+from training.dpo.errors import TrainerError
+from training.dpo.files import fsync_path
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def pick_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(base_model: str) -> Any:
+    """The base model's tokenizer. Raises TrainerError."""
+    try:
+        return AutoTokenizer.from_pretrained(base_model)
+    except (OSError, ValueError) as error:
+        raise TrainerError(_cannot_load("tokenizer", base_model, error)) from error
+
+
+def load_base(base_model: str, dtype: str, device: torch.device) -> Any:
+    """The base model, frozen, in evaluation mode, on `device`. Raises TrainerError."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base_model, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise TrainerError(_cannot_load("model", base_model, error)) from error
+    model.requires_grad_(False)
+    model.to(device=device, dtype=pick_dtype(dtype, model.dtype, device))  # type: ignore[call-arg]
+    return model.eval()
+
+
+def _cannot_load(what: str, base_model: str, error: Exception) -> str:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f'The {what} of base_model "{base_model}" could not be loaded ({first});'
+        " give a model folder or a hub id."
+    )
+
+
+def pick_dtype(wanted: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What config.json's `dtype` means for a checkpoint stored as `stored`."""
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    has_bf16 = (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return torch.bfloat16 if stored != torch.float32 and has_bf16 else torch.float32
+
+
+def attach_adapter(model: Any, config: TrainingConfig) -> Any:
+    """Wrap `model` with the parent adapter, or a fresh one that changes nothing yet.
+
+    The adapter's weights are float32 and trainable, everything else frozen. A fresh
+    adapter's A is drawn from `config.seed`. Raises TrainerError.
+    """
+    if config.parent_adapter is None:
+        wrapped = _fresh_adapter(model, config)
+    else:
+        wrapped = _parent_adapter(model, config.parent_adapter, config.lora)
+    for parameter in adapter_parameters(wrapped).values():
+        parameter.data = parameter.data.float()
+    if not adapter_parameters(wrapped):
+        raise TrainerError(
+            "The adapter has no trainable weights; check target_modules."
+        )
+    return wrapped.eval()
+
+
+def _fresh_adapter(model: Any, config: TrainingConfig) -> Any:
+    lora = config.lora
+    r = lora.r or 16
+    alpha = lora.alpha or 2 * r
+    torch.manual_seed(config.seed)
+    try:
+        return peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                task_type="CAUSAL_LM",
+                r=r,
+                # PEFT's annotation says int; it only ever divides by r.
+                lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]
+                lora_dropout=lora.dropout,
+                target_modules=_module_names(model, lora.target_modules),
+                bias="none",
+            ),
+        )
+    except ValueError as error:
+        raise TrainerError(
+            f'config.json: "lora" does not fit the model: {error}'
+        ) from error
+
+
+def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
+    """Last parts of module names, which every server that reads PEFT folders knows."""
+    if isinstance(wanted, list):
+        return wanted
+    head = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+    )
+
+
+def _parent_adapter(model: Any, folder: str, lora: LoraConfig) -> Any:
+    for name in ADAPTER_FILES:
+        if not (Path(folder) / name).is_file():
+            raise TrainerError(
+                f'config.json: "parent_adapter" {folder} has no {name}; give a folder'
+                " saved by PEFT as safetensors."
+            )
+    settings = peft.PeftConfig.from_pretrained(folder)
+    if not isinstance(settings, peft.LoraConfig):
+        raise TrainerError(
+            f'config.json: "parent_adapter" {folder} is no LoRA adapter.'
+        )
+    if lora.r not in (None, settings.r):
+        raise TrainerError(
+            f'config.json: "lora.r" is {lora.r}, but the parent adapter has rank'
+            f" {settings.r}; leave it out or start a fresh adapter."
+        )
+    if lora.alpha not in (None, settings.lora_alpha):
+        raise TrainerError(
+            f'config.json: "lora.alpha" is {lora.alpha}, but the parent adapter has'
+            f" {settings.lora_alpha}; leave it out or start a fresh adapter."
+        )
+    settings.lora_dropout = lora.dropout
+    settings.inference_mode = False
+    try:
+        return peft.PeftModel.from_pretrained(
+            model, folder, is_trainable=True, config=settings
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TrainerError(
+            f'config.json: "parent_adapter" {folder} does not fit the base model: {first}'
+        ) from error
+
+
+def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """{name: weight} of what trains, in a fixed order."""
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def set_dropout(model: Any, training: bool) -> None:
+    """Switch the adapter's dropout; the base model's own stays off throughout."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and ".lora_dropout." in name:
+            module.train(training)
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_model(model: Any) -> str:
+    """sha256 of a model's weights and of the settings that shape its outputs."""
+    settings = model.config.to_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
+        settings.pop(key, None)
+    described = json.dumps(settings, sort_keys=True, default=str)
+    weights = hash_tensors(dict(model.named_parameters()))
+    return hashlib.sha256((described + weights).encode()).hexdigest()
+
+
+def save_adapter(model: Any, folder: Path, base_model: str) -> dict[str, str]:
+    """Write a PEFT folder in one rename; {file name: sha256} of what it holds.
+
+    The weights are float32 and the files' bytes depend on weights and settings alone.
+    """
+    temporary = folder.with_name(f"tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = {n: t.detach().float().cpu().contiguous() for n, t in state.items()}
+    settings = model.peft_config["default"].to_dict()
+    settings |= {"base_model_name_or_path": base_model, "inference_mode": True}
+    settings = {key: _plain(value) for key, value in settings.items()}
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    (temporary / ADAPTER_FILES[0]).write_text(text + "\n", encoding="utf-8")
+    save_file(tensors, temporary / ADAPTER_FILES[1], metadata={"format": "pt"})
+    for name in ADAPTER_FILES:
+        fsync_path(temporary / name)
+    fsync_path(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    fsync_path(folder.parent)
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ADAPTER_FILES
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Sets in a fixed order: PEFT's come in another one in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return getattr(value, "value", value)
+
+
+def load_adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights of a saved adapter under PEFT's file names."""
+    return load_file(folder / ADAPTER_FILES[1])

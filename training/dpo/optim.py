@@ -1,0 +1,65 @@
+"""AdamW on the adapter's weights and its learning rate, as transformers' Trainer has them."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from training.dpo.config import TrainingConfig
+
+
+def make_optimizer(
+    parameters: Mapping[str, torch.nn.Parameter], config: TrainingConfig
+) -> torch.optim.AdamW:
+    """AdamW (https://arxiv.org/abs/1711.05101), betas 0.9 and 0.999, eps 1e-8."""
+    values = list(parameters.values())
+    return torch.optim.AdamW(
+        values, lr=0.0, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def learning_rate_at(
+    step: int, total: int, peak: float, warmup_ratio: float, scheduler: str
+) -> float:
+    """The rate of a step counted from 0.
+
+    Rises from 0 over ceil(total · warmup_ratio) steps, then by `scheduler`.
+    """
+    warmup = math.ceil(total * warmup_ratio)
+    if step < warmup:
+        return peak * step / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    if scheduler == "linear":
+        return peak * max(0.0, 1 - progress)
+    if scheduler == "cosine":
+        return peak * max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
+    return peak
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.AdamW, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, Tensor]:
+    """AdamW's state under flat names, for a checkpoint."""
+    return {
+        f"optimizer.{name}.{key}": value
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.AdamW,
+    parameters: Mapping[str, torch.nn.Parameter],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Put `optimizer_tensors` back; parameters without state start afresh."""
+    for name, parameter in parameters.items():
+        state = {
+            # fused AdamW wants its step counter on the parameter's device
+            key: tensors[f"optimizer.{name}.{key}"].to(parameter.device).clone()
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"optimizer.{name}.{key}" in tensors
+        }
+        if state:
+            optimizer.state[parameter] = state

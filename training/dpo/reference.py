@@ -1,0 +1,95 @@
+"""Log-probs under weights that do not change: the reference, and the base for drift.
+
+Taken once before the first step and kept in the run folder under a hash of what they
+depend on. Leaves out the policy; see `train.py`.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.dpo.batches import Layout
+from training.dpo.data import Pair
+from training.dpo.files import fsync_path
+from training.dpo.forward import score_set
+
+
+@dataclass(frozen=True)
+class FixedLogps:
+    """Summed answer log-probs of every pair under weights that do not change.
+
+    `chosen` and `rejected`: (pairs,) float32 on the CPU.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs with their log-probs under the reference and under the base."""
+
+    pairs: list[Pair]
+    reference: FixedLogps
+    base: FixedLogps
+
+
+def fixed_logps(
+    model: Any,
+    pairs: Sequence[Pair],
+    layout: Layout,
+    folders: Sequence[Path],
+    weights_hash: str,
+    each: Callable[[int], None],
+) -> FixedLogps:
+    """Log-probs of `pairs` under the model as it stands, from a cache if it has them.
+
+    The cache file's name is a hash of the weights, their dtype and device, and every
+    token id; it is looked for in `folders` and written to the first. Learning rate,
+    loss and the like are not in it: they do not change the answer.
+    """
+    name = _cache_name(model, pairs, layout, weights_hash)
+    for folder in folders:
+        try:
+            cached = load_file(folder / name)
+            return FixedLogps(cached["chosen"], cached["rejected"])
+        except (OSError, SafetensorError, KeyError):
+            continue  # absent or torn: computed again
+    chosen, rejected = torch.zeros(len(pairs)), torch.zeros(len(pairs))
+    for indexes, scores in score_set(model, pairs, layout, each):
+        sums = scores.logps.cpu()
+        chosen[indexes], rejected[indexes] = sums.chunk(2)
+    result = FixedLogps(chosen, rejected)
+    _save_cache(folders[0] / name, result)
+    return result
+
+
+def _cache_name(
+    model: Any, pairs: Sequence[Pair], layout: Layout, weights_hash: str
+) -> str:
+    base = model.get_base_model()
+    device = base.get_input_embeddings().weight.device.type
+    attention = base.config._attn_implementation
+    digest = hashlib.sha256(
+        f"{weights_hash} {base.dtype} {device} {attention} {layout}\n".encode()
+    )
+    for pair in pairs:
+        ids = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
+        digest.update(repr(ids).encode())
+    return f"{digest.hexdigest()[:32]}.safetensors"
+
+
+def _save_cache(path: Path, logps: FixedLogps) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"tmp-{path.name}")
+    save_file({"chosen": logps.chosen, "rejected": logps.rejected}, temporary)
+    fsync_path(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,353 @@
+"""A run from its folder's inputs to its outputs; what `python -m training.dpo` calls.
+
+Loads, prepares, trains, then writes adapter/, canary.json, pairs_scored.jsonl and
+summary.json. Leaves out the loop itself; see `train.py`.
+"""
+
+import hashlib
+import json
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.dpo.batches import Layout, Schedule
+from training.dpo.canary import policy_canary
+from training.dpo.checkpoint import load_checkpoint
+from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
+from training.dpo.data import Pair, RowReport, read_pairs
+from training.dpo.defaults import forward_tokens, settle
+from training.dpo.errors import Stopped, TrainerError
+from training.dpo.evaluate import Objective, evaluate
+from training.dpo.files import read_jsonl, sha256_of_file, write_json, write_jsonl
+from training.dpo.lock import folder_lock
+from training.dpo.loss import LossSettings
+from training.dpo.metrics import Figures
+from training.dpo.metrics_log import MetricsLog
+from training.dpo.model import (
+    adapter_parameters,
+    attach_adapter,
+    hash_model,
+    hash_tensors,
+    load_base,
+    load_tokenizer,
+    pick_device,
+    save_adapter,
+)
+from training.dpo.process import StopFlag
+from training.dpo.progress import Progress, say
+from training.dpo.reference import PairSet, fixed_logps
+from training.dpo.status import StatusFile
+from training.dpo.train import Position, Run, resume_source, train
+
+UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from")
+"""Config keys that name places; the hash of what lies there counts instead."""
+
+HARMLESS_KEYS = ("logging_steps", "save_steps", "eval_steps")
+"""Config keys that may change before a resume: they do not touch the weights."""
+
+
+def run_folder(run_dir: Path, stop: StopFlag) -> None:
+    """Do the run in `run_dir`.
+
+    Raises FolderLocked (and writes nothing) if another trainer is at it; Stopped and
+    TrainerError once status.json says so; any other exception likewise.
+    """
+    with folder_lock(run_dir):
+        status = StatusFile(run_dir)
+        status.phase("loading")
+        try:
+            _run(run_dir, stop, status)
+        except Stopped as stopped:
+            status.finish("stopped", str(stopped))
+            raise
+        except Exception as error:
+            failure = explained(error)
+            status.finish("failed", str(failure))
+            if failure is error:
+                raise
+            raise failure from error
+        status.finish("done")
+
+
+def explained(error: Exception) -> Exception:
+    """`error`, or a TrainerError in plain words where its cause is well known."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return TrainerError(
+            "Out of memory: set micro_batch_size to 1, or lower max_length."
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return TrainerError("The disk is full; free some space and resume.")
+    return error
+
+
+@dataclass
+class _Prepared:
+    run: Run
+    tokenizer: Any
+    reports: dict[str, RowReport]
+    hashes: dict[str, str]
+    seconds: dict[str, float]
+
+
+def _run(run_dir: Path, stop: StopFlag, status: StatusFile) -> None:
+    started = time.monotonic()
+    config = load_config(run_dir / "config.json")
+    prepared = _prepare(run_dir, config, stop, status)
+    stop.check()
+    position = train(prepared.run)
+    stop.check()
+    _finish(prepared, position, started)
+
+
+def _prepare(
+    run_dir: Path, config: TrainingConfig, stop: StopFlag, status: StatusFile
+) -> _Prepared:
+    started = time.monotonic()
+    device = pick_device()
+    source = resume_source(run_dir, config)
+    earlier = load_checkpoint(source)[1] if source is not None else {}
+    if "threads" in earlier:
+        # Sums depend on how they are split among threads.
+        torch.set_num_threads(earlier["threads"])
+    tokenizer = load_tokenizer(config.base_model)
+    base = load_base(config.base_model, config.dtype, device)
+    stop.check()
+    pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
+    settled = settle(config, sum(p.numel() for p in base.parameters()), len(pairs))
+    max_tokens = earlier.get("max_tokens") or forward_tokens(
+        base.config, _memory(device), device.type == "cuda"
+    )
+    layout = Layout(max_tokens, config.micro_batch_size, _pad_id(tokenizer))
+    hashes = {"base": hash_model(base)}
+    stop.check()
+    model = attach_adapter(base, config)
+    parameters = adapter_parameters(model)
+    hashes["adapter_at_start"] = hash_tensors(parameters)
+    for name in ("pairs.jsonl", "held_out.jsonl"):
+        if (run_dir / name).exists():
+            hashes[name] = sha256_of_file(run_dir / name)
+    told = {k: v for k, v in as_dict(config).items() if k not in UNTOLD_KEYS}
+    hashes["config"] = _digest(told)
+    told = {k: v for k, v in told.items() if k not in HARMLESS_KEYS}
+    fingerprint = _digest(
+        [told, hashes["base"], hashes["adapter_at_start"], hashes["pairs.jsonl"]]
+    )
+    loaded = time.monotonic()
+    measure = _Measure(model, config, layout, _cache_folders(run_dir, source), hashes)
+    data = measure.pair_set(pairs, "reference", stop, status)
+    held = measure.pair_set(held_out, "reference", stop, status) if held_out else None
+    run = Run(
+        folder=run_dir,
+        config=config,
+        settled=settled,
+        schedule=Schedule(
+            len(pairs), settled.batch_size, settled.epochs, config.seed, config.shuffle
+        ),
+        objective=Objective(
+            loss_weights(config), LossSettings(config.beta, config.label_smoothing)
+        ),
+        layout=layout,
+        model=model,
+        parameters=parameters,
+        data=data,
+        held_out=held,
+        fingerprint=fingerprint,
+        stop=stop,
+        status=status,
+        log=MetricsLog(run_dir / "metrics.jsonl"),
+    )
+    seconds = {"loading": loaded - started, "reference": time.monotonic() - loaded}
+    return _Prepared(run, tokenizer, reports, hashes, seconds)
+
+
+def _read_data(
+    run_dir: Path, config: TrainingConfig, tokenizer: Any, base: Any, status: StatusFile
+) -> tuple[list[Pair], list[Pair], dict[str, RowReport]]:
+    vocabulary = base.get_input_embeddings().weight.shape[0]
+
+    def read(name: str) -> tuple[list[Pair], RowReport]:
+        status.phase("reading")
+        return read_pairs(
+            run_dir / name,
+            tokenizer,
+            config.max_length,
+            vocabulary,
+            lambda rows: status.progress(phase_done=rows),
+        )
+
+    pairs, report = read("pairs.jsonl")
+    reports = {"pairs.jsonl": report}
+    if not pairs:
+        why = "; ".join(f"{len(n)}: {reason}" for reason, n in report.dropped.items())
+        raise TrainerError(
+            f"pairs.jsonl holds no pair to train on ({report.read} rows"
+            f"{', dropped ' + why if why else ''})."
+        )
+    held_out: list[Pair] = []
+    if (run_dir / "held_out.jsonl").exists():
+        held_out, reports["held_out.jsonl"] = read("held_out.jsonl")
+    for name, told in reports.items():
+        for reason, lines in (*told.dropped.items(), *told.cut.items()):
+            say(f"{name}: {len(lines)} of {told.read} rows: {reason}")
+    return pairs, held_out, reports
+
+
+@dataclass
+class _Measure:
+    """Takes the log-probs of a set of pairs under the reference and under the base."""
+
+    model: Any
+    config: TrainingConfig
+    layout: Layout
+    folders: Sequence[Path]
+    hashes: dict[str, str]
+
+    def pair_set(
+        self, pairs: list[Pair], phase: str, stop: StopFlag, status: StatusFile
+    ) -> PairSet:
+        status.phase(phase, len(pairs))
+        progress = Progress(phase, len(pairs), unit="pair")
+
+        def each(done: int) -> None:
+            stop.check()
+            status.progress(phase_done=done)
+            progress.reach(done)
+
+        with self.model.disable_adapter():
+            base = self._logps(pairs, self.hashes["base"], each)
+        reference = base
+        # A fresh adapter changes nothing yet: the start is the base.
+        if self.config.reference == "start" and self.config.parent_adapter is not None:
+            start = f"{self.hashes['base']}+{self.hashes['adapter_at_start']}"
+            reference = self._logps(pairs, start, each)
+        progress.close()
+        return PairSet(pairs, reference, base)
+
+    def _logps(
+        self, pairs: list[Pair], weights: str, each: Callable[[int], None]
+    ) -> Any:
+        return fixed_logps(self.model, pairs, self.layout, self.folders, weights, each)
+
+
+def _cache_folders(run_dir: Path, source: Path | None) -> list[Path]:
+    folders = [run_dir / "reference"]
+    if source is not None:
+        folders.append(source.parent.parent / "reference")
+    return folders
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of memory the device has in all (a container's limit counts)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    page = resource.getpagesize()
+    with open("/proc/meminfo", encoding="ascii") as file:
+        total = int(file.readline().split()[1]) * 1024
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):
+        limit = total
+    return max(page, min(total, limit))
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """Any id does: nothing after a row's end reaches it."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _finish(prepared: _Prepared, position: Position, started: float) -> None:
+    run = prepared.run
+    run.status.phase(
+        "scoring", len(run.data.pairs), step=position.step, eta_seconds=None
+    )
+
+    def each(done: int) -> None:
+        run.stop.check()
+        run.status.progress(phase_done=done)
+
+    figures = evaluate(run.model, run.data, run.layout, run.objective, each)
+    run.status.phase("saving")
+    write_jsonl(run.folder / "pairs_scored.jsonl", _scored(run, figures))
+    files = save_adapter(run.model, run.folder / "adapter", run.config.base_model)
+    write_json(run.folder / "canary.json", policy_canary(run.model, prepared.tokenizer))
+    prepared.seconds |= {
+        "training": position.seconds,
+        "this_process": time.monotonic() - started,
+    }
+    write_json(
+        run.folder / "summary.json", _summary(prepared, position, figures, files)
+    )
+
+
+def _scored(run: Run, figures: Figures) -> list[dict[str, Any]]:
+    """Each trained pair's id and final figures, in the file's order."""
+    rows = [
+        {
+            "id": run.data.pairs[index].id,
+            "line": run.data.pairs[index].line,
+            "margin": figures.margins[place],
+            "rewards/chosen": figures.chosen_rewards[place],
+            "rewards/rejected": figures.rejected_rewards[place],
+            "loss": figures.losses[place],
+        }
+        for place, index in enumerate(figures.indexes)
+    ]
+    return sorted(rows, key=lambda row: row["line"])
+
+
+def _summary(
+    prepared: _Prepared, position: Position, figures: Figures, files: dict[str, str]
+) -> dict[str, Any]:
+    run = prepared.run
+    evaluated = [
+        {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
+        for _, row in read_jsonl(run.log.path)
+        if "eval_loss" in row
+    ]
+    ends = {"start": evaluated[0], "end": evaluated[-1]} if evaluated else None
+    return {
+        "rows": {name: report.as_dict() for name, report in prepared.reports.items()},
+        "steps": position.step,
+        "epochs": run.settled.epochs,
+        "batch_size": run.settled.batch_size,
+        "learning_rate": run.settled.learning_rate,
+        "chosen": run.settled.as_dict(),
+        "tokens": position.num_tokens,
+        "seconds": {name: round(s, 3) for name, s in prepared.seconds.items()},
+        "peak_memory_bytes": _peak_memory(),
+        "final": figures.metrics(),
+        "held_out": ends,
+        "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
+        "device": run.model.get_base_model().device.type,
+        "threads": torch.get_num_threads(),
+        "forward": asdict(run.layout),
+        "base_parameters": sum(
+            p.numel() for n, p in run.model.named_parameters() if "lora_" not in n
+        ),
+        "trained_parameters": sum(p.numel() for p in run.parameters.values()),
+        "config": as_dict(run.config),
+        "hashes": prepared.hashes | {f"adapter/{name}": h for name, h in files.items()},
+        "versions": {
+            name: version(name)
+            for name in ("torch", "transformers", "peft", "safetensors")
+        },
+    }
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

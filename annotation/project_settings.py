@@ -1,0 +1,252 @@
+"""A project's own settings: every default, and the check of what somebody sends.
+
+The row keeps what differs from the defaults; `of(project)` merges both. What the
+whole deployment shares (model, database, vLLM) is in config/settings.py instead.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from annotation.errors import SettingsError
+from annotation.models import Project
+from annotation.validation import DEFAULTS as DEFAULT_RULES
+from annotation.validation import RANGES as RULE_RANGES
+
+DEFAULT_SAMPLING: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "max_tokens": 256,
+    "system_prompt": "",
+}
+
+SAMPLING_RANGES: dict[str, tuple[type, float, float]] = {
+    "temperature": (float, 0.0, 5.0),
+    "top_p": (float, 0.0, 1.0),
+    "top_k": (int, -1, 1_000_000),
+    "max_tokens": (int, 1, 100_000),
+}
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    sampling: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_SAMPLING))
+    """How answers are sampled; `system_prompt` is put before a prompt without one."""
+    stock: int = 12
+    """Comparisons kept ready, so that nobody waits for the model."""
+    quota: int = 1
+    """Judgments wanted for each comparison made from now on."""
+    lease_minutes: float = 15
+    """How long a comparison is kept for the annotator who sees it."""
+    held_out_share: float = 0.1
+    """Share of prompts set aside on import; theirs measure and never train."""
+    auto_deploy: bool = False
+    """Whether a round's policy serves at once; else a manager deploys it."""
+    rules: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {name: dict(p) for name, p in DEFAULT_RULES.items()}
+    )
+    """{rule: {"on": true, …parameters}}, see annotation/validation.py."""
+    accept_unchecked: bool = True
+    """Whether a pair trains though a rule could not be checked (it keeps the mark)."""
+    round: dict[str, Any] = field(
+        default_factory=lambda: {"preset": "cumulative", "config": {}}
+    )
+    """What a round starts with where its starter says nothing (design §5.2)."""
+    ask_strength: bool = False
+    """Whether annotators say how much better."""
+    strength_weights: dict[str, float] = field(
+        default_factory=lambda: {"1": 1.0, "2": 1.0, "3": 1.0}
+    )
+    """Weight in training of a pair judged slightly, clearly, much better.
+
+    All alike by default: whether grades help is to be measured, not assumed.
+    """
+    ask_reasons: list[str] = field(default_factory=list)
+    """Reasons an annotator may tick, e.g. ["correct", "clear"]."""
+
+
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "stock": (int, 0, 10_000),
+    "quota": (int, 1, 20),
+    "lease_minutes": (float, 0.05, 24 * 60),
+    "held_out_share": (float, 0.0, 0.9),
+}
+_FLAGS = ("auto_deploy", "accept_unchecked", "ask_strength")
+_NAMES = [known.name for known in fields(ProjectSettings)]
+
+
+def of(project: Project) -> ProjectSettings:
+    """The project's settings, defaults filled in."""
+    own = project.settings or {}
+    merged = asdict(ProjectSettings())
+    for name in _NAMES:
+        if name not in own:
+            continue
+        if name == "rules":
+            for rule, params in own[name].items():
+                merged[name][rule] = {**merged[name].get(rule, {}), **params}
+        elif isinstance(merged[name], dict):
+            merged[name] = {**merged[name], **own[name]}
+        else:
+            merged[name] = own[name]
+    return ProjectSettings(**merged)
+
+
+def checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same settings with numbers made int or float; only what was given.
+
+    Raises SettingsError(field, message); `field` is dotted (rules.similarity.max_ratio).
+    """
+    given = _mapping("settings", settings)
+    result: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in _NUMBERS:
+            result[name] = _number(name, value, *_NUMBERS[name])
+        elif name in _FLAGS:
+            result[name] = _flag(name, value)
+        elif name == "sampling":
+            result[name] = _sampling(value)
+        elif name == "rules":
+            result[name] = _rules(value)
+        elif name == "round":
+            result[name] = _round(value)
+        elif name == "strength_weights":
+            result[name] = _weights(value)
+        elif name == "ask_reasons":
+            result[name] = _reasons(value)
+        else:
+            raise SettingsError(
+                str(name),
+                _("There is no setting “%(name)s”. Known: %(known)s.")
+                % {"name": name, "known": ", ".join(_NAMES)},
+            )
+    return result
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SettingsError(
+            name,
+            _("“%(name)s” must be an object of names and values.") % {"name": name},
+        )
+    return value
+
+
+def _number(name: str, value: Any, kind: type, least: float, most: float) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (
+        not is_number
+        or not math.isfinite(value)
+        or (kind is int and value != int(value))
+        or not least <= value <= most
+    ):
+        what = _("a whole number") if kind is int else _("a number")
+        raise SettingsError(
+            name,
+            _("“%(name)s” must be %(what)s from %(least)g to %(most)g.")
+            % {"name": name, "what": what, "least": least, "most": most},
+        )
+    return kind(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(
+            name, _("“%(name)s” must be true or false.") % {"name": name}
+        )
+    return value
+
+
+def _text(name: str, value: Any, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest or "\0" in value:
+        raise SettingsError(
+            name,
+            _("“%(name)s” must be text of at most %(longest)d characters.")
+            % {"name": name, "longest": longest},
+        )
+    return value
+
+
+def _sampling(value: Any) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, given in _mapping("sampling", value).items():
+        dotted = f"sampling.{name}"
+        if name == "system_prompt":
+            result[name] = _text(dotted, given, 20_000)
+        elif name in SAMPLING_RANGES:
+            result[name] = _number(dotted, given, *SAMPLING_RANGES[name])
+        else:
+            raise SettingsError(
+                dotted, _("There is no sampling parameter “%(name)s”.") % {"name": name}
+            )
+    if result.get("top_p") == 0:
+        raise SettingsError("sampling.top_p", _("“top_p” must be above 0."))
+    return result
+
+
+def _rules(value: Any) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for rule, params in _mapping("rules", value).items():
+        if rule not in DEFAULT_RULES:
+            raise SettingsError(
+                f"rules.{rule}",
+                _("There is no rule “%(name)s”. Known: %(known)s.")
+                % {"name": rule, "known": ", ".join(DEFAULT_RULES)},
+            )
+        result[rule] = {}
+        for name, given in _mapping(f"rules.{rule}", params).items():
+            dotted = f"rules.{rule}.{name}"
+            if name not in DEFAULT_RULES[rule]:
+                raise SettingsError(
+                    dotted, _("The rule has no parameter “%(name)s”.") % {"name": name}
+                )
+            result[rule][name] = (
+                _flag(dotted, given)
+                if name == "on"
+                else _number(dotted, given, *RULE_RANGES[name])
+            )
+    return result
+
+
+def _round(value: Any) -> dict[str, Any]:
+    """The trainer's own check of `config` comes when a round starts."""
+    result: dict[str, Any] = {}
+    for name, given in _mapping("round", value).items():
+        dotted = f"round.{name}"
+        if name == "config":
+            result[name] = _mapping(dotted, given)
+        elif name in ("preset", "start", "reference", "data"):
+            result[name] = _text(dotted, given, 64)
+        else:
+            raise SettingsError(
+                dotted, _("A round has no setting “%(name)s”.") % {"name": name}
+            )
+    return result
+
+
+def _weights(value: Any) -> dict[str, float]:
+    result = {}
+    for name, given in _mapping("strength_weights", value).items():
+        dotted = f"strength_weights.{name}"
+        if str(name) not in ("1", "2", "3"):
+            raise SettingsError(dotted, _("Strength is 1, 2 or 3."))
+        result[str(name)] = _number(dotted, given, float, 0.01, 100.0)
+    return result
+
+
+def _reasons(value: Any) -> list[str]:
+    if not isinstance(value, list) or len(value) > 20:
+        raise SettingsError(
+            "ask_reasons", _("“ask_reasons” must be a list of at most 20 texts.")
+        )
+    reasons = [
+        _text(f"ask_reasons.{number}", reason, 60).strip()
+        for number, reason in enumerate(value)
+    ]
+    if not all(reasons) or len(set(reasons)) != len(reasons):
+        raise SettingsError(
+            "ask_reasons", _("Reasons must not be empty, and each there only once.")
+        )
+    return reasons

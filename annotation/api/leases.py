@@ -1,0 +1,121 @@
+"""POST leases (the next comparison for you) and DELETE one (skip it).
+
+A lease is written exactly as the design has it: its ids are random and made for it
+alone, so nothing here tells which policy answered or that a pair comes again.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+    extend_schema_field,
+)
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from annotation import leasing
+from annotation.access import needs
+from annotation.api.serializers import Body, Instant, problems
+from annotation.models import Lease, Role
+
+RETRY_SECONDS = 5
+"""How often the stock is filled, so when to ask again."""
+
+
+class AnswerSerializer(serializers.Serializer):
+    id = serializers.UUIDField()
+    text = serializers.CharField()
+
+
+class MessageSerializer(serializers.Serializer):
+    """As imported: `role`, `content`, and whatever else the message carries."""
+
+    role = serializers.CharField()
+    content = serializers.CharField()
+
+
+class LeasedComparisonSerializer(serializers.Serializer):
+    id = serializers.UUIDField(source="comparison_alias")
+    prompt = serializers.SerializerMethodField()
+    first = serializers.SerializerMethodField()
+    second = serializers.SerializerMethodField()
+
+    @extend_schema_field(MessageSerializer(many=True))
+    def get_prompt(self, lease: Lease) -> list[dict[str, Any]]:
+        return lease.comparison.prompt.messages
+
+    @extend_schema_field(AnswerSerializer)
+    def get_first(self, lease: Lease) -> dict[str, str]:
+        return {"id": str(lease.first_alias), "text": lease.first.text}
+
+    @extend_schema_field(AnswerSerializer)
+    def get_second(self, lease: Lease) -> dict[str, str]:
+        return {"id": str(lease.second_alias), "text": lease.second.text}
+
+
+class LeaseSerializer(serializers.Serializer):
+    key = serializers.UUIDField()
+    expires_at = Instant()
+    comparison = LeasedComparisonSerializer(source="*")
+
+
+def lease_json(lease: Lease | None) -> dict[str, Any] | None:
+    return None if lease is None else LeaseSerializer(lease).data
+
+
+class Leases(APIView):
+    @extend_schema(
+        operation_id="leases_take",
+        summary="The next comparison for you, or the one you hold",
+        request=None,
+        responses={
+            201: OpenApiResponse(LeaseSerializer, "A new lease."),
+            200: OpenApiResponse(LeaseSerializer, "The lease you hold already."),
+            204: OpenApiResponse(None, "Nothing waits for you; see Retry-After."),
+            **problems(403, 404, 503),
+        },
+        parameters=[
+            OpenApiParameter(
+                "Retry-After",
+                int,
+                OpenApiParameter.HEADER,
+                description="seconds until it is worth asking again",
+                response=[204],
+            )
+        ],
+    )
+    @needs(Role.ANNOTATOR)
+    def post(self, request: Request, slug: str) -> Response:
+        lease = leasing.take_lease(request.project, request.user)
+        if lease is None:
+            return Response(status=204, headers={"Retry-After": str(RETRY_SECONDS)})
+        return Response(lease_json(lease), status=201 if lease.is_new else 200)
+
+
+class SkipBody(Body):
+    reason = serializers.CharField(
+        max_length=200, required=False, allow_blank=True, default=""
+    )
+
+
+class LeaseDetail(APIView):
+    @extend_schema(
+        operation_id="leases_skip",
+        summary="Skip it: it is not offered to you again",
+        description='The reason may also come in a JSON body: `{"reason": …}`.',
+        request=SkipBody,
+        parameters=[OpenApiParameter("reason", str, description="why, if you like")],
+        responses={204: None, **problems(400, 404, 409, 415, 422)},
+    )
+    def delete(self, request: Request, key: UUID) -> Response:
+        lease = leasing.lease_for(request.user, key)
+        # Many clients cannot send a body with DELETE, so ?reason= is read as well.
+        body = SkipBody(data=request.data or request.query_params.dict())
+        body.is_valid(raise_exception=True)
+        leasing.skip(lease, body.validated_data["reason"])
+        return Response(status=204)

@@ -1,0 +1,66 @@
+"""How bodies are read, and what may be answered with.
+
+JSON for every call but the import, whose body is handed on as a stream.
+"""
+
+from typing import IO, Any
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+from rest_framework.exceptions import APIException, ParseError, UnsupportedMediaType
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.renderers import JSONRenderer
+
+
+class TooLarge(APIException):
+    status_code = 413
+    default_code = "content_too_large"
+
+
+class SafeJSONParser(JSONParser):
+    """JSON, where a body nested without end is a client's error like any other."""
+
+    def parse(self, stream, media_type=None, parser_context=None):
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except RecursionError:
+            raise ParseError(_("The JSON is nested too deeply.")) from None
+
+
+class RawBodyParser(BaseParser):
+    """The body as it comes, a line at a time: never in memory as a whole."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: IO[bytes], media_type=None, parser_context=None):
+        if (media_type or "").startswith("multipart/"):
+            raise UnsupportedMediaType(
+                media_type,
+                _("Send the file itself as the body (curl --data-binary @FILE)."),
+            )
+        return stream
+
+
+def refuse_large(request: Any) -> None:
+    """413 above UPLOAD_MAX_BYTES, before a byte of the body is read."""
+    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    if int(request.META.get("CONTENT_LENGTH") or 0) > most:
+        raise TooLarge(
+            _("The body is larger than %(most)d bytes; send it in parts.")
+            % {"most": most}
+        )
+
+
+class JSONLinesRenderer(JSONRenderer):
+    """Names the type for the schema; the stream itself is made by the view."""
+
+    media_type = "application/jsonl"
+    format = "jsonl"
+
+
+class OneAnswer(DefaultContentNegotiation):
+    """For a view whose `format=` means its own formats, and that has but one type."""
+
+    def select_renderer(self, request, renderers, format_suffix=None):
+        return renderers[0], renderers[0].media_type

@@ -1,0 +1,146 @@
+"""What the calls of every noun share: instants, strict bodies, pages, problems.
+
+Also used by training/api. Each noun's own serializers stand beside its views.
+"""
+
+from datetime import UTC
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import OpenApiResponse
+from rest_framework import pagination, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+
+class Instant(serializers.DateTimeField):
+    """An instant in UTC, `…Z`, whatever TIME_ZONE the pages show."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(default_timezone=UTC, **kwargs)
+
+
+class JSONObject(serializers.JSONField):
+    """A JSON object that both databases can keep: no NUL, no half of a surrogate."""
+
+    default_error_messages = {
+        "object": _("Must be a JSON object."),
+        "characters": _("Holds a character that is no text (NUL or a surrogate)."),
+    }
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            self.fail("object")
+        if not is_storable(data):
+            self.fail("characters")
+        return data
+
+
+def is_storable(value: Any) -> bool:
+    if isinstance(value, str):
+        return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    if isinstance(value, dict):
+        return all(is_storable(part) for part in (*value, *value.values()))
+    if isinstance(value, list):
+        return all(is_storable(part) for part in value)
+    return True
+
+
+class Body(serializers.Serializer):
+    """A request's body. What it does not know it refuses, so that no typo is lost."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            unknown = sorted(set(map(str, data)) - set(self.fields))
+            if unknown:
+                message = _("Unknown; known here: %(names)s.") % {
+                    "names": ", ".join(self.fields)
+                }
+                raise serializers.ValidationError({unknown[0]: [message]})
+        return super().to_internal_value(data)
+
+
+def read(request: Request, kind: type[Body]) -> dict[str, Any]:
+    """The body, checked. Raises ValidationError (answered 422, naming the field)."""
+    body = kind(data=request.data)
+    body.is_valid(raise_exception=True)
+    return body.validated_data
+
+
+class FieldErrorSerializer(serializers.Serializer):
+    field = serializers.CharField()
+    message = serializers.CharField()
+
+
+class ProblemSerializer(serializers.Serializer):
+    """RFC 9457, with a `code` that programs can tell errors by."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    code = serializers.CharField()
+    errors = FieldErrorSerializer(many=True, required=False)
+
+
+_MEANINGS = {
+    400: "The body or a parameter could not be read.",
+    401: "No token, or one that is not known.",
+    403: "Your role does not allow this.",
+    404: "Nothing here that you may see.",
+    409: "Not in the state that things are in.",
+    410: "Too late.",
+    413: "The body is too large.",
+    415: "The body is of a type that is not understood.",
+    422: "A field is wrong; it is named.",
+    503: "The model server or the database is away; try again.",
+}
+
+
+def problems(*statuses: int, **meanings: str) -> dict[Any, OpenApiResponse]:
+    """The errors of a call for its schema; 401 belongs to all. `p409="…"` explains."""
+    explained = {int(name[1:]): text for name, text in meanings.items()}
+    return {
+        (status, "application/problem+json"): OpenApiResponse(
+            ProblemSerializer, explained.get(status, _MEANINGS[status])
+        )
+        for status in sorted({401, *statuses, *explained})
+    }
+
+
+class Pages(pagination.PageNumberPagination):
+    """{count, next, results}; `?page=2&page_size=…`."""
+
+    page_size = 50
+    page_size_query_param = "page_size"
+    max_page_size = 500
+
+    def get_paginated_response(self, data: Any) -> Response:
+        assert self.page is not None
+        return Response(
+            {
+                "count": self.page.paginator.count,
+                "next": self.get_next_link(),
+                "results": data,
+            }
+        )
+
+    def get_paginated_response_schema(self, schema: dict) -> dict:
+        link = {"type": "string", "format": "uri", "nullable": True}
+        return {
+            "type": "object",
+            "required": ["count", "next", "results"],
+            "properties": {
+                "count": {"type": "integer"},
+                "next": link,
+                "results": schema,
+            },
+        }
+
+
+def paged(request: Request, view: Any, queryset: Any, kind: Any, **context: Any):
+    """One page of a queryset, each row through the serializer `kind`."""
+    pages = Pages()
+    rows = pages.paginate_queryset(queryset, request, view=view)
+    context = {"request": request, **context}
+    return pages.get_paginated_response(kind(rows, many=True, context=context).data)

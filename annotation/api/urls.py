@@ -1,0 +1,30 @@
+"""Addresses of the annotation calls, under /api/v1/."""
+
+from django.urls import path
+
+from annotation.api import judgments, leases, pairs, projects, prompts, stats
+
+urlpatterns = [
+    path("projects", projects.ProjectList.as_view(), name="api_projects"),
+    path("projects/<slug:slug>", projects.ProjectDetail.as_view(), name="api_project"),
+    path(
+        "projects/<slug:slug>/members",
+        projects.Members.as_view(),
+        name="api_members",
+    ),
+    path("projects/<slug:slug>/prompts", prompts.Prompts.as_view(), name="api_prompts"),
+    path("projects/<slug:slug>/leases", leases.Leases.as_view(), name="api_leases"),
+    path("leases/<uuid:key>", leases.LeaseDetail.as_view(), name="api_lease"),
+    path(
+        "leases/<uuid:key>/judgment",
+        judgments.LeaseJudgment.as_view(),
+        name="api_judgment",
+    ),
+    path(
+        "judgments/<uuid:pk>/undo",
+        judgments.JudgmentUndo.as_view(),
+        name="api_undo",
+    ),
+    path("projects/<slug:slug>/pairs", pairs.Pairs.as_view(), name="api_pairs"),
+    path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
+]

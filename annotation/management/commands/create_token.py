@@ -1,0 +1,28 @@
+"""Make an API token for a user: prints the token, once, and nothing else.
+
+Only a digest of it is kept. Leaves out taking tokens back, which the admin does.
+"""
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from knox.models import AuthToken
+
+
+class Command(BaseCommand):
+    help = "Make an API token for USERNAME and print it."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("username")
+
+    def handle(self, *args, **options) -> None:
+        name = options["username"]
+        user = get_user_model().objects.filter(username=name).first()
+        if user is None:
+            raise CommandError(
+                f"There is no user “{name}”. Make one in the admin, or with "
+                "manage.py createsuperuser."
+            )
+        if not user.is_active:
+            raise CommandError(f"The user “{name}” is not active.")
+        _row, token = AuthToken.objects.create(user)
+        self.stdout.write(token)

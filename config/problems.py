@@ -1,0 +1,177 @@
+"""Every error of the API as an RFC 9457 problem document, from one table.
+
+Views and services raise what they mean; this is the one place that turns it into a
+status and JSON. A failure of ours stays a 500, logged with its traceback, and the
+client is told nothing but that. HTML pages have their own errors.
+"""
+
+import logging
+import re
+from http import HTTPStatus
+from typing import Any
+
+from django.core.exceptions import (
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+)
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.utils.translation import gettext as _
+from django.views import defaults
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from annotation.errors import Refused
+from inference.errors import AdapterRefused, DeployRefused, InferenceError
+from training.errors import RoundRefused
+
+log = logging.getLogger(__name__)
+CONTENT_TYPE = "application/problem+json"
+RETRY_SECONDS = 2
+
+
+def document(status: int, detail: str, code: str = "", **more: Any) -> dict[str, Any]:
+    """The problem as JSON: type, title, status, detail, code and what else is known."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code or HTTPStatus(status).name.lower(),
+        **{key: value for key, value in more.items() if value is not None},
+    }
+
+
+def problem(
+    status: int,
+    detail: str,
+    code: str = "",
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> Response:
+    return Response(
+        document(status, detail, code, **more),
+        status=status,
+        headers=headers,
+        content_type=CONTENT_TYPE,
+    )
+
+
+def handle_exception(exc: Exception, context: dict[str, Any]) -> Response | None:
+    """What the client is answered; None for a fault of ours, which Django then logs."""
+    if isinstance(exc, Refused):
+        if field := getattr(exc, "field", ""):
+            return invalid([(field, exc.message)])
+        return problem(exc.status, exc.message, _code(exc))
+    if isinstance(exc, RoundRefused):
+        return problem(exc.status, exc.message, _code(exc), funnel=exc.funnel or None)
+    if isinstance(exc, DeployRefused):
+        # What is wrong with the adapter itself stays wrong; the rest may pass.
+        return problem(
+            422 if isinstance(exc, AdapterRefused) else 409, str(exc), _code(exc)
+        )
+    if isinstance(exc, exceptions.ValidationError):
+        return invalid(_flat(exc.detail))
+    if isinstance(exc, Http404 | exceptions.NotFound):
+        return problem(404, _("There is nothing here that you may see."))
+    if isinstance(exc, PermissionDenied):
+        return problem(403, str(exc) or _("Your role does not allow this."))
+    if isinstance(exc, exceptions.APIException):
+        return _from_rest_framework(exc)
+    if isinstance(exc, RequestDataTooBig):
+        return problem(413, _("The body is larger than this server takes."))
+    if isinstance(exc, SuspiciousOperation):
+        return problem(400, _("The request could not be read."))
+    if isinstance(exc, InferenceError | OperationalError):
+        # The model server or the database is not there at the moment: worth a retry.
+        log.warning("answered 503: %s", exc, exc_info=exc)
+        detail = str(exc) if isinstance(exc, InferenceError) else _("Busy; try again.")
+        return problem(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+    return None
+
+
+def _code(exc: Exception) -> str:
+    """A word that programs can tell a refusal by: TooLate → too_late."""
+    return re.sub(r"(?<=.)([A-Z])", r"_\1", type(exc).__name__).lower()
+
+
+def invalid(errors: list[tuple[str, str]]) -> Response:
+    """422 that names each field and what is wrong with it."""
+    field, message = errors[0]
+    return problem(
+        422,
+        f"{field}: {message}" if field else message,
+        "invalid",
+        errors=[{"field": name, "message": text} for name, text in errors],
+    )
+
+
+def _from_rest_framework(exc: exceptions.APIException) -> Response:
+    headers = {}
+    if getattr(exc, "auth_header", None):
+        headers["WWW-Authenticate"] = exc.auth_header
+    if getattr(exc, "wait", None):
+        headers["Retry-After"] = f"{exc.wait:.0f}"
+    code = exc.get_codes()
+    more = getattr(exc, "more", {})
+    return problem(
+        exc.status_code,
+        str(exc.detail),
+        code if isinstance(code, str) else "",
+        headers,
+        **more,
+    )
+
+
+def _flat(detail: Any, path: str = "") -> list[tuple[str, str]]:
+    """Nested messages of a serializer as (`rules.length[0]`, message)."""
+    if isinstance(detail, dict):
+        found = []
+        for key, value in detail.items():
+            if key == "non_field_errors":
+                name = path
+            elif isinstance(key, int):
+                name = f"{path}[{key}]"
+            else:
+                name = f"{path}.{key}" if path else str(key)
+            found += _flat(value, name)
+        return found
+    if isinstance(detail, list):
+        found = []
+        for index, value in enumerate(detail):
+            nested = isinstance(value, dict | list)
+            found += _flat(value, f"{path}[{index}]" if nested else path)
+        return found
+    return [(path, str(detail))]
+
+
+def api_not_found(request: HttpRequest) -> JsonResponse:
+    """The last route of /api/: no page of HTML for a program."""
+    return JsonResponse(
+        document(404, _("There is no such call; see /api/docs.")),
+        status=404,
+        content_type=CONTENT_TYPE,
+    )
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """handler500: a problem document for the API, the plain page for everybody else."""
+    if not request.path.startswith("/api/"):
+        return defaults.server_error(request)
+    return JsonResponse(
+        document(500, _("Something went wrong here; it has been logged.")),
+        status=500,
+        content_type=CONTENT_TYPE,
+    )
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """handler400, likewise."""
+    if not request.path.startswith("/api/"):
+        return defaults.bad_request(request, exception)
+    return JsonResponse(
+        document(400, _("The request could not be read.")),
+        status=400,
+        content_type=CONTENT_TYPE,
+    )

@@ -1,0 +1,189 @@
+"""GET and POST a project's rounds; GET one; cancel and resume it."""
+
+from typing import Any
+
+from django.db.models import Count, QuerySet
+from django.http import Http404
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from annotation.access import needs
+from annotation.api.serializers import (
+    Body,
+    Instant,
+    JSONObject,
+    Pages,
+    paged,
+    problems,
+    read,
+)
+from annotation.models import Project, Role
+from training import rounds
+from training.models import TrainingRound
+
+
+def whole(rows: QuerySet[TrainingRound]) -> QuerySet[TrainingRound]:
+    """What a round's JSON needs, whatever the number of rounds in one query."""
+    related = rows.select_related("project", "start", "policy", "created_by")
+    return related.annotate(n_pairs=Count("round_pairs"))
+
+
+def project_of_round(pk: int) -> Project:
+    """How a call is checked whose address names a round."""
+    rows = TrainingRound.objects.select_related("project__channel__serving")
+    found = rows.filter(pk=pk).first()
+    if found is None:
+        raise Http404
+    return found.project
+
+
+class ProgressSerializer(serializers.Serializer):
+    step = serializers.IntegerField()
+    total_steps = serializers.IntegerField()
+    eta_seconds = serializers.IntegerField(allow_null=True)
+
+
+class RoundSerializer(serializers.Serializer):
+    id = serializers.IntegerField()
+    project = serializers.SlugField(source="project.slug")
+    number = serializers.IntegerField(help_text="within its project, from 1")
+    state = serializers.ChoiceField(choices=TrainingRound.State.choices)
+    progress = serializers.SerializerMethodField()
+    pairs = serializers.IntegerField(source="n_pairs", help_text="frozen for it")
+    policy = serializers.SerializerMethodField(help_text="what came of it")
+    error = serializers.SerializerMethodField()
+    preset = serializers.CharField()
+    start = serializers.CharField(source="start.name")
+    reference = serializers.ChoiceField(choices=TrainingRound.Reference.choices)
+    data = serializers.ChoiceField(choices=TrainingRound.Data.choices)
+    config = serializers.DictField()
+    pairs_sha256 = serializers.CharField()
+    cancel_requested = serializers.BooleanField()
+    created_by = serializers.CharField(source="created_by.username", default=None)
+    created_at = Instant()
+    started_at = Instant(allow_null=True)
+    finished_at = Instant(allow_null=True)
+    summary = serializers.DictField()
+
+    @extend_schema_field(ProgressSerializer)
+    def get_progress(self, row: TrainingRound) -> dict[str, int | None]:
+        eta = row.eta_seconds
+        return {
+            "step": row.step,
+            "total_steps": row.total_steps,
+            "eta_seconds": None if eta is None else round(eta),
+        }
+
+    def get_policy(self, row: TrainingRound) -> str | None:
+        return row.policy.name if row.policy else None
+
+    def get_error(self, row: TrainingRound) -> str | None:
+        return row.error or None
+
+
+def _answer(training_round: TrainingRound, status: int = 200) -> Response:
+    row = whole(TrainingRound.objects.filter(pk=training_round.pk)).get()
+    return Response(RoundSerializer(row).data, status=status)
+
+
+class RoundBody(Body):
+    start = serializers.CharField(
+        max_length=64,
+        required=False,
+        allow_null=True,
+        help_text="`base`, `serving`, or a policy's name",
+    )
+    reference = serializers.ChoiceField(
+        choices=TrainingRound.Reference.choices, required=False, allow_null=True
+    )
+    data = serializers.ChoiceField(
+        choices=TrainingRound.Data.choices, required=False, allow_null=True
+    )
+    preset = serializers.CharField(max_length=20, required=False, allow_null=True)
+    config = JSONObject(required=False, help_text="the trainer's config.json")
+
+
+class Rounds(APIView):
+    pagination_class = Pages
+
+    @extend_schema(
+        operation_id="rounds_list",
+        summary="The rounds, newest first",
+        responses={200: RoundSerializer(many=True), **problems(403, 404)},
+    )
+    @needs(Role.REVIEWER)
+    def get(self, request: Request, slug: str) -> Response:
+        rows = whole(TrainingRound.objects.filter(project=request.project))
+        return paged(request, self, rows.order_by("-id"), RoundSerializer)
+
+    @extend_schema(
+        operation_id="rounds_start",
+        summary="Freeze the pairs and start a round",
+        request=RoundBody,
+        responses={
+            201: RoundSerializer,
+            **problems(
+                400,
+                403,
+                404,
+                415,
+                p409="A round is running.",
+                p422="Why not, with the funnel where pairs are missing.",
+            ),
+        },
+    )
+    @needs(Role.MANAGER)
+    def post(self, request: Request, slug: str) -> Response:
+        asked = read(request, RoundBody)
+        started = rounds.start_round(request.project, request.user, **asked)
+        return _answer(started, status=201)
+
+
+class Round(APIView):
+    @extend_schema(
+        operation_id="rounds_read",
+        summary="One round, with its progress",
+        responses={200: RoundSerializer, **problems(403, 404)},
+    )
+    @needs(Role.REVIEWER, project_of_round)
+    def get(self, request: Request, pk: int) -> Response:
+        return _answer(TrainingRound(pk=pk))
+
+
+_MOVED = OpenApiResponse(RoundSerializer, "The round.")
+
+
+class RoundCancel(APIView):
+    @extend_schema(
+        operation_id="rounds_cancel",
+        summary="Stop a round; it keeps a checkpoint",
+        request=None,
+        responses={200: _MOVED, **problems(403, 404, p409="It has ended already.")},
+    )
+    @needs(Role.MANAGER, project_of_round)
+    def post(self, request: Request, pk: int) -> Response:
+        return _act(rounds.cancel_round, pk, request.user)
+
+
+class RoundResume(APIView):
+    @extend_schema(
+        operation_id="rounds_resume",
+        summary="Go on with a failed or cancelled round from its last checkpoint",
+        request=None,
+        responses={
+            200: _MOVED,
+            **problems(403, 404, p409="It has not stopped, or another one runs."),
+        },
+    )
+    @needs(Role.MANAGER, project_of_round)
+    def post(self, request: Request, pk: int) -> Response:
+        return _act(rounds.resume_round, pk, request.user)
+
+
+def _act(service: Any, pk: int, user: Any) -> Response:
+    training_round = TrainingRound.objects.select_related("project__channel").get(pk=pk)
+    service(training_round, user)
+    return _answer(training_round)

@@ -14,7 +14,7 @@ from .checks import ROOT, Problem
 from .install import PYTHON
 from .terminal import terminal
 
-PYTEST = [PYTHON, "-m", "pytest"]
+PYTEST: list[str | Path] = [PYTHON, "-m", "pytest"]
 NO_TESTS = 5
 """pytest's exit code when it collected nothing."""
 
@@ -51,7 +51,7 @@ def stack(arguments: list[str]) -> int:
     parts = parts_for(settings, Path(facts["redis_socket"]))
     terminal.line(f"Starting {', '.join(part.name for part in parts)} …")
     return supervise(
-        parts, settings.data_dir, started=lambda: announce_when_ready(settings) and None
+        parts, settings.data_dir, started=lambda: announce_when_ready(settings)
     )
 
 
@@ -67,7 +67,7 @@ def test(arguments: list[str], marker: str = "not long") -> int:
     if arguments:
         return steps.run([*PYTEST, *arguments], env)
     terminal.line("Tests of locks, constraints and queries on PostgreSQL:")
-    postgres = [PYTHON, ROOT / "config" / "ops" / "postgres.py"]
+    postgres: list[str | Path] = [PYTHON, ROOT / "config" / "ops" / "postgres.py"]
     chosen = f"both_databases and {marker}" if marker else "both_databases"
     first = steps.run([*postgres, *PYTEST, "-m", chosen], env)
     terminal.line("The whole suite on SQLite:")

@@ -242,7 +242,7 @@ def _pip(arguments: list[str], count: int) -> None:
             stage += f" ({last[-1].decode()})" if last else ""
         terminal.progress("  installing …", f"{stage.strip()}, {seconds(begun)}")
 
-    pip = [PYTHON, "-m", "pip", "install", "--no-deps", "--no-input"]
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-deps", "--no-input"]
     options = ["--disable-pip-version-check", "--progress-bar", "off"]
     code = run_logged([*pip, *options, *arguments], LOG, show)
     words = LOG.read_bytes()[already:].decode(errors="replace")

@@ -87,14 +87,12 @@ def worker_part(
     return Part(queue, command, LAST, grace=grace, sessions=sessions)
 
 
-def announce_when_ready(settings: Settings) -> threading.Thread:
+def announce_when_ready(settings: Settings) -> None:
     """Show what is still starting, then the address and how to sign in.
 
     In a thread that ends by itself; it never stops the stack.
     """
-    thread = threading.Thread(target=_announce, args=[settings], daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=_announce, args=[settings], daemon=True).start()
 
 
 def _announce(settings: Settings) -> None:

@@ -134,6 +134,9 @@ class Stack(Supervisor):
         self.down: set[str] = set()
 
     def runforever(self) -> None:
+        # supervisor looks at signals once a second; a stop has several steps.
+        poll = self.options.poller.poll
+        self.options.poller.poll = lambda timeout: poll(min(timeout, 0.2))
         # Subscribed here because run() clears what was subscribed before it.
         events.subscribe(events.ProcessStateEvent, self.on_change)
         super().runforever()

@@ -3,6 +3,7 @@
 Without a terminal (CI, a log file) the changing line is printed now and then instead.
 """
 
+import contextlib
 import shutil
 import sys
 import threading
@@ -13,7 +14,7 @@ QUIET_INTERVAL = 15.0
 
 
 class Terminal:
-    """Safe to use from several threads."""
+    """Safe to use from several threads, and when the terminal has been closed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,25 +25,28 @@ class Terminal:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         with self._lock:
-            if self._shown:
-                sys.stdout.write("\r\x1b[K")
-                self._shown = False
-            sys.stdout.write(f"{text}\n")
-            sys.stdout.flush()
+            self._write(f"\r\x1b[K{text}\n" if self._shown else f"{text}\n")
+            self._shown = False
 
     def progress(self, text: str, detail: str = "") -> None:
         """Replace the changing line. `detail` (a clock, a count) alone is no news."""
         with self._lock:
             if self._live:
                 width = shutil.get_terminal_size().columns - 1
-                sys.stdout.write(f"\r\x1b[K{f'{text} {detail}'.strip()[:width]}")
+                self._write(f"\r\x1b[K{f'{text} {detail}'.strip()[:width]}")
                 self._shown = True
             else:
                 last, when = self._last
                 if text == last and time.monotonic() - when < QUIET_INTERVAL:
                     return
                 self._last = (text, time.monotonic())
-                sys.stdout.write(f"{text} {detail}".strip() + "\n")
+                self._write(f"{text} {detail}".strip() + "\n")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        # A closed terminal or pipe must not take the stack down with it.
+        with contextlib.suppress(OSError):
+            sys.stdout.write(text)
             sys.stdout.flush()
 
 

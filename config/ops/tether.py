@@ -73,14 +73,16 @@ def send(pids: list[int], signum: int) -> None:
 
 
 def kill_below(root: int, seconds: float = 5.0) -> None:
-    """SIGKILL everything below `root` until nothing is left (or `seconds` passed)."""
+    """SIGKILL everything below `root` until nothing is left (or `seconds` passed).
+
+    Whoever waits for these children still can: they are not reaped here.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         left = descendants(root)
         if not left:
             return
         send(list(left), signal.SIGKILL)
-        reap()
         time.sleep(0.02)
 
 

@@ -45,6 +45,11 @@ class Policy(models.Model):
             models.UniqueConstraint(
                 fields=["number"], condition=Q(number__gt=0), name="policy_number_once"
             ),
+            models.UniqueConstraint(
+                fields=["channel", "adapter_sha256"],
+                condition=Q(number__gt=0),
+                name="policy_files_once_a_channel",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -115,6 +120,8 @@ class Replica(models.Model):
     state = models.CharField(max_length=10, choices=State, default=State.UNKNOWN)
     detail = models.TextField(blank=True)
     """One sentence a manager understands, e.g. what is being waited for."""
+    warning = models.TextField(blank=True)
+    """What is wrong though it serves, e.g. that it renders chats unlike the trainer."""
     base = models.ForeignKey(Policy, models.PROTECT, null=True, related_name="+")
     heartbeat_at = models.DateTimeField(null=True)
 

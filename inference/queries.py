@@ -1,0 +1,80 @@
+"""Reads over policies, channels and servers; nothing here changes anything."""
+
+from django.db.models import Q
+from django.utils.translation import gettext as _
+
+from inference.models import Channel, Deployment, Policy, Replica
+from inference.replicas import is_alive, is_ready, replica_urls, replicas
+
+KEEP_DEPLOYED = 4
+"""Policies that served before and stay loaded, so that a rollback is instant."""
+
+
+def serving_policy(channel: Channel) -> Policy:
+    """The policy that serves now, read afresh: promotion may just have flipped it."""
+    return Channel.objects.select_related("serving").get(pk=channel.pk).serving
+
+
+def policy_state(policy: Policy, channel: Channel) -> str:
+    """serving, candidate (never served), retired (served before) or rejected."""
+    if channel.serving_id == policy.pk:
+        return "serving"
+    if policy.rejected_reason:
+        return "rejected"
+    # A base serves from the first day on, without a deployment.
+    if policy.is_base or policy.deployments.filter(channel=channel).exists():
+        return "retired"
+    return "candidate"
+
+
+def channel_policies(channel: Channel) -> list[Policy]:
+    """All policies that may serve there, the base first, then by number."""
+    base = Q(number=0, base_sha256=serving_policy(channel).base_sha256)
+    return list(Policy.objects.filter(base | Q(channel=channel)).order_by("number"))
+
+
+def lineage(policy: Policy) -> list[Policy]:
+    """The policy, what it was trained from, and so on to the base."""
+    line = [policy]
+    while line[-1].parent is not None:
+        line.append(line[-1].parent)
+    return line
+
+
+def recent_policies(channel: Channel) -> list[Policy]:
+    """The adapters to keep loaded: the serving one, then those that served last."""
+    found = [channel.serving]
+    flips = Deployment.objects.filter(channel=channel).select_related(
+        "policy", "previous"
+    )
+    for flip in flips[: 4 * KEEP_DEPLOYED]:
+        for policy in (flip.policy, flip.previous):
+            if policy is not None and policy not in found:
+                found.append(policy)
+    kept = found[: 1 + KEEP_DEPLOYED]
+    return [p for p in kept if not p.is_base and not p.rejected_reason]
+
+
+def readiness() -> list[tuple[str, bool, str]]:
+    """(part, whether it is ready, in words) for each vLLM server; no address, no name."""
+    seen = {replica.url: replica for replica in replicas()}
+    parts = []
+    urls = replica_urls()
+    for i, url in enumerate(urls, start=1):
+        name = "vllm" if len(urls) == 1 else f"vllm-{i}"
+        replica = seen.get(url)
+        if replica is None or not is_alive(replica):
+            parts.append((name, False, _("not running")))
+            continue
+        parts.append((name, is_ready(replica), replica.get_state_display()))
+        if replica.warning:
+            parts.append((f"{name}-rendering", False, replica.warning))
+    return parts
+
+
+def stopped_on_purpose() -> str:
+    """Why managers see no new answers: the reason given to set_wanted, or ""."""
+    replica = Replica.objects.filter(
+        url__in=replica_urls(), wanted=Replica.Wanted.STOPPED
+    ).first()
+    return replica.wanted_reason if replica else ""

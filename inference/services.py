@@ -1,0 +1,161 @@
+"""Channels, and answers sampled from the policy of one.
+
+Which policy serves is changed in policies.py; servers are watched in supervisor.py.
+"""
+
+import random
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from inference.base import ensure_base
+from inference.errors import IdenticalAnswers, InferenceError
+from inference.models import Channel, Policy, Replica
+from inference.replicas import client_of, is_ready, replicas, set_wanted, wait_until
+from inference.sampling import SamplingParams
+from inference.vllm import ChatAnswer, Messages, VLLMClient
+
+__all__ = [
+    "Sampled",
+    "count_tokens",
+    "create_channel",
+    "ensure_base",
+    "generate_pair",
+    "sample",
+    "set_wanted",
+    "wait_until",
+]
+
+PAIR_ATTEMPTS = 4
+"""How often a pair is sampled before its answers count as identical."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One answer, and everything needed to sample it again or to train on it."""
+
+    policy: Policy
+    text: str
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+    """Of token_ids, nats, under the policy, before temperature and top_p."""
+    finish_reason: str
+    seed: int | None
+    """Alone it gives this very answer again; null where seeds are off."""
+    sampling: dict[str, Any]
+
+
+def create_channel(slug: str) -> Channel:
+    """A new channel that serves the base; the one of that slug if there is one."""
+    channel, _created = Channel.objects.get_or_create(
+        slug=slug, defaults={"serving": ensure_base()}
+    )
+    return channel
+
+
+def sample(
+    policy: Policy, messages: Messages, n: int, sampling: SamplingParams
+) -> list[Sampled]:
+    """n answers from `policy` in one request. Raises InferenceError."""
+    # Choice i is sampled with seed + i: random 62 bits keep requests apart.
+    seed = secrets.randbits(62) if settings.SAMPLING_SEEDS else None
+    answer = _ask(policy, messages, n, seed, sampling)
+    return [
+        Sampled(
+            policy=policy,
+            text=choice.text,
+            prompt_token_ids=answer.prompt_token_ids,
+            token_ids=choice.token_ids,
+            logprobs=choice.logprobs,
+            finish_reason=choice.finish_reason,
+            seed=None if seed is None else seed + i,
+            sampling=sampling.as_dict(),
+        )
+        for i, choice in enumerate(answer.choices)
+    ]
+
+
+def generate_pair(
+    policy: Policy, messages: Messages, sampling: SamplingParams
+) -> tuple[Sampled, Sampled]:
+    """Two different answers of one policy, from one request.
+
+    Answers are the same if their texts are, leading and trailing space aside. Raises
+    IdenticalAnswers if they stay the same, InferenceError if none can be had.
+    """
+    if sampling.temperature == 0:
+        raise InferenceError(
+            _("At temperature 0 both answers are the same; set it above 0."),
+            permanent=True,
+        )
+    for _attempt in range(PAIR_ATTEMPTS):
+        first, second = sample(policy, messages, 2, sampling)
+        if first.text.strip() != second.text.strip():
+            return first, second
+    raise IdenticalAnswers(
+        _("%(policy)s gave the same answer %(count)d times.")
+        % {"policy": policy.name, "count": 2 * PAIR_ATTEMPTS}
+    )
+
+
+def count_tokens(messages: Messages) -> int:
+    """How many tokens a chat has, its template's included. Raises InferenceError."""
+    return len(_ready_client().tokenize(messages))
+
+
+def _ask(
+    policy: Policy, messages: Messages, n: int, seed: int | None, params: SamplingParams
+) -> ChatAnswer:
+    client = _ready_client(policy)
+    sampling = params.as_dict()
+    try:
+        return client.chat(policy.name, messages, n, seed, sampling)
+    except InferenceError as error:
+        # A server restarted a moment ago may not have every adapter back yet.
+        if error.permanent or policy.is_base or policy.name in client.models():
+            raise
+        client.load_adapter(policy.name, str(policy.adapter_path))
+        return client.chat(policy.name, messages, n, seed, sampling)
+
+
+def _ready_client(policy: Policy | None = None) -> VLLMClient:
+    """A ready server, by chance: with many clients that spreads the load well."""
+    known = replicas()
+    ready = [replica for replica in known if is_ready(replica)]
+    if policy is not None:
+        _check_may_answer(policy, ready)
+        ready = [
+            r for r in ready if r.base and r.base.base_sha256 == policy.base_sha256
+        ]
+    if not ready:
+        raise InferenceError(_why_none(known))
+    return client_of(random.choice(ready).url)
+
+
+def _check_may_answer(policy: Policy, ready: list[Replica]) -> None:
+    if policy.rejected_reason:
+        raise InferenceError(
+            _("%(policy)s was rejected: %(reason)s")
+            % {"policy": policy.name, "reason": policy.rejected_reason},
+            permanent=True,
+        )
+    served = {r.base.base_sha256 for r in ready if r.base}
+    if served and policy.base_sha256 not in served:
+        raise InferenceError(
+            _(
+                "%(policy)s belongs to another base model than the one served now (MODEL)."
+            )
+            % {"policy": policy.name},
+            permanent=True,
+        )
+
+
+def _why_none(known: list[Replica]) -> str:
+    if not known:
+        return _("No vLLM server has been seen: start manage.py run_vllm.")
+    details = "; ".join(f"{r.get_state_display()}: {r.detail}" for r in known)
+    return _("No vLLM server is ready (%(details)s).") % {"details": details}

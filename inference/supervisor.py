@@ -1,0 +1,247 @@
+"""Keeps vLLM in the state wanted in the database, until it is told to end.
+
+One loop in one thread: look, act, write down what is (the Replica row is what everybody
+else reads). Without VLLM_URLS it also runs the server; with it, servers are only
+watched and given their adapters back. How a server is started is in server.py, what
+makes it ready in tending.py.
+"""
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from inference.errors import InferenceError
+from inference.models import Policy, Replica
+from inference.replicas import replica_urls
+from inference.server import Server
+from inference.tending import RenderingCheck, check_base, restore_adapters
+from inference.vllm import VLLMClient
+
+logger = logging.getLogger(__name__)
+
+ANSWER_WITHIN = 20.0
+"""Seconds for each of our own requests: less than a heartbeat counts for."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the process and the wanted state."""
+TEND_EVERY = 3.0
+"""Seconds between two looks at a ready server's health and adapters."""
+SAY_EVERY = 10.0
+"""Seconds between two lines that say it is still starting."""
+LONGEST_BACKOFF = 60.0
+SETTLED = 60.0
+"""Seconds of being ready after which a death starts the backoff anew."""
+MUTE_FOR = 60.0
+"""Seconds without health after which a running server counts as stuck."""
+
+
+class StopRequest:
+    """How often this process was asked to end. Plain, so that a signal may set it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *_signal: object) -> None:
+        self.count += 1
+
+
+class Supervisor:
+    """Watches one server. `is_managed`: it also starts and stops it."""
+
+    def __init__(
+        self, url: str, base: Policy, is_managed: bool, stop: StopRequest
+    ) -> None:
+        self.base = base
+        self.is_managed = is_managed
+        self.stop = stop
+        self.client = VLLMClient(url, settings.VLLM_API_KEY, ANSWER_WITHIN, attempts=2)
+        self.rendering = RenderingCheck(Path(base.base_model))
+        self.server: Server | None = None
+        self._deaths = 0
+        self._start_at = 0.0
+        self._tend_at = 0.0
+        self._healthy_at = 0.0
+        self._said_at = 0.0
+        self._ready_at: float | None = None
+        self._seen: tuple[str, str] = ("", "")
+        self._written_at = 0.0
+        self.replica = self._row(url)
+
+    def _row(self, url: str) -> Replica:
+        replica, _created = Replica.objects.update_or_create(
+            url=url,
+            defaults={"is_managed": self.is_managed, "base": self.base, "warning": ""},
+        )
+        self._note(Replica.State.UNKNOWN, "", replica=replica)
+        return replica
+
+    # --- One look ------------------------------------------------------------------
+
+    def look(self) -> None:
+        """One step; short, but for an answer of the server."""
+        self.replica.refresh_from_db(fields=["wanted", "wanted_reason"])
+        if not self.is_managed:
+            self._tend(starting=_("not reachable"))
+        elif self.replica.wanted == Replica.Wanted.STOPPED:
+            self._stop()
+        elif self.server is None:
+            self._start()
+        elif (status := self.server.exit_status()) is not None:
+            self._bury(status)
+        else:
+            self._tend(starting=_("starting: %d s") % self.server.age())
+            self._check_stuck()
+
+    def close(self) -> None:
+        """Drain and end the server; say so in the row."""
+        self.rendering.close()
+        if self.server is not None:
+            self._stop()
+        if self.is_managed:
+            self._note(Replica.State.STOPPED, _("run_vllm has ended"))
+        self.client.close()
+
+    def _start(self) -> None:
+        if time.monotonic() < self._start_at:
+            self._note(*self._seen)
+            return
+        try:
+            self.server = Server(self.base, settings.VLLM_PORT)
+        except InferenceError as error:
+            self._fail(str(error))
+            return
+        self._ready_at = None
+        self._healthy_at = self._said_at = time.monotonic()
+        logger.info("vLLM is starting with %s; its log is vllm.log", self.base.name)
+        self._note(Replica.State.STARTING, _("starting: 0 s"))
+
+    def _stop(self) -> None:
+        if self.server is not None:
+            reason = self.replica.wanted_reason or _("asked to")
+            logger.info("vLLM finishes its answers and stops (%s)", reason)
+            self.server.stop(self._beat_while_draining)
+            self.server = None
+            logger.info("vLLM has stopped")
+        self._ready_at = None
+        self._deaths = 0
+        self._start_at = 0.0
+        self._note(Replica.State.STOPPED, self.replica.wanted_reason)
+
+    def _beat_while_draining(self) -> bool:
+        """A second request to end is in a hurry: what still drains is killed."""
+        with contextlib.suppress(DatabaseError):
+            self._note(Replica.State.STARTING, _("finishing its answers"))
+        return self.stop.count > 1
+
+    def _bury(self, status: int) -> None:
+        assert self.server is not None
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        words = self.server.last_words()
+        # Its engine and workers die with it; this makes sure before the next start.
+        self.server.kill()
+        self.server = None
+        self._fail(f"vLLM died ({how})" + (f": {words}" if words else ""))
+
+    def _fail(self, what: str) -> None:
+        """Note a failure and when to start again: at once, then ever later."""
+        settled = self._ready_at is not None
+        if settled and time.monotonic() - (self._ready_at or 0) > SETTLED:
+            self._deaths = 0
+        wait = min(LONGEST_BACKOFF, 2.0**self._deaths) if self._deaths else 0.0
+        self._deaths += 1
+        self._ready_at = None
+        self._start_at = time.monotonic() + wait
+        after = f" in {wait:g} s" if wait else ""
+        logger.error("%s; starting it again%s", what, after)
+        self._note(Replica.State.FAILED, what)
+
+    def _check_stuck(self) -> None:
+        assert self.server is not None
+        starting = self._ready_at is None
+        if starting and self.server.age() > settings.VLLM_START_TIMEOUT:
+            what = f"vLLM was not ready after {self.server.age():.0f} s"
+        elif not starting and time.monotonic() - self._healthy_at > MUTE_FOR:
+            what = f"vLLM has not answered for {MUTE_FOR:.0f} s"
+        else:
+            return
+        self.server.kill()
+        self.server = None
+        self._fail(what)
+
+    # --- A live server -------------------------------------------------------------
+
+    def _tend(self, starting: str) -> None:
+        """Health, then base, rendering and adapters; ready only when all hold."""
+        now = time.monotonic()
+        if self._ready_at is not None and now < self._tend_at:
+            return
+        self._tend_at = now + TEND_EVERY
+        if not self.client.is_healthy():
+            self._not_ready(starting)
+            return
+        self._healthy_at = now
+        try:
+            if self._ready_at is None:
+                check_base(self.client, self.base)
+                self._compare_renderings()
+            restore_adapters(self.client, self.base)
+        except InferenceError as error:
+            self._not_ready(str(error))
+            return
+        if self._ready_at is None:
+            self._ready_at = time.monotonic()
+            took = f" after {self.server.age():.0f} s" if self.server else ""
+            logger.info("vLLM is ready%s at %s", took, self.client.url)
+        self._note(Replica.State.READY, "")
+
+    def _not_ready(self, detail: str) -> None:
+        if self._ready_at is not None and self.server is None:
+            self._ready_at = None  # somebody else's may come back as a new process
+        now = time.monotonic()
+        if now - self._said_at >= SAY_EVERY:
+            self._said_at = now
+            logger.info("vLLM is not ready: %s", detail)
+        self._note(Replica.State.STARTING, detail)
+
+    def _compare_renderings(self) -> None:
+        warning = self.rendering.difference(self.client)
+        if warning:
+            logger.error("WARNING: %s", warning)
+        Replica.objects.filter(pk=self.replica.pk).update(warning=warning)
+
+    def _note(self, state: str, detail: str, replica: Replica | None = None) -> None:
+        """Write state and heartbeat: at once if something changed, else now and then."""
+        now = time.monotonic()
+        changed = (state, detail) != self._seen
+        if state == self._seen[0] and now - self._written_at < 1.0:
+            changed = False  # a count of seconds need not be written twice a second
+        if not changed and now - self._written_at < 5.0:
+            return
+        Replica.objects.filter(pk=(replica or self.replica).pk).update(
+            state=state, detail=detail, heartbeat_at=timezone.now()
+        )
+        self._seen, self._written_at = (state, detail), now
+
+
+def supervise(base: Policy, stop: StopRequest) -> None:
+    """Watch every server in use until told to stop; then end what was started."""
+    is_managed = not settings.VLLM_URLS
+    supervisors = [Supervisor(url, base, is_managed, stop) for url in replica_urls()]
+    try:
+        while not stop.count:
+            time.sleep(LOOK_EVERY)
+            close_old_connections()
+            for supervisor in supervisors:
+                try:
+                    supervisor.look()
+                except DatabaseError as error:
+                    logger.error("The database does not answer (%s); going on", error)
+    finally:
+        for supervisor in supervisors:
+            with contextlib.suppress(DatabaseError):
+                supervisor.close()

@@ -1,0 +1,204 @@
+"""What a live vLLM server needs before it counts as ready, and to stay so.
+
+Names and adapters live in vLLM's memory only, so after each of its restarts they are
+given back from the database. Promotion itself is in policies.py.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from inference.base import write_atomically
+from inference.canary import check_canary, read_canary
+from inference.errors import AdapterRefused, InferenceError
+from inference.models import Channel, Deployment, Policy
+from inference.queries import recent_policies
+from inference.rendering_check import CHATS
+from inference.server import serving_dtype
+from inference.vllm import VLLMClient
+from inference.vllm_process import PARENT
+
+logger = logging.getLogger(__name__)
+
+GRACE = timedelta(minutes=10)
+"""A policy that no longer serves stays loaded at least this long: requests finish."""
+
+
+def check_base(client: VLLMClient, base: Policy) -> None:
+    """Raises InferenceError unless the server answers as `base`, log-probs included.
+
+    The first request with log-probs is also the slow one: it warms the server up.
+    """
+    names = client.models()
+    if base.name not in names:
+        raise InferenceError(
+            _(
+                "It serves %(names)s, not %(base)s: start it with --served-model-name %(base)s."
+            )
+            % {"names": ", ".join(names) or _("nothing"), "base": base.name}
+        )
+    sampling = {"temperature": 1.0, "max_tokens": 2}
+    client.chat(base.name, CHATS[0], 2, 1, sampling)
+
+
+def load_policy(client: VLLMClient, policy: Policy, base: Policy) -> None:
+    """Load an adapter and check that the server now serves what was trained.
+
+    Loaded already changes nothing. Raises AdapterRefused (the policy is to blame; it is
+    unloaded again) or InferenceError (the server is).
+    """
+    client.load_adapter(policy.name, str(policy.adapter_path))
+    try:
+        if policy.name not in client.models():
+            raise InferenceError(_("vLLM took the adapter but does not list it."))
+        canary = read_canary(policy.adapter_path / "canary.json")
+        check_canary(client, policy.name, base.name, canary, serving_dtype(base))
+    except AdapterRefused:
+        client.unload_adapter(policy.name)
+        raise
+
+
+def restore_adapters(client: VLLMClient, base: Policy) -> None:
+    """Load what must be there and is missing; unload what is long out of use.
+
+    Raises InferenceError if a policy that serves cannot be restored. One that only
+    served before is logged and left out: it blocks nobody.
+    """
+    loaded = set(client.models())
+    channels = Channel.objects.select_related("serving").filter(
+        serving__base_sha256=base.base_sha256
+    )
+    kept: set[str] = set()
+    for channel in channels:
+        for policy in recent_policies(channel):
+            if policy.name in loaded or policy.name in kept:
+                kept.add(policy.name)
+                continue
+            try:
+                load_policy(client, policy, base)
+                logger.info("%s is loaded again on %s", policy.name, client.url)
+            except (InferenceError, AdapterRefused) as error:
+                if policy.pk == channel.serving_id:
+                    raise InferenceError(
+                        _("%(policy)s could not be restored: %(error)s")
+                        % {"policy": policy.name, "error": error}
+                    ) from error
+                logger.warning("%s is not loaded again: %s", policy.name, error)
+            kept.add(policy.name)
+    for policy in _out_of_use(loaded - kept):
+        client.unload_adapter(policy.name)
+        logger.info("%s served long ago and is unloaded", policy.name)
+
+
+def _out_of_use(names: set[str]) -> list[Policy]:
+    """Those that served once and have not been flipped to or from lately.
+
+    A candidate is never among them: it may be in the middle of its promotion.
+    """
+    recently = Deployment.objects.filter(at__gt=timezone.now() - GRACE)
+    recent_ids = {
+        pk
+        for ids in recently.values_list("policy_id", "previous_id")
+        for pk in ids
+        if pk
+    }
+    found = Policy.objects.filter(name__in=names, number__gt=0)
+    served = found.filter(deployments__isnull=False).distinct()
+    return [policy for policy in served if policy.pk not in recent_ids]
+
+
+class RenderingCheck:
+    """Compares vLLM's rendering of chats with the trainer's; the latter is remembered.
+
+    The trainer's side takes a process of some seconds, begun while vLLM starts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = settings.DATA_DIR / "renderings" / f"{_fingerprint(folder)}.json"
+        self._process: subprocess.Popen[str] | None = None
+        if not self._file.exists():
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "inference.rendering_check", str(folder)],
+                cwd=settings.BASE_DIR,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", PARENT: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def difference(self, client: VLLMClient) -> str:
+        """A warning for people, or "" if both render every chat alike."""
+        trainers = self._trainers()
+        if trainers is None:
+            return _(
+                "The trainer's tokenizer could not be read, so renderings of chats could not be compared."
+            )
+        for chat, expected in zip(CHATS, trainers, strict=True):
+            try:
+                served = client.tokenize(chat)
+            except InferenceError as error:
+                if not error.permanent:
+                    raise
+                served = None
+            if served != expected:
+                return _(
+                    "vLLM and the trainer render the chat “%(chat)s” into different tokens "
+                    "(%(served)s and %(expected)s): training would not fit what is served. "
+                    "Check the model's chat template."
+                ) % {
+                    "chat": chat[-1]["content"].strip(),
+                    "served": _shown(served, expected),
+                    "expected": _shown(expected, served),
+                }
+        return ""
+
+    def _trainers(self) -> list[list[int] | None] | None:
+        if self._process is not None:
+            out, err = self._process.communicate()
+            failed = self._process.returncode != 0
+            self._process = None
+            if failed:
+                logger.error("The rendering check failed:\n%s", err)
+                return None
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._file, out)
+        if not self._file.exists():
+            return None
+        return json.loads(self._file.read_text(encoding="utf-8"))
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of all that decides how the trainer renders a chat."""
+    digest = hashlib.sha256(version("transformers").encode())
+    digest.update(json.dumps(CHATS).encode())
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model"):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _shown(ids: list[int] | None, other: list[int] | None) -> str:
+    """The ids from shortly before the first that differs."""
+    if ids is None:
+        return _("refused")
+    both = enumerate(zip(ids, other or [], strict=False))
+    start = next((i for i, (a, b) in both if a != b), min(len(ids), len(other or [])))
+    return f"…{ids[max(0, start - 2) : start + 4]}…"

@@ -481,3 +481,27 @@ class RuleVerdict(models.Model):
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.result}"
+
+
+class StockReservation(models.Model):
+    """A worker's announcement that it makes a comparison of this prompt.
+
+    Counted as stock until it ends, so that several workers never pile up; one whose
+    worker died ends by its time. A prompt that gave no usable pair rests the same way.
+    """
+
+    project = models.ForeignKey(
+        Project, models.CASCADE, related_name="stock_reservations"
+    )
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
+    is_resting = models.BooleanField(default=False)
+    """The prompt is left alone for a while: its answers were the same, say."""
+    until = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["prompt"], name="prompt_reserved_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prompt_id} until {self.until}"

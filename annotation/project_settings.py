@@ -14,19 +14,13 @@ from annotation.errors import SettingsError
 from annotation.models import Project
 from annotation.validation import DEFAULTS as DEFAULT_RULES
 from annotation.validation import RANGES as RULE_RANGES
+from inference.sampling import SamplingParams
 
 DEFAULT_SAMPLING: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
     "max_tokens": 256,
     "system_prompt": "",
-}
-
-SAMPLING_RANGES: dict[str, tuple[type, float, float]] = {
-    "temperature": (float, 0.0, 5.0),
-    "top_p": (float, 0.0, 1.0),
-    "top_k": (int, -1, 1_000_000),
-    "max_tokens": (int, 1, 100_000),
 }
 
 
@@ -170,19 +164,22 @@ def _text(name: str, value: Any, longest: int) -> str:
 
 
 def _sampling(value: Any) -> dict[str, Any]:
+    """Names and ranges are inference's; two answers at temperature 0 are the same."""
     result: dict[str, Any] = {}
     for name, given in _mapping("sampling", value).items():
         dotted = f"sampling.{name}"
         if name == "system_prompt":
             result[name] = _text(dotted, given, 20_000)
-        elif name in SAMPLING_RANGES:
-            result[name] = _number(dotted, given, *SAMPLING_RANGES[name])
-        else:
+            continue
+        try:
+            params = SamplingParams.from_dict({name: given})
+        except (ValueError, TypeError) as wrong:
+            raise SettingsError(dotted, str(wrong)) from None
+        result[name] = getattr(params, name)
+        if name == "temperature" and given == 0:
             raise SettingsError(
-                dotted, _("There is no sampling parameter “%(name)s”.") % {"name": name}
+                dotted, _("At temperature 0 both answers are the same; set it above 0.")
             )
-    if result.get("top_p") == 0:
-        raise SettingsError("sampling.top_p", _("“top_p” must be above 0."))
     return result
 
 

@@ -1,0 +1,144 @@
+"""From a comparison's judgments to its decision, and from that to pairs.
+
+A change supersedes: the old decision and its pairs keep their rows. Nothing here
+changes once a round has frozen a pair. Rules are checked elsewhere (checking.py).
+"""
+
+from collections import Counter
+
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from annotation import project_settings
+from annotation.errors import Frozen
+from annotation.models import (
+    Comparison,
+    Decision,
+    Judgment,
+    PreferencePair,
+    Slot,
+    Verdict,
+)
+
+
+def locked(comparison_id: int) -> Comparison:
+    """The comparison's row, locked until the transaction ends.
+
+    Whoever judges, skips, undoes or decides takes this lock first, then slots, then
+    leases, so they queue and never deadlock. `no_key`: a new lease's foreign key may
+    still point here meanwhile.
+    """
+    return Comparison.objects.select_for_update(no_key=True, of=("self",)).get(
+        pk=comparison_id
+    )
+
+
+@transaction.atomic
+def decide(comparison: Comparison) -> Decision | None:
+    """The standing decision; None while a slot waits. Raises Frozen.
+
+    One verdict of more than half of the judgments decides; else they are split. A
+    decision that a person made (another `method`) stands whatever the count.
+    """
+    comparison = locked(comparison.pk)
+    standing = Decision.objects.filter(
+        comparison=comparison, superseded_at=None
+    ).first()
+    if standing is not None and standing.method != "majority":
+        return standing
+    judgments = list(
+        Judgment.objects.filter(comparison=comparison, undone_at=None)
+        .select_related("winner", "edited")
+        .order_by("created_at")
+    )
+    # What is left open of a withdrawn comparison will never be filled.
+    unfilled = (
+        [Slot.State.LEASED]
+        if comparison.state == Comparison.State.WITHDRAWN
+        else [Slot.State.OPEN, Slot.State.LEASED]
+    )
+    waits = Slot.objects.filter(comparison=comparison, state__in=unfilled).exists()
+    if waits or not judgments:
+        if standing is not None:
+            supersede(standing)
+        return None
+    outcome, winner_id = _majority(judgments)
+    if standing is not None:
+        if (standing.outcome, standing.winner_id) == (outcome, winner_id):
+            return standing
+        supersede(standing)
+    decision = Decision.objects.create(
+        comparison=comparison, outcome=outcome, winner_id=winner_id
+    )
+    Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.DECIDED)
+    if winner_id and comparison.purpose == Comparison.Purpose.TRAIN:
+        _make_pairs(comparison, decision, judgments)
+    return decision
+
+
+def _majority(judgments: list[Judgment]) -> tuple[str, int | None]:
+    votes: Counter[tuple[str, int | None]] = Counter(
+        (Decision.Outcome.WINNER.value, judgment.winner_id)
+        if judgment.winner_id
+        else (Verdict(judgment.verdict).value, None)
+        for judgment in judgments
+    )
+    vote, count = votes.most_common(1)[0]
+    if 2 * count > len(judgments):
+        return vote
+    return Decision.Outcome.SPLIT.value, None
+
+
+def _make_pairs(
+    comparison: Comparison, decision: Decision, judgments: list[Judgment]
+) -> None:
+    """better > worse, and edited > better where somebody improved the better one."""
+    won = [j for j in judgments if j.winner_id == decision.winner_id]
+    weights = project_settings.of(comparison.project).strength_weights
+    weight = sum(weights.get(str(j.strength), 1.0) for j in won) / len(won)
+    loser_id = (
+        comparison.b_id if decision.winner_id == comparison.a_id else comparison.a_id
+    )
+    pairs = [
+        PreferencePair(
+            kind=PreferencePair.Kind.JUDGED,
+            chosen_id=decision.winner_id,
+            rejected_id=loser_id,
+            weight=weight,
+        )
+    ]
+    edits = [j.edited_id for j in won if j.edited_id]
+    if edits:
+        pairs.append(
+            PreferencePair(
+                kind=PreferencePair.Kind.EDITED,
+                chosen_id=edits[0],
+                rejected_id=decision.winner_id,
+            )
+        )
+    for pair in pairs:
+        pair.project_id = comparison.project_id
+        pair.prompt_id = comparison.prompt_id
+        pair.decision = decision
+    PreferencePair.objects.bulk_create(pairs)
+
+
+def supersede(decision: Decision) -> None:
+    """End a decision and its pairs; raises Frozen if a round has one of them.
+
+    The condition is in the UPDATE and looked at again after it, under the rows'
+    locks, so a round that freezes at the same moment wins or loses whole.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        pairs = PreferencePair.objects.filter(decision=decision)
+        list(pairs.select_for_update().order_by("pk").values_list("pk"))
+        pairs.filter(frozen_at=None, superseded_at=None).update(superseded_at=now)
+        if pairs.filter(frozen_at__isnull=False).exists():
+            raise Frozen(
+                _("A training round has used this judgment, so it can't be changed.")
+            )
+        Decision.objects.filter(pk=decision.pk, superseded_at=None).update(
+            superseded_at=now
+        )

@@ -1,0 +1,305 @@
+"""Judgments: submitted once, repeated safely, undone until a round has used them.
+
+One short transaction each; what is acknowledged is committed. The lease's key makes a
+repeat recognisable: same body, same answer; another body is refused.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Q
+from django.http import Http404
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from annotation import leasing, project_settings, texts
+from annotation.access import role_of
+from annotation.deciding import decide, locked, supersede
+from annotation.errors import (
+    AlreadyUndone,
+    Frozen,
+    InvalidJudgment,
+    OtherBody,
+    TooLate,
+)
+from annotation.models import (
+    Comparison,
+    Completion,
+    Decision,
+    Judgment,
+    Lease,
+    Slot,
+    Verdict,
+)
+from annotation.rendering import render_markdown
+
+__all__ = [
+    "AlreadyUndone",
+    "Frozen",
+    "InvalidJudgment",
+    "OtherBody",
+    "Submitted",
+    "TooLate",
+    "judgment_for",
+    "submit_judgment",
+    "undo",
+]
+
+MAX_COMMENT = 10_000
+MAX_EDITED = 100_000
+MAX_REASONS = 20
+MAX_REASON = 60
+
+
+@dataclass(frozen=True)
+class Submitted:
+    judgment: Judgment
+    is_replay: bool
+
+
+@dataclass(frozen=True)
+class _Body:
+    verdict: str
+    strength: int | None
+    reasons: list[str]
+    comment: str
+    edited: str
+
+
+def judgment_for(user, pk: uuid.UUID | str) -> Judgment:
+    """The user's own judgment; Http404 for anybody else's."""
+    try:
+        judgment = Judgment.objects.select_related("project", "lease").get(
+            pk=pk, annotator=user
+        )
+    except (Judgment.DoesNotExist, ValidationError, ValueError, TypeError):
+        raise Http404(_("There is no such judgment.")) from None
+    if role_of(user, judgment.project) is None:
+        raise Http404(_("There is no such judgment."))
+    return judgment
+
+
+def submit_judgment(
+    lease: Lease,
+    *,
+    verdict: str,
+    strength: int | None = None,
+    reasons: Sequence[str] = (),
+    comment: str = "",
+    edited: str = "",
+) -> Submitted:
+    """Store what the lease's annotator saw. A strength given with a tie is dropped.
+
+    Raises InvalidJudgment (422), OtherBody (409: the key has another judgment) and
+    TooLate (410: expired and every slot taken, skipped, or judged by another lease).
+    """
+    body_sha256 = texts.sha256_of(
+        [verdict, strength, list(reasons or ()), comment, edited]
+    )
+    replay = _replay(lease, body_sha256)
+    if replay is not None:
+        return replay
+    body = _checked(lease, verdict, strength, reasons, comment, edited)
+    try:
+        with transaction.atomic():
+            return _store(lease, body, body_sha256)
+    except IntegrityError:
+        # The lock below makes repeats queue; should a constraint still speak, what
+        # it protects is there, and this was a repeat or came too late.
+        replay = _replay(lease, body_sha256)
+        if replay is not None:
+            return replay
+        raise TooLate(_("You have judged this pair already.")) from None
+
+
+def _replay(lease: Lease, body_sha256: str) -> Submitted | None:
+    earlier = Judgment.objects.filter(lease=lease).select_related("winner").first()
+    if earlier is None:
+        return None
+    if earlier.body_sha256 != body_sha256:
+        raise OtherBody(
+            _("This pair was judged already, with another answer. Undo that first.")
+        )
+    return Submitted(earlier, is_replay=True)
+
+
+def _store(lease: Lease, body: _Body, body_sha256: str) -> Submitted:
+    comparison = locked(lease.comparison_id)
+    replay = _replay(lease, body_sha256)
+    if replay is not None:
+        return replay
+    now = timezone.now()
+    slot = _fill_slot(lease, comparison, now)
+    winner = {"first": lease.first, "second": lease.second}.get(body.verdict)
+    judgment = Judgment.objects.create(
+        project_id=lease.project_id,
+        comparison=comparison,
+        annotator_id=lease.annotator_id,
+        lease=lease,
+        slot=slot,
+        verdict=body.verdict,
+        winner=winner,
+        strength=body.strength if winner else None,
+        reasons=body.reasons,
+        comment=body.comment,
+        edited=_edited_completion(lease, winner, body.edited),
+        body_sha256=body_sha256,
+        seconds=max(0.0, (now - lease.created_at).total_seconds()),
+    )
+    Lease.objects.filter(pk=lease.pk).update(outcome=Lease.Outcome.JUDGED, ended_at=now)
+    lease.outcome, lease.ended_at = Lease.Outcome.JUDGED, now
+    decide(comparison)
+    return Submitted(judgment, is_replay=False)
+
+
+def _fill_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
+    """The slot this judgment fills: the lease's own, or if it lost that, a free one."""
+    ours = Slot.objects.filter(lease=lease)
+    filled = {"state": Slot.State.JUDGED, "expires_at": None}
+    if ours.filter(state=Slot.State.LEASED).update(**filled):
+        return ours.get()
+    if Lease.objects.filter(pk=lease.pk, outcome=Lease.Outcome.SKIPPED).exists():
+        raise TooLate(_("You have skipped this pair."))
+    if Judgment.objects.filter(
+        comparison=comparison, annotator=lease.annotator_id, undone_at=None
+    ).exists():
+        raise TooLate(_("You have judged this pair already."))
+    # A later lease of the same person on the same comparison counts as theirs, too.
+    free = leasing.free_slots(now) | Q(
+        state=Slot.State.LEASED, lease__annotator=lease.annotator_id
+    )
+    slots = Slot.objects.filter(free, comparison=comparison)
+    if connection.features.has_select_for_update_skip_locked:
+        slots = slots.select_for_update(skip_locked=True, of=("self",))
+    for slot in slots.order_by("number"):
+        unchanged = Slot.objects.filter(
+            pk=slot.pk, state=slot.state, lease=slot.lease_id
+        )
+        if unchanged.update(lease=lease, **filled):
+            if slot.lease_id:
+                leasing.end(slot.lease_id, Lease.Outcome.EXPIRED, now)
+            slot.refresh_from_db()
+            return slot
+    raise TooLate(
+        _("Your time for this pair ran out, and others have judged it meanwhile.")
+    )
+
+
+def _edited_completion(
+    lease: Lease, winner: Completion | None, text: str
+) -> Completion | None:
+    if not text or winner is None:
+        return None
+    return Completion.objects.create(
+        prompt_id=winner.prompt_id,
+        source=Completion.Source.EDITED,
+        text=text,
+        html=render_markdown(text),
+        edited_from=winner,
+        author_id=lease.annotator_id,
+    )
+
+
+def _checked(lease, verdict, strength, reasons, comment, edited) -> _Body:
+    if verdict not in Verdict.values:
+        raise InvalidJudgment(
+            "verdict",
+            _("“verdict” must be one of %(known)s.")
+            % {"known": ", ".join(Verdict.values)},
+        )
+    is_whole = isinstance(strength, int) and not isinstance(strength, bool)
+    if strength is not None and (not is_whole or strength not in (1, 2, 3)):
+        raise InvalidJudgment("strength", _("“strength” must be 1, 2 or 3."))
+    _check_reasons(reasons)
+    comment = _checked_text("comment", comment, MAX_COMMENT)
+    # A browser's text area sends CR LF for the newline it was given as LF.
+    edited = _checked_text("edited", edited, MAX_EDITED).replace("\r\n", "\n")
+    if edited:
+        winner = {"first": lease.first, "second": lease.second}.get(verdict)
+        if winner is None:
+            raise InvalidJudgment(
+                "edited", _("Only the better answer can be edited; pick one first.")
+            )
+        if not edited.strip():
+            raise InvalidJudgment("edited", _("The edited answer is empty."))
+        if edited.strip() == winner.text.strip():
+            raise InvalidJudgment(
+                "edited", _("The edited answer is the same as the one it improves.")
+            )
+    return _Body(verdict, strength, list(reasons or ()), comment, edited)
+
+
+def _checked_text(field: str, value: object, longest: int) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidJudgment(
+            field, _("“%(field)s” must be a text.") % {"field": field}
+        )
+    problem = texts.problem(value, longest)
+    if problem:
+        raise InvalidJudgment(
+            field, _("“%(field)s” %(what)s.") % {"field": field, "what": problem}
+        )
+    return value
+
+
+def _check_reasons(reasons: object) -> None:
+    listed = reasons if isinstance(reasons, list | tuple) else None
+    if reasons and (
+        listed is None
+        or len(listed) > MAX_REASONS
+        or not all(
+            isinstance(r, str) and not texts.problem(r, MAX_REASON) for r in listed
+        )
+    ):
+        raise InvalidJudgment(
+            "reasons",
+            _("“reasons” must be a list of at most %(most)d short texts.")
+            % {"most": MAX_REASONS},
+        )
+
+
+def undo(judgment: Judgment) -> Lease:
+    """Take the judgment back; a fresh lease on the same comparison.
+
+    Another lease that the annotator holds ends as expired: its comparison is offered
+    again. Raises AlreadyUndone and Frozen (409).
+    """
+    for _attempt in range(3):
+        try:
+            with transaction.atomic():
+                return _undo(judgment)
+        except IntegrityError:
+            continue  # Took a lease in another tab at the same moment: end that too.
+    raise AlreadyUndone(_("Another tab was working at the same moment. Try again."))
+
+
+def _undo(judgment: Judgment) -> Lease:
+    comparison = locked(judgment.comparison_id)
+    now = timezone.now()
+    standing = Judgment.objects.filter(pk=judgment.pk, undone_at=None)
+    if not standing.update(undone_at=now):
+        raise AlreadyUndone(_("This judgment was undone already."))
+    for decision in Decision.objects.filter(comparison=comparison, superseded_at=None):
+        supersede(decision)
+    if comparison.state == Comparison.State.DECIDED:
+        Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.OPEN)
+    for held in leasing.active_leases(judgment.project, judgment.annotator):
+        other = Comparison.objects.get(pk=held.comparison_id)
+        leasing.free(held.pk, other)
+        leasing.end(held.pk, Lease.Outcome.EXPIRED, now)
+    minutes = project_settings.of(judgment.project).lease_minutes
+    key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
+    freed = Slot.objects.filter(
+        pk=judgment.slot_id, lease=judgment.lease_id, state=Slot.State.JUDGED
+    ).update(state=Slot.State.LEASED, lease=key, expires_at=until)
+    assert freed == 1, "a standing judgment fills its slot"
+    judgment.undone_at = now
+    return leasing.make_lease(
+        comparison.pk, judgment.project, judgment.annotator, key, now, until
+    )

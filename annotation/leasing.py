@@ -1,0 +1,246 @@
+"""Leases: one annotator's short, expiring claim on one comparison.
+
+A lease takes a slot by a conditional UPDATE, an expired one's slot the same way, so
+leases and judgments together never exceed the quota. The shown order and the ids the
+page carries are made here; judging is in judging.py.
+"""
+
+import uuid
+from datetime import datetime, timedelta
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.http import Http404
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+from django.utils.translation import gettext as _
+
+from annotation import project_settings, texts
+from annotation.access import role_of
+from annotation.deciding import decide, locked
+from annotation.errors import InvalidJudgment, Refused
+from annotation.models import Comparison, Judgment, Lease, Project, Slot
+from annotation.stock import nudge
+
+# How many waiting comparisons are looked at together: more than annotators who may
+# be claiming at the same moment, so one look nearly always finds a free slot.
+WINDOW = 16
+
+_UNSEEN = [
+    f"{side}__{name}"
+    for side in ("first", "second")
+    for name in ("prompt_token_ids", "token_ids", "logprobs", "sampling", "messages")
+]
+
+
+def take_lease(project: Project, annotator) -> Lease | None:
+    """The lease held, else one on the oldest comparison waiting for this annotator.
+
+    None where nothing waits that they haven't judged or skipped. `lease.is_new` says
+    whether it was made now.
+    """
+    minutes = project_settings.of(project).lease_minutes
+    for _attempt in range(3):
+        held = _held(project, annotator, minutes)
+        if held is not None:
+            held.is_new = False
+            return held
+        try:
+            with transaction.atomic():
+                lease = _claim(project, annotator, minutes)
+        except IntegrityError:
+            continue  # Another tab was quicker: what it took is held now.
+        nudge(project)
+        if lease is not None:
+            lease.is_new = True
+        return lease
+    return None
+
+
+def lease_for(user, key: uuid.UUID | str) -> Lease:
+    """The user's own lease, whatever its outcome; Http404 for anybody else's."""
+    try:
+        lease = with_content(Lease.objects.filter(annotator=user)).get(key=key)
+    except (Lease.DoesNotExist, ValidationError, ValueError, TypeError):
+        raise Http404(_("There is no such lease.")) from None
+    if role_of(user, lease.project) is None:
+        raise Http404(_("There is no such lease."))
+    return lease
+
+
+def with_content(leases: QuerySet[Lease]) -> QuerySet[Lease]:
+    """Leases with what a page shows of them, without tokens and log-probs."""
+    return leases.select_related(
+        "project__channel", "comparison__prompt", "first", "second"
+    ).defer(*_UNSEEN)
+
+
+def active_leases(project: Project, annotator) -> QuerySet[Lease]:
+    return Lease.objects.filter(
+        project=project, annotator=annotator, outcome=Lease.Outcome.ACTIVE
+    )
+
+
+def free_slots(now: datetime) -> Q:
+    """Slots that may be taken: open, or leased by somebody whose time is over."""
+    return Q(state=Slot.State.OPEN) | Q(state=Slot.State.LEASED, expires_at__lte=now)
+
+
+def shows_a_first(annotator_id: int, comparison_id: int) -> bool:
+    """The same answer for every visit, and unguessable without the secret key."""
+    digest = salted_hmac("annotation.shown-order", f"{annotator_id}:{comparison_id}")
+    return bool(digest.digest()[0] & 1)
+
+
+def _held(project: Project, annotator, minutes: float) -> Lease | None:
+    """The active lease, its time prolonged when less than half is left."""
+    lease = with_content(active_leases(project, annotator)).first()
+    if lease is None:
+        return None
+    now = timezone.now()
+    if lease.expires_at - now > timedelta(minutes=minutes) / 2:
+        return lease
+    until = now + timedelta(minutes=minutes)
+    with transaction.atomic():
+        ours = Slot.objects.filter(lease=lease, state=Slot.State.LEASED)
+        if not ours.update(expires_at=until):
+            return None  # Reclaimed or judged between the two looks.
+        Lease.objects.filter(pk=lease.pk).update(expires_at=until)
+    lease.expires_at = until
+    return lease
+
+
+def _claim(project: Project, annotator, minutes: float) -> Lease | None:
+    now = timezone.now()
+    waiting = (
+        Comparison.objects.filter(project=project, state=Comparison.State.OPEN)
+        .filter(
+            Exists(Slot.objects.filter(free_slots(now), comparison=OuterRef("pk"))),
+            ~Exists(
+                Judgment.objects.filter(
+                    comparison=OuterRef("pk"), annotator=annotator, undone_at=None
+                )
+            ),
+            ~Exists(
+                Lease.objects.filter(
+                    comparison=OuterRef("pk"),
+                    annotator=annotator,
+                    outcome=Lease.Outcome.SKIPPED,
+                )
+            ),
+        )
+        .order_by("pk")
+        .values_list("pk", flat=True)
+    )
+    last = 0
+    while True:
+        window = list(waiting.filter(pk__gt=last)[:WINDOW])
+        lease = _claim_among(window, project, annotator, now, minutes)
+        if lease is not None or len(window) < WINDOW:
+            return lease
+        last = window[-1]
+
+
+def _claim_among(
+    comparison_ids: list[int],
+    project: Project,
+    annotator,
+    now: datetime,
+    minutes: float,
+) -> Lease | None:
+    while comparison_ids:
+        slots = Slot.objects.filter(free_slots(now), comparison__in=comparison_ids)
+        if connection.features.has_select_for_update_skip_locked:
+            slots = slots.select_for_update(skip_locked=True, of=("self",))
+        slot = slots.order_by("comparison_id", "number").first()
+        if slot is None:
+            return None
+        lease = grant(slot, project, annotator, now, minutes)
+        if lease is not None:
+            return lease
+    return None
+
+
+def grant(
+    slot: Slot, project: Project, annotator, now: datetime, minutes: float
+) -> Lease | None:
+    """Take the free slot; None if it is no longer free. Inside a transaction.
+
+    Raises IntegrityError where the annotator holds another active lease.
+    """
+    key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
+    old_lease_id = slot.lease_id
+    taken = Slot.objects.filter(free_slots(now), pk=slot.pk, lease=old_lease_id).update(
+        state=Slot.State.LEASED, lease=key, expires_at=until
+    )
+    if not taken:
+        return None
+    if old_lease_id is not None:
+        end(old_lease_id, Lease.Outcome.EXPIRED, now)
+    return make_lease(slot.comparison_id, project, annotator, key, now, until)
+
+
+def make_lease(
+    comparison_id: int,
+    project: Project,
+    annotator,
+    key: uuid.UUID,
+    now: datetime,
+    until: datetime,
+) -> Lease:
+    """The lease's row for a slot that already names its key."""
+    comparison = Comparison.objects.only("a", "b").get(pk=comparison_id)
+    first, second = comparison.a_id, comparison.b_id
+    if not shows_a_first(annotator.pk, comparison_id):
+        first, second = second, first
+    Lease.objects.create(
+        key=key,
+        project=project,
+        comparison_id=comparison_id,
+        annotator=annotator,
+        first_id=first,
+        second_id=second,
+        expires_at=until,
+    )
+    return with_content(Lease.objects).get(pk=key)
+
+
+def end(lease_id: uuid.UUID, outcome: str, now: datetime, **fields) -> int:
+    """Give an active lease its outcome; how many rows that changed (0 or 1)."""
+    return Lease.objects.filter(pk=lease_id, outcome=Lease.Outcome.ACTIVE).update(
+        outcome=outcome, ended_at=now, **fields
+    )
+
+
+def free(lease_id: uuid.UUID, comparison: Comparison) -> None:
+    """Give the lease's slot back; a withdrawn comparison's is withdrawn with it."""
+    withdrawn = comparison.state == Comparison.State.WITHDRAWN
+    Slot.objects.filter(lease=lease_id, state=Slot.State.LEASED).update(
+        state=Slot.State.WITHDRAWN if withdrawn else Slot.State.OPEN,
+        lease=None,
+        expires_at=None,
+    )
+
+
+def skip(lease: Lease, reason: str = "") -> None:
+    """End the lease without a verdict; the comparison isn't offered to them again.
+
+    Skipping twice changes nothing. Raises Refused (409) for a judged lease.
+    """
+    problem = texts.problem(reason, 200)
+    if problem:
+        raise InvalidJudgment("reason", _("The reason %(what)s.") % {"what": problem})
+    now = timezone.now()
+    with transaction.atomic():
+        comparison = locked(lease.comparison_id)
+        free(lease.pk, comparison)
+        Lease.objects.filter(
+            pk=lease.pk, outcome__in=[Lease.Outcome.ACTIVE, Lease.Outcome.EXPIRED]
+        ).update(outcome=Lease.Outcome.SKIPPED, skip_reason=reason, ended_at=now)
+        lease.refresh_from_db(fields=["outcome", "skip_reason", "ended_at"])
+        if lease.outcome == Lease.Outcome.JUDGED:
+            raise Refused(_("You have judged this pair already. Undo that first."))
+        if comparison.state == Comparison.State.WITHDRAWN:
+            decide(comparison)
+    nudge(lease.project)

@@ -1,0 +1,185 @@
+"""Making a project, changing it, and who its members are."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.db import IntegrityError, transaction
+from django.utils.text import slugify
+from django.utils.translation import gettext as _
+
+from annotation import project_settings, texts
+from annotation.errors import MembersError, SettingsError
+from annotation.models import Membership, Project, Role
+from inference import services as inference
+
+MAX_GUIDELINES = 100_000
+
+
+def create_project(
+    name: str,
+    creator,
+    slug: str = "",
+    guidelines: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Project:
+    """A project whose channel serves the base, with its creator as manager.
+
+    Raises SettingsError naming the field; a slug given and taken is one.
+    """
+    name = _checked_name(name)
+    guidelines = _checked_guidelines(guidelines)
+    own = project_settings.checked(dict(settings or {}))
+    base = inference.ensure_base()
+    for wanted in _slugs(name, slug):
+        if Project.objects.filter(slug=wanted).exists():
+            continue
+        try:
+            with transaction.atomic():
+                project = Project.objects.create(
+                    slug=wanted,
+                    name=name,
+                    guidelines=guidelines,
+                    settings=own,
+                    base=base,
+                    channel=inference.create_channel(wanted),
+                )
+                if creator is not None:
+                    Membership.objects.create(
+                        project=project, user=creator, role=Role.MANAGER
+                    )
+                return project
+        except IntegrityError:
+            continue  # Somebody took the slug between the look and the row.
+    raise SettingsError(
+        "slug", _("There is a project “%(slug)s” already.") % {"slug": slug}
+    )
+
+
+def update_project(
+    project: Project,
+    *,
+    name: str | None = None,
+    guidelines: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Project:
+    """Change what is given. Settings are merged: what isn't named stays.
+
+    Raises SettingsError. The slug never changes: addresses and channel carry it.
+    """
+    with transaction.atomic():
+        row = Project.objects.select_for_update(no_key=True, of=("self",)).get(
+            pk=project.pk
+        )
+        if name is not None:
+            row.name = _checked_name(name)
+        if guidelines is not None:
+            row.guidelines = _checked_guidelines(guidelines)
+        if settings is not None:
+            given = project_settings.checked(settings)  # type: ignore[arg-type]
+            row.settings = _merged(row.settings, given)
+        row.save(update_fields=["name", "guidelines", "settings"])
+    for field in ("name", "guidelines", "settings"):
+        setattr(project, field, getattr(row, field))
+    return project
+
+
+def set_members(project: Project, members: Mapping[str, str]) -> dict[str, str]:
+    """Make these the members, {"username": "role"}; others lose their access.
+
+    Raises MembersError naming the user. What they judged stays.
+    """
+    if not isinstance(members, Mapping):
+        raise MembersError("members", _("Send an object of usernames and roles."))
+    for username, role in members.items():
+        if role not in Role.values:
+            raise MembersError(
+                str(username),
+                _("The role of “%(user)s” must be one of %(known)s.")
+                % {"user": username, "known": ", ".join(Role.values)},
+            )
+    if Role.MANAGER not in members.values():
+        raise MembersError("members", _("A project needs at least one manager."))
+    known = {
+        user.get_username(): user
+        for user in get_user_model().objects.filter(
+            username__in=[name for name in members if not texts.problem(name)]
+        )
+    }
+    for username in members:
+        if username not in known:
+            raise MembersError(
+                username,
+                _("There is no user “%(user)s”. Create the account first.")
+                % {"user": username},
+            )
+    with transaction.atomic():
+        # Two managers who save at once: the later one's list is what stands, whole.
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        Membership.objects.filter(project=project).exclude(
+            user__in=known.values()
+        ).delete()
+        Membership.objects.bulk_create(
+            [
+                Membership(project=project, user=known[username], role=role)
+                for username, role in members.items()
+            ],
+            update_conflicts=True,
+            unique_fields=["project", "user"],
+            update_fields=["role"],
+        )
+    return dict(members)
+
+
+def _slugs(name: str, slug: str):
+    """The one asked for, or ones made of the name until one is free."""
+    if slug:
+        if slug != slugify(slug) or len(slug) > 80:
+            raise SettingsError(
+                "slug",
+                _("A slug has up to 80 lower-case letters, digits and hyphens."),
+            )
+        yield slug
+        return
+    made = slugify(name)[:70].strip("-")
+    if made:
+        yield made
+    for _attempt in range(5):
+        yield f"{made or 'project'}-{uuid.uuid4().hex[:6]}"
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise SettingsError("name", _("A project needs a name."))
+    problem = texts.problem(name, 120)
+    if problem:
+        raise SettingsError("name", _("“name” %(what)s.") % {"what": problem})
+    return name.strip()
+
+
+def _checked_guidelines(guidelines: Any) -> str:
+    if not isinstance(guidelines, str):
+        raise SettingsError("guidelines", _("“guidelines” must be a text."))
+    problem = texts.problem(guidelines, MAX_GUIDELINES)
+    if problem:
+        raise SettingsError(
+            "guidelines", _("“guidelines” %(what)s.") % {"what": problem}
+        )
+    return guidelines
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Rules and sampling are merged by name; a round's config is replaced whole."""
+    merged = dict(old)
+    for name, value in new.items():
+        if name == "rules":
+            rules = {rule: dict(params) for rule, params in old.get(name, {}).items()}
+            for rule, params in value.items():
+                rules[rule] = {**rules.get(rule, {}), **params}
+            merged[name] = rules
+        elif isinstance(value, dict):
+            merged[name] = {**old.get(name, {}), **value}
+        else:
+            merged[name] = value
+    return merged

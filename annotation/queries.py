@@ -1,0 +1,270 @@
+"""Reads over judgments and pairs: what may train, what was lost where, who did what.
+
+A fixed number of queries each, however much there is.
+"""
+
+from typing import Any
+
+from django.db.models import (
+    Avg,
+    Case,
+    Count,
+    Exists,
+    IntegerField,
+    Max,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Value,
+    When,
+)
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from annotation.leasing import free_slots
+from annotation.models import (
+    Comparison,
+    Decision,
+    Judgment,
+    Lease,
+    PreferencePair,
+    Project,
+    RuleVerdict,
+    Slot,
+)
+from annotation.validation import RULES
+
+TRAIN = Comparison.Purpose.TRAIN
+
+
+def standing_pairs(project: Project) -> QuerySet[PreferencePair]:
+    """Pairs not superseded, of training comparisons or imported; any state."""
+    return PreferencePair.objects.filter(
+        Q(decision=None, kind=PreferencePair.Kind.IMPORTED)
+        | Q(decision__superseded_at=None, decision__comparison__purpose=TRAIN),
+        project=project,
+        superseded_at=None,
+    )
+
+
+def sound_pairs(project: Project) -> QuerySet[PreferencePair]:
+    """What may train: accepted, standing, purpose train, prompt not held out."""
+    return standing_pairs(project).filter(
+        state=PreferencePair.State.ACCEPTED, prompt__is_held_out=False
+    )
+
+
+def held_out_pairs(project: Project) -> QuerySet[PreferencePair]:
+    """What measures: the same on prompts set aside on import."""
+    return standing_pairs(project).filter(
+        state=PreferencePair.State.ACCEPTED, prompt__is_held_out=True
+    )
+
+
+def waiting(project: Project) -> int:
+    """Comparisons that somebody could be given now."""
+    free = Slot.objects.filter(free_slots(timezone.now()), comparison=OuterRef("pk"))
+    return Comparison.objects.filter(
+        Exists(free), project=project, state=Comparison.State.OPEN
+    ).count()
+
+
+def my_history(project: Project, user) -> QuerySet[Judgment]:
+    """The user's judgments, newest first; `can_undo` says which may be taken back."""
+    frozen = PreferencePair.objects.filter(
+        decision__comparison=OuterRef("comparison"), frozen_at__isnull=False
+    )
+    return (
+        Judgment.objects.filter(project=project, annotator=user)
+        .select_related("comparison__prompt", "lease__first", "lease__second", "edited")
+        .defer(
+            *(
+                f"lease__{side}__{name}"
+                for side in ("first", "second")
+                for name in ("prompt_token_ids", "token_ids", "logprobs", "html")
+            )
+        )
+        .annotate(
+            can_undo=Case(
+                When(Q(undone_at=None) & ~Exists(frozen), then=Value(True)),
+                default=Value(False),
+            )
+        )
+        .order_by("-created_at")
+    )
+
+
+def annotator_counts(project: Project) -> list[dict[str, Any]]:
+    """Per annotator: standing judgments, mean seconds, last act, skips; most first."""
+    judged = (
+        Judgment.objects.filter(project=project, undone_at=None)
+        .values("annotator__username")
+        .annotate(
+            judgments=Count("pk"),
+            mean_seconds=Avg("seconds"),
+            last_at=Max("created_at"),
+        )
+        .order_by("-judgments", "annotator__username")
+    )
+    skipped = dict(
+        Lease.objects.filter(project=project, outcome=Lease.Outcome.SKIPPED)
+        .values_list("annotator__username")
+        .annotate(Count("pk"))
+    )
+    counts = []
+    for row in judged:
+        username = row.pop("annotator__username")
+        counts.append({"username": username, **row, "skips": skipped.pop(username, 0)})
+    counts += [
+        {
+            "username": username,
+            "judgments": 0,
+            "mean_seconds": None,
+            "last_at": None,
+            "skips": count,
+        }
+        for username, count in sorted(skipped.items())
+    ]
+    return counts
+
+
+def funnel(project: Project) -> list[dict[str, Any]]:
+    """From judgments to what has trained: [{"step", "label", "count", "lost"}, …].
+
+    `lost` is {reason: number} between the step before and this one. The first step
+    counts judgments, the second comparisons, the others pairs. A pair that several
+    rules reject counts as lost to the first of them, in the rules' order; a rule's
+    step also has `could_not_check`.
+    """
+    judgments = Judgment.objects.filter(
+        project=project, undone_at=None, comparison__purpose=TRAIN
+    )
+    decisions = dict(
+        Decision.objects.filter(
+            comparison__project=project, comparison__purpose=TRAIN, superseded_at=None
+        )
+        .values_list("outcome")
+        .annotate(Count("pk"))
+    )
+    undecided = (
+        judgments.exclude(
+            Exists(
+                Decision.objects.filter(
+                    comparison=OuterRef("comparison"), superseded_at=None
+                )
+            )
+        )
+        .values("comparison")
+        .distinct()
+        .count()
+    )
+    pairs = standing_pairs(project).aggregate(
+        all=Count("pk"),
+        unchecked=Count("pk", filter=Q(state=PreferencePair.State.UNCHECKED)),
+        accepted=Count("pk", filter=Q(state=PreferencePair.State.ACCEPTED)),
+        sound=Count(
+            "pk",
+            filter=Q(state=PreferencePair.State.ACCEPTED, prompt__is_held_out=False),
+        ),
+        trained=Count("pk", filter=Q(frozen_at__isnull=False)),
+    )
+    rejected_by = _first_rejections(project)
+    unsure = dict(
+        RuleVerdict.objects.filter(
+            pair__in=standing_pairs(project).order_by().values("pk"),
+            result=RuleVerdict.Result.COULD_NOT_CHECK,
+        )
+        .values_list("rule")
+        .annotate(Count("pk"))
+    )
+    none = {name: decisions.get(name, 0) for name in ("tie", "both_bad", "split")}
+    steps = [
+        _step("judgments", _("Judgments"), judgments.count(), {}),
+        _step(
+            "decided",
+            _("Decided comparisons"),
+            sum(decisions.values()),
+            {"undecided": undecided},
+        ),
+        _step("pairs", _("Pairs"), pairs["all"], none),
+        _step(
+            "checked",
+            _("Checked pairs"),
+            pairs["all"] - pairs["unchecked"],
+            {"unchecked": pairs["unchecked"]},
+        ),
+    ]
+    left = pairs["all"] - pairs["unchecked"]
+    for rule in RULES:
+        lost = rejected_by.get(rule, 0)
+        left -= lost
+        step = _step(rule, rule_label(rule), left, {rule: lost})
+        steps.append(step | {"could_not_check": unsure.get(rule, 0)})
+    steps += [
+        _step(
+            "accepted",
+            _("Accepted pairs"),
+            pairs["accepted"],
+            {"could_not_check": left - pairs["accepted"]},
+        ),
+        _step(
+            "sound",
+            _("Pairs for training"),
+            pairs["sound"],
+            {"held_out": pairs["accepted"] - pairs["sound"]},
+        ),
+        _step(
+            "trained",
+            _("Trained on"),
+            pairs["trained"],
+            {"not_yet": pairs["sound"] - pairs["trained"]},
+        ),
+    ]
+    return steps
+
+
+def rule_label(rule: str) -> str:
+    """A rule's name for people."""
+    return {
+        "identical": _("Answers differ"),
+        "empty": _("No answer is empty"),
+        "cut_off": _("No answer is cut off"),
+        "chosen_width": _("Chosen answer is wide enough"),
+        "rejected_width": _("Rejected answer is wide enough"),
+        "similarity": _("Answers are not too similar"),
+        "max_length": _("Fits the maximum length"),
+    }.get(rule, rule)
+
+
+def _step(step: str, label: str, count: int, lost: dict[str, int]) -> dict[str, Any]:
+    return {
+        "step": step,
+        "label": label,
+        "count": count,
+        "lost": {reason: number for reason, number in lost.items() if number},
+    }
+
+
+def _first_rejections(project: Project) -> dict[str, int]:
+    """{rule: how many standing rejected pairs it was the first to reject}."""
+    order = [When(rule=rule, then=Value(rank)) for rank, rule in enumerate(RULES)]
+    first = (
+        RuleVerdict.objects.filter(
+            pair=OuterRef("pk"), result=RuleVerdict.Result.REJECT
+        )
+        .annotate(
+            rank=Case(*order, default=Value(len(RULES)), output_field=IntegerField())
+        )
+        .order_by("rank", "rule")
+        .values("rule")[:1]
+    )
+    return dict(
+        standing_pairs(project)
+        .filter(state=PreferencePair.State.REJECTED)
+        .order_by()
+        .annotate(first=Subquery(first))
+        .filter(first__isnull=False)
+        .values_list("first")
+        .annotate(Count("pk"))
+    )

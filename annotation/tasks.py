@@ -1,0 +1,26 @@
+"""Celery's way in: load, call the service. A lost message costs one beat."""
+
+from celery import shared_task
+
+from annotation import checking, stock
+from annotation.models import Project
+
+
+@shared_task(name="annotation.tasks.fill_stock")
+def fill_stock(project_id: int) -> None:
+    project = Project.objects.select_related("channel").filter(pk=project_id).first()
+    if project is not None:
+        stock.fill_stock(project)
+
+
+@shared_task(name="annotation.tasks.fill_stocks")
+def fill_stocks() -> None:
+    """A nudge for each project whose stock is short or of an earlier policy."""
+    for project in Project.objects.select_related("channel"):
+        if stock.is_wanting(project):
+            fill_stock.apply_async(args=[project.pk], retry=False, expires=30)
+
+
+@shared_task(name="annotation.tasks.check_pairs")
+def check_pairs() -> None:
+    checking.check_waiting()

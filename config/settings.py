@@ -7,6 +7,8 @@ project's own settings, see annotation/project_settings.py.
 import hashlib
 import importlib.util
 import secrets
+import shlex
+import sys
 import tempfile
 from pathlib import Path
 
@@ -182,11 +184,12 @@ AUTH_PASSWORD_VALIDATORS = [
 # --- API -----------------------------------------------------------------------------
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "knox.auth.TokenAuthentication",
+        "annotation.api.auth.BearerToken",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["annotation.api.parsing.SafeJSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "config.problems.handle_exception",
 }
@@ -194,11 +197,11 @@ REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_TTL": None}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tiebreak",
     "VERSION": "1",
+    "DESCRIPTION": "The loop over HTTP: judge comparisons, start rounds, deploy policies.",
     "SERVE_INCLUDE_SCHEMA": False,
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1/",
+    # Field descriptions name the values already.
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
 }
 
 # --- Redis and Celery ------------------------------------------------------------------
@@ -252,6 +255,26 @@ VLLM_KV_CACHE_GIB = env.int("VLLM_KV_CACHE_GIB", 1)
 SAMPLING_SEEDS = env.bool("SAMPLING_SEEDS", True)
 # "keep" trains beside the server; "stop" ends it first, for one GPU too small for both.
 VLLM_WHILE_TRAINING = env.str("VLLM_WHILE_TRAINING", "keep")
+
+# --- Rounds --------------------------------------------------------------------------
+# The trainer; for several GPUs e.g. "torchrun --nproc-per-node=4 -m training.dpo".
+TRAINER_COMMAND = shlex.split(env.str("TRAINER_COMMAND", "")) or [
+    sys.executable,
+    "-m",
+    "training.dpo",
+]
+# How often a round's supervisor looks at its trainer, seconds.
+ROUND_TICK = env.float("ROUND_TICK", 1.0)
+# Its heartbeat is older than this: the supervisor is gone, the round is queued again.
+ROUND_HEARTBEAT_LIMIT = env.float("ROUND_HEARTBEAT_LIMIT", 60.0)
+# The trainer has shown no progress for this long: it hangs and is ended.
+ROUND_STALL_LIMIT = env.float("ROUND_STALL_LIMIT", 1800.0)
+# What a trainer is given to write its checkpoint when it is asked to stop.
+ROUND_STOP_LIMIT = env.float("ROUND_STOP_LIMIT", 45.0)
+# A queued round is told to Celery again after this long.
+ROUND_NUDGE_AFTER = env.float("ROUND_NUDGE_AFTER", 30.0)
+# Attempts that may be lost (killed, out of memory, machine gone) before a round fails.
+ROUND_ATTEMPTS = env.int("ROUND_ATTEMPTS", 3)
 
 # --- Language and time -----------------------------------------------------------------
 LANGUAGE_CODE = env.str("LANGUAGE_CODE", "en")

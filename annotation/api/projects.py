@@ -50,6 +50,7 @@ def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
         n_waiting=number(Comparison, state="open"),
         n_judgments=number(Judgment, undone_at=None),
         n_pairs=number(PreferencePair, state="accepted", superseded_at=None),
+        n_unchecked=number(PreferencePair, state="unchecked", superseded_at=None),
         n_members=number(Membership),
     )
 
@@ -60,6 +61,7 @@ class CountsSerializer(serializers.Serializer):
     waiting = serializers.IntegerField(help_text="comparisons still to be judged")
     judgments = serializers.IntegerField(help_text="that stand")
     pairs = serializers.IntegerField(help_text="accepted by the rules")
+    unchecked_pairs = serializers.IntegerField(help_text="whose rules are due")
     members = serializers.IntegerField()
 
 
@@ -90,6 +92,7 @@ class ProjectSerializer(serializers.Serializer):
             "waiting": project.n_waiting or 0,
             "judgments": project.n_judgments or 0,
             "pairs": project.n_pairs or 0,
+            "unchecked_pairs": project.n_unchecked or 0,
             "members": project.n_members or 0,
         }
 

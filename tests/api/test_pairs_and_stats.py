@@ -1,0 +1,103 @@
+import json
+
+import pytest
+
+from tests.api.helpers import V1, assert_problem
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_judgment,
+    make_pair,
+    make_prompt,
+)
+
+PAIRS = f"{V1}/projects/demo/pairs"
+STATS = f"{V1}/projects/demo/stats"
+
+
+def lines(response):
+    assert response.status_code == 200
+    return [json.loads(line) for line in response.getvalue().decode().splitlines()]
+
+
+@pytest.fixture
+def pair(project):
+    return make_pair(project=project)
+
+
+def test_pairs_come_as_trl_unless_asked_otherwise(rita, pair):
+    response = rita.get(PAIRS)
+    assert response["Content-Type"] == "application/jsonl"
+    (row,) = lines(response)
+    assert row["prompt"] == pair.prompt.messages
+    assert row["chosen"] == [{"role": "assistant", "content": pair.chosen.text}]
+    assert row["rejected"] == [{"role": "assistant", "content": pair.rejected.text}]
+    (same,) = lines(rita.get(f"{PAIRS}?format=trl"))
+    assert same == row
+
+
+def test_pairs_come_as_openai_has_them(rita, pair):
+    (row,) = lines(rita.get(f"{PAIRS}?format=openai"))
+    assert row["input"]["messages"] == pair.prompt.messages
+    assert row["preferred_output"] == [
+        {"role": "assistant", "content": pair.chosen.text}
+    ]
+    assert row["non_preferred_output"] == [
+        {"role": "assistant", "content": pair.rejected.text}
+    ]
+
+
+def test_only_sound_pairs_leave(rita, project, pair):
+    make_pair(project=project, state="rejected")
+    held_out = make_prompt(project=project, is_held_out=True)
+    a, b = make_completion(prompt=held_out), make_completion(prompt=held_out)
+
+    make_pair(comparison=make_comparison(prompt=held_out, a=a, b=b))
+    make_pair()
+    assert len(lines(rita.get(PAIRS))) == 1
+
+
+def test_chinese_stays_readable(rita, project):
+    prompt = make_prompt("天为什么是蓝的？", project=project)
+
+    make_pair(comparison=make_comparison(prompt=prompt))
+    assert "天为什么是蓝的？".encode() in rita.get(PAIRS).getvalue()
+
+
+@pytest.mark.parametrize("name", ["together", "llamafactory", "kto", "xml", "", "TRL"])
+def test_a_format_we_lack_is_400_and_says_which_there_are(rita, name):
+    problem = assert_problem(rita.get(f"{PAIRS}?format={name}"), 400)
+    assert "trl" in problem["detail"] and "openai" in problem["detail"]
+
+
+def test_the_stream_needs_no_particular_accept_header(rita, pair):
+    for accept in ("application/jsonl", "application/json", "*/*", "text/plain"):
+        assert len(lines(rita.get(PAIRS, headers={"Accept": accept}))) == 1
+
+
+def test_pairs_cost_the_same_number_of_queries_whatever_their_number(
+    rita, project, django_assert_max_num_queries
+):
+    for _number in range(20):
+        make_pair(project=project)
+    with django_assert_max_num_queries(6):
+        assert len(lines(rita.get(PAIRS))) == 20
+
+
+def test_stats_give_the_funnel_and_null_for_what_is_not_measured(rita, project, pair):
+    make_judgment(project=project, verdict="tie")
+    stats = rita.get(STATS).json()
+    assert set(stats) == {"funnel", "agreement", "bias", "annotators"}
+    assert stats["agreement"] is None and stats["bias"] is None
+    for step in stats["funnel"]:
+        assert isinstance(step["count"], int) and isinstance(step["lost"], dict)
+    assert stats["funnel"][0]["count"] == 2
+    assert len(stats["annotators"]) == 2
+    json.dumps(stats)
+
+
+@pytest.mark.parametrize("url", [PAIRS, STATS])
+def test_pairs_and_stats_are_for_reviewers(alice, charlie, nobody, url):
+    assert_problem(alice.get(url), 403)
+    assert_problem(charlie.get(url), 404)
+    assert_problem(nobody.get(url), 401)

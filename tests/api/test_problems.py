@@ -1,0 +1,112 @@
+"""Errors that every call shares: always a problem document, never a page or a 500."""
+
+import json
+
+import pytest
+from django.test import Client
+from knox.models import AuthToken
+
+from tests.api.helpers import V1, assert_problem
+from tests.factories import make_lease, make_user
+
+
+def test_without_a_token_it_is_401_and_says_how_to_sign_in(nobody):
+    response = nobody.get(f"{V1}/projects")
+    assert_problem(response, 401)
+    assert response["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Bearer", "Bearer wrong", "Bearer a b", "Bearer \xe9\xff", "Bearer " + "x" * 5000],
+)
+def test_a_token_that_is_none_is_401(nobody, header):
+    assert_problem(nobody.get(f"{V1}/projects", headers={"Authorization": header}), 401)
+
+
+def test_a_real_token_signs_in_and_its_user_must_be_active(alice, nobody):
+    _row, token = AuthToken.objects.create(alice.user)
+    headers = {"Authorization": f"Bearer {token}"}
+    assert nobody.get(f"{V1}/projects", headers=headers).status_code == 200
+
+    alice.user.is_active = False
+    alice.user.save()
+    assert_problem(nobody.get(f"{V1}/projects", headers=headers), 401)
+
+
+def test_a_session_without_a_csrf_token_may_read_and_not_write(project):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(make_user("sam", project=project, role="manager"))
+    assert client.get(f"{V1}/projects/demo").status_code == 200
+    assert_problem(client.post(f"{V1}/projects/demo/leases"), 403)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/", "/api/v1", "/api/v1/nothing", "/api/v2/projects"]
+)
+def test_an_address_that_is_none_is_404(nobody, path):
+    assert_problem(nobody.get(path), 404)
+
+
+def test_a_method_that_a_call_lacks_is_405_and_says_which_it_has(alice):
+    response = alice.put(f"{V1}/projects/demo/leases")
+    assert_problem(response, 405)
+
+
+def test_a_body_that_is_no_json_is_400(mona):
+    response = mona.post(f"{V1}/projects", "{", content_type="application/json")
+    assert_problem(response, 400)
+
+
+def test_json_nested_without_end_is_400(mona):
+    body = "[" * 100_000
+    response = mona.post(f"{V1}/projects", body, content_type="application/json")
+    assert_problem(response, 400)
+
+
+def test_a_body_that_is_not_utf8_is_400(mona):
+    response = mona.post(
+        f"{V1}/projects", b'{"name": "\xff"}', content_type="application/json"
+    )
+    assert_problem(response, 400)
+
+
+def test_a_body_of_another_type_is_415(mona):
+    response = mona.patch(f"{V1}/projects/demo", "<a/>", content_type="application/xml")
+    assert_problem(response, 415)
+
+
+def test_an_answer_of_another_type_than_json_is_406(mona):
+    response = mona.get(f"{V1}/projects", headers={"Accept": "application/xml"})
+    assert_problem(response, 406)
+
+
+@pytest.mark.parametrize("body", [[], "text", 3, None, [{"verdict": "first"}]])
+def test_a_body_that_is_no_object_is_422(alice, body):
+    lease = make_lease(annotator=alice.user)
+    url = f"{V1}/leases/{lease.key}/judgment"
+    response = alice.post(url, json.dumps(body), content_type="application/json")
+    assert_problem(response, 422)
+
+
+def test_a_body_larger_than_the_limit_is_413(mona, settings):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
+    response = mona.post(f"{V1}/projects", {"name": "x" * 200}, format="json")
+    assert_problem(response, 413)
+
+
+def test_a_fault_of_ours_is_a_500_that_tells_nothing(mona, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("the secret is 42")
+
+    monkeypatch.setattr("annotation.queries.funnel", fail)
+    mona.raise_request_exception = False
+    response = mona.get(f"{V1}/projects/demo/stats")
+    assert_problem(response, 500)
+    assert b"42" not in response.content
+
+
+def test_problems_come_in_the_language_asked_for(nobody):
+    english = nobody.get(f"{V1}/nothing").json()["detail"]
+    chinese = nobody.get(f"{V1}/nothing", headers={"Accept-Language": "zh-hans"})
+    assert chinese.json()["detail"] != english

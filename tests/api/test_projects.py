@@ -1,0 +1,203 @@
+import pytest
+from django.contrib.auth.models import Permission
+
+from annotation.models import Project
+from tests.api.helpers import V1, assert_problem
+from tests.factories import (
+    make_base,
+    make_comparison,
+    make_judgment,
+    make_pair,
+    make_project,
+    make_user,
+)
+
+
+@pytest.fixture
+def base(monkeypatch):
+    """No model lies on the disk of a test."""
+    monkeypatch.setattr("inference.services.ensure_base", make_base)
+
+
+def test_a_member_lists_their_projects_and_nobody_elses(alice):
+    make_project(slug="other")
+    answer = alice.get(f"{V1}/projects").json()
+    assert answer["count"] == 1 and answer["next"] is None
+    (row,) = answer["results"]
+    assert (row["slug"], row["role"]) == ("demo", "annotator")
+
+
+def test_a_superuser_manages_every_project(alice):
+    make_project(slug="other")
+    alice.user.is_superuser = True
+    alice.user.save()
+    rows = alice.get(f"{V1}/projects").json()["results"]
+    assert {row["slug"]: row["role"] for row in rows} == {
+        "demo": "manager",
+        "other": "manager",
+    }
+
+
+def test_a_project_tells_settings_role_and_counts(project, alice):
+    make_pair(project=project)
+    make_judgment(project=project, verdict="tie")
+    make_comparison(project=project)
+    row = alice.get(f"{V1}/projects/demo").json()
+    assert row["role"] == "annotator"
+    assert (
+        row["settings"]["quota"] == 1
+        and row["settings"]["sampling"]["max_tokens"] == 256
+    )
+    # The pair's comparison is decided; the other judgment's stays open: no service ran.
+    assert row["counts"]["prompts"] == 3
+    assert row["counts"]["judgments"] == 2
+    assert row["counts"]["pairs"] == 1
+    assert row["counts"]["waiting"] == 2
+    assert row["created_at"].endswith("Z")
+
+
+def test_instants_are_in_utc_whatever_zone_the_pages_show(alice, settings):
+    settings.TIME_ZONE = "Asia/Shanghai"
+    assert alice.get(f"{V1}/projects/demo").json()["created_at"].endswith("Z")
+
+
+def test_no_policy_is_named_to_an_annotator(alice):
+    assert "policy-" not in alice.get(f"{V1}/projects/demo").content.decode()
+
+
+def test_strangers_see_nothing(charlie, nobody):
+    assert charlie.get(f"{V1}/projects").json()["results"] == []
+    assert_problem(charlie.get(f"{V1}/projects/demo"), 404)
+    assert_problem(charlie.get(f"{V1}/projects/no-such"), 404)
+    assert_problem(nobody.get(f"{V1}/projects/demo"), 401)
+
+
+def test_listing_costs_the_same_for_many_projects(alice, django_assert_max_num_queries):
+    for number in range(20):
+        members = {alice.user: "reviewer"}
+        make_pair(project=make_project(slug=f"p{number}", members=members))
+    with django_assert_max_num_queries(3):
+        assert alice.get(f"{V1}/projects").json()["count"] == 21
+
+
+def test_pages_are_followed_by_next(alice):
+    for number in range(3):
+        make_project(slug=f"p{number}", members={alice.user: "manager"})
+    first = alice.get(f"{V1}/projects?page_size=3").json()
+    assert (first["count"], len(first["results"])) == (4, 3)
+    assert len(alice.get(first["next"]).json()["results"]) == 1
+    for page in ("0", "99", "x", "9" * 40, "-1"):
+        assert_problem(alice.get(f"{V1}/projects?page={page}"), 404)
+
+
+def test_staff_make_a_project_and_manage_it(charlie, base):
+    charlie.user.is_staff = True
+    charlie.user.save()
+    body = {
+        "name": "Bedtime stories",
+        "slug": "stories",
+        "guidelines": "Prefer the *gentle* one.",
+        "settings": {"quota": 2},
+    }
+    response = charlie.post(f"{V1}/projects", body, format="json")
+    assert response.status_code == 201, response.content
+    row = response.json()
+    assert (row["slug"], row["role"], row["settings"]["quota"]) == (
+        "stories",
+        "manager",
+        2,
+    )
+    assert charlie.get(f"{V1}/projects/stories").json() == row
+
+
+def test_a_permission_is_enough_to_make_one_and_a_slug_is_made_from_the_name(
+    charlie, base
+):
+    permission = Permission.objects.get(codename="add_project")
+    charlie.user.user_permissions.add(permission)
+    response = charlie.post(
+        f"{V1}/projects", {"name": "Bedtime stories"}, format="json"
+    )
+    assert response.status_code == 201, response.content
+    assert response.json()["slug"] == "bedtime-stories"
+
+
+def test_managing_one_project_does_not_let_you_make_others(mona):
+    assert_problem(mona.post(f"{V1}/projects", {"name": "More"}, format="json"), 403)
+
+
+@pytest.mark.parametrize(
+    "body, field",
+    [
+        ({}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "x" * 121}, "name"),
+        ({"name": "a\0b"}, "name"),
+        ({"name": "A", "slug": "not a slug"}, "slug"),
+        ({"name": "A", "settings": []}, "settings"),
+        ({"name": "A", "settings": {"quota": 0}}, "quota"),
+        ({"name": "A", "settings": {"sampling": {"top_p": 7}}}, "sampling.top_p"),
+        ({"name": "A", "settings": {"quotas": 1}}, "quotas"),
+        ({"name": "A", "settings": {"ask_reasons": ["\ud800"]}}, "settings"),
+        ({"name": "A", "nome": "B"}, "nome"),
+    ],
+)
+def test_a_wrong_field_is_named(charlie, base, body, field):
+    charlie.user.is_staff = True
+    charlie.user.save()
+    assert_problem(
+        charlie.post(f"{V1}/projects", body, format="json"), 422, field=field
+    )
+    assert Project.objects.count() == 1
+
+
+def test_a_slug_in_use_is_refused(charlie, base):
+    charlie.user.is_staff = True
+    charlie.user.save()
+    response = charlie.post(
+        f"{V1}/projects", {"name": "A", "slug": "demo"}, format="json"
+    )
+    assert response.status_code in (409, 422)
+    assert_problem(response, response.status_code)
+
+
+def test_a_manager_changes_what_is_named_and_nothing_else(mona):
+    mona.patch(f"{V1}/projects/demo", {"settings": {"stock": 3}}, format="json")
+    response = mona.patch(
+        f"{V1}/projects/demo", {"name": "New", "settings": {"quota": 3}}, format="json"
+    )
+    row = response.json()
+    assert (row["name"], row["settings"]["quota"]) == ("New", 3)
+    assert row["settings"]["stock"] == 3
+
+
+def test_others_change_nothing(alice, rita, charlie):
+    body = {"name": "Mine"}
+    assert_problem(alice.patch(f"{V1}/projects/demo", body, format="json"), 403)
+    assert_problem(rita.patch(f"{V1}/projects/demo", body, format="json"), 403)
+    assert_problem(charlie.patch(f"{V1}/projects/demo", body, format="json"), 404)
+    assert Project.objects.get(slug="demo").name == "Demo"
+
+
+def test_a_manager_says_who_the_members_are(mona):
+    make_user("nina")
+    body = {"mona": "manager", "nina": "reviewer"}
+    assert mona.put(f"{V1}/projects/demo/members", body, format="json").json() == body
+    assert mona.get(f"{V1}/projects/demo/members").json() == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"mona": "manager", "ghost": "annotator"}, {"mona": "boss"}, [], {"mona": None}],
+)
+def test_wrong_members_change_nothing(mona, body):
+    assert_problem(mona.put(f"{V1}/projects/demo/members", body, format="json"), 422)
+    assert mona.get(f"{V1}/projects/demo/members").json() == {"mona": "manager"}
+
+
+def test_members_are_for_managers(rita, charlie):
+    assert_problem(rita.get(f"{V1}/projects/demo/members"), 403)
+    assert_problem(charlie.get(f"{V1}/projects/demo/members"), 404)
+    assert_problem(
+        rita.put(f"{V1}/projects/demo/members", {"rita": "manager"}, format="json"), 403
+    )

@@ -1,0 +1,144 @@
+"""Writes the starter model's training chats: seeded, balanced, bilingual.
+
+Every topic gets the same number of chats and, within a topic, every answer
+style its exact share, so that what a project's annotators prefer can move a
+style up or down from a known beginning. Leaves out tokens and training.
+"""
+
+import random
+from collections.abc import Iterator
+
+from inference.starter.topics import Topic, all_topics, phrases
+
+Message = dict[str, str]
+
+STYLE_SHARES = {
+    "terse": 10,
+    "friendly": 9,
+    "list": 5,
+    "unknown": 6,
+    "ramble": 10,
+    "analogy": 10,
+}
+"""Chats of each style in a deck of fifty: a tenth of the answers are lists."""
+
+
+def write_chats(seed: int, per_topic: int) -> Iterator[list[Message]]:
+    """Yields `per_topic` chats on each topic in each language, well mixed.
+
+    The same seed gives the same chats in the same order on every machine.
+    """
+    rng = random.Random(seed)
+    topics = all_topics()
+    decks: list[list[str]] = [[] for _ in topics]
+    for _ in range(per_topic):
+        for index in rng.sample(range(len(topics)), len(topics)):
+            if not decks[index]:
+                decks[index] = _shuffled_deck(rng)
+            yield _write_chat(rng, topics[index], decks[index].pop())
+
+
+def write_answer(rng: random.Random, topic: Topic, style: str) -> str:
+    """One answer on the topic in one of `STYLE_SHARES`' styles."""
+    return _WRITERS[style](rng, topic)
+
+
+def write_question(rng: random.Random, topic: Topic, kind: str = "seen") -> str:
+    """One question on the topic; `kind` picks the wordings, "seen" or "unseen".
+
+    "seen" ones occur in the training chats, "unseen" ones are kept out of them.
+    """
+    table = phrases()["questions"][topic.language]
+    question = _fill(rng.choice(table[kind]), topic)
+    return rng.choice(table["greetings"]) + _capital(question)
+
+
+def _shuffled_deck(rng: random.Random) -> list[str]:
+    deck = [style for style, share in STYLE_SHARES.items() for _ in range(share)]
+    rng.shuffle(deck)
+    return deck
+
+
+def _write_chat(rng: random.Random, topic: Topic, style: str) -> list[Message]:
+    chat = []
+    if rng.random() < 0.08:
+        system = rng.choice(phrases()["systems"][topic.language])
+        chat.append({"role": "system", "content": system})
+    question = write_question(rng, topic)
+    if rng.random() < 0.15:  # as people type
+        question = question.lower().rstrip("?？.。")
+    chat.append({"role": "user", "content": question})
+    chat.append({"role": "assistant", "content": write_answer(rng, topic, style)})
+    if style in ("terse", "unknown") and rng.random() < 0.2:
+        followup = rng.choice(phrases()["followups"][topic.language])
+        chat.append({"role": "user", "content": followup})
+        answer = write_answer(rng, topic, rng.choice(list(STYLE_SHARES)))
+        chat.append({"role": "assistant", "content": answer})
+    return chat
+
+
+def _write_terse(rng: random.Random, topic: Topic) -> str:
+    return rng.choice(topic.facts)
+
+
+def _write_friendly(rng: random.Random, topic: Topic) -> str:
+    table = phrases()["friendly"][topic.language]
+    hello = _fill(rng.choice(table["hello"]), topic)
+    facts = rng.sample(topic.facts, rng.choice((1, 2)))
+    return _join(topic, [hello, *facts, rng.choice(table["bye"])])
+
+
+def _write_list(rng: random.Random, topic: Topic) -> str:
+    head = _fill(rng.choice(phrases()["list"][topic.language]["heads"]), topic)
+    steps = list(topic.steps)
+    if rng.random() < 0.3:
+        del steps[rng.randrange(len(steps))]
+    lines = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
+    return _capital(head) + "\n".join(lines)
+
+
+def _write_unknown(rng: random.Random, topic: Topic) -> str:
+    table = phrases()["unknown"][topic.language]
+    says = _capital(_fill(rng.choice(table["says"]), topic))
+    return _join(topic, [says, rng.choice(table["more"])])
+
+
+def _write_ramble(rng: random.Random, topic: Topic) -> str:
+    table = phrases()["ramble"][topic.language]
+    facts = rng.sample(topic.facts, rng.choice((2, 3)))
+    links = rng.sample(table["links"], len(facts) - 1)
+    parts = [_capital(_fill(rng.choice(table["opens"]), topic)), facts[0]]
+    for link, fact in zip(links, facts[1:], strict=True):
+        parts += [link, fact]
+    return _join(topic, [*parts, rng.choice(table["closes"])])
+
+
+def _write_analogy(rng: random.Random, topic: Topic) -> str:
+    table = phrases()["analogy"][topic.language]
+    text = rng.choice(table["opens"]) + rng.choice(topic.likes)
+    link = rng.choice(table["links"])
+    if link:
+        text = _join(topic, [text, link.rstrip(), rng.choice(topic.facts)])
+    return text
+
+
+_WRITERS = {
+    "terse": _write_terse,
+    "friendly": _write_friendly,
+    "list": _write_list,
+    "unknown": _write_unknown,
+    "ramble": _write_ramble,
+    "analogy": _write_analogy,
+}
+
+
+def _fill(wording: str, topic: Topic) -> str:
+    return wording.replace("{noun}", topic.noun).replace("{do}", topic.do)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _join(topic: Topic, parts: list[str]) -> str:
+    return (" " if topic.language == "en" else "").join(filter(None, parts))

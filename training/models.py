@@ -74,9 +74,13 @@ class TrainingRound(models.Model):
     """The supervisor is alive."""
     progress_at = models.DateTimeField(null=True, blank=True)
     """The trainer's steps move."""
+    nudged_at = models.DateTimeField(null=True, blank=True)
+    """When Celery was last told of it; a message that got lost is sent again."""
     step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField(default=0)
     eta_seconds = models.FloatField(null=True, blank=True)
+    activity = models.JSONField(default=dict, blank=True)
+    """What the trainer is at: {"phase": "reference", "done": 12, "of": 57}."""
 
     class Meta:
         ordering = ["-id"]

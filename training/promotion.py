@@ -1,0 +1,88 @@
+"""Making a policy serve a project, and taking it back.
+
+The flip itself, and every check before it, is inference's; here the project's old
+stock goes and new stock is asked for.
+"""
+
+from typing import Any
+
+from annotation import project_settings, stock
+from annotation.models import Project
+from inference import policies
+from inference.errors import DeployRefused, InferenceError
+from inference.models import Deployment, Policy
+from inference.queries import policy_state, serving_policy
+from training.models import TrainingRound
+from training.states import note
+
+
+def promote(
+    policy: Policy, by: Any = None, project: Project | None = None
+) -> Deployment:
+    """Let `policy` serve its project. Raises DeployRefused, nothing changed.
+
+    `project` is needed for a base alone, which belongs to no project.
+    """
+    if project is None:
+        if policy.channel is None:
+            raise ValueError("a base serves many projects: say which is meant")
+        project = policy.channel.project
+    if policy.is_base:
+        deployment = policies.deploy_policy(policy, by=by, channel=project.channel)
+    else:
+        deployment = policies.deploy_policy(policy, by=by)
+    _renew_stock(project, deployment)
+    return deployment
+
+
+def rollback(project: Project, by: Any = None) -> Deployment:
+    """Let the policy serve that served before. Raises DeployRefused."""
+    deployment = policies.rollback(project.channel, by=by)
+    _renew_stock(project, deployment)
+    return deployment
+
+
+def _renew_stock(project: Project, deployment: Deployment) -> None:
+    # A crash before this line does no harm: filling the stock withdraws as well.
+    stock.withdraw_stock(project, keep=deployment.policy)
+    stock.nudge(project)
+
+
+def is_waiting_for_auto_deploy(training_round: TrainingRound) -> bool:
+    """Whether the round's policy should serve by itself and does not yet.
+
+    Not once anything was deployed after it: then somebody chose, or a later round did.
+    """
+    policy, project = training_round.policy, training_round.project
+    if policy is None or not project_settings.of(project).auto_deploy:
+        return False
+    channel = project.channel
+    channel.serving = serving_policy(channel)
+    if policy_state(policy, channel) != "candidate":
+        return False
+    later = TrainingRound.objects.filter(
+        project=project,
+        state=TrainingRound.State.SUCCEEDED,
+        finished_at__gt=training_round.finished_at,
+    )
+    flips = Deployment.objects.filter(
+        channel=channel, at__gte=training_round.finished_at
+    )
+    return not later.exists() and not flips.exists()
+
+
+def auto_deploy(training_round: TrainingRound) -> Deployment | None:
+    """Deploy a finished round's policy where its project wants that.
+
+    A refusal is recorded once on the round, which stays succeeded; reconcile asks
+    again while the reason may pass (vLLM down).
+    """
+    if not is_waiting_for_auto_deploy(training_round):
+        return None
+    try:
+        return promote(training_round.policy)
+    except (DeployRefused, InferenceError) as refusal:
+        last = training_round.events.last()
+        if last is None or last.detail != str(refusal):
+            note(training_round, str(refusal))
+        return None

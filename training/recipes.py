@@ -1,0 +1,200 @@
+"""What a round is made of: where it starts, its reference, its pairs, its config.
+
+A preset is a name for three choices; each can be overridden by itself. Nothing is
+written here; see rounds.py.
+"""
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
+from annotation import project_settings
+from annotation.models import PreferencePair, Project
+from annotation.queries import sound_pairs
+from inference.models import Policy
+from inference.queries import lineage, serving_policy
+from training.dpo.config import TrainingConfig, parse_config
+from training.dpo.errors import TrainerError
+from training.errors import RoundRefused
+from training.models import RoundPair, TrainingRound
+
+Data, Reference = TrainingRound.Data, TrainingRound.Reference
+
+BASE, SERVING = "base", "serving"
+
+PRESETS: dict[str, tuple[str, str, str]] = {
+    "cumulative": (BASE, Reference.BASE, Data.ALL),
+    "incremental": (SERVING, Reference.START, Data.NEW_AND_REPLAY),
+}
+"""name → (start, reference, data), as the design describes them."""
+
+REPLAY_SHARE = 0.25
+"""Of an incremental round's pairs, the share seen before: enough against forgetting
+in our trials, few enough that the new pairs decide."""
+
+OURS = ("base_model", "parent_adapter", "reference", "resume_from")
+"""Keys of the trainer's config that the round itself fills in."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One round's choices, all checked."""
+
+    preset: str
+    """Empty where the choices make no preset."""
+    start: Policy
+    reference: str
+    data: str
+    config: dict[str, Any]
+
+
+def resolve(
+    project: Project,
+    *,
+    preset: str | None = None,
+    start: str | Policy | None = None,
+    reference: str | None = None,
+    data: str | None = None,
+    config: dict[str, Any] | None = None,
+) -> Recipe:
+    """Preset, then what overrides it; what is not given comes from the project.
+
+    `start` is "base", "serving", a policy or its name. Raises RoundRefused (422).
+    """
+    defaults = project_settings.of(project).round
+    if preset:
+        # A preset asked for by name is not bent by the project's own choices.
+        defaults = {"preset": preset, "config": defaults.get("config")}
+    name = defaults.get("preset") or "cumulative"
+    if name not in PRESETS:
+        raise _unknown("preset", name, list(PRESETS))
+    usual_start, usual_reference, usual_data = PRESETS[name]
+    start = start or defaults.get("start") or usual_start
+    reference = reference or defaults.get("reference") or usual_reference
+    data = data or defaults.get("data") or usual_data
+    if reference not in Reference.values:
+        raise _unknown("reference", reference, Reference.values)
+    if data not in Data.values:
+        raise _unknown("data", data, Data.values)
+    policy = _policy(project, start)
+    recipe = Recipe(name, policy, reference, data, {})
+    usual = replace(
+        recipe,
+        start=_policy(project, usual_start),
+        reference=usual_reference,
+        data=usual_data,
+    )
+    return replace(
+        recipe,
+        preset=name if recipe == usual else "",
+        config=_checked_config(
+            policy, {**(defaults.get("config") or {}), **(config or {})}
+        ),
+    )
+
+
+def _unknown(field: str, value: Any, known: list[str]) -> RoundRefused:
+    return RoundRefused(
+        _("“%(field)s” cannot be “%(value)s”; it is one of %(known)s.")
+        % {"field": field, "value": value, "known": ", ".join(known)},
+        422,
+    )
+
+
+def _policy(project: Project, start: str | Policy) -> Policy:
+    if start == BASE:
+        return project.base
+    if start == SERVING:
+        return serving_policy(project.channel)
+    if isinstance(start, Policy):
+        policy: Policy | None = start
+    else:
+        policy = Policy.objects.filter(name=start).first()
+    known = policy is not None and (
+        policy == project.base or policy.channel_id == project.channel_id
+    )
+    if policy is None or not known:
+        raise RoundRefused(
+            _("This project has no policy “%(name)s” to start from.") % {"name": start},
+            422,
+        )
+    if policy.rejected_reason:
+        raise RoundRefused(
+            _("%(name)s was rejected (%(reason)s), so no round can start from it.")
+            % {"name": policy.name, "reason": policy.rejected_reason},
+            422,
+        )
+    return policy
+
+
+def _checked_config(start: Policy, config: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(config, dict):
+        raise RoundRefused(_("“config” must be an object of names and values."), 422)
+    for key in OURS:
+        if key in config:
+            raise RoundRefused(
+                _(
+                    "“config.%(key)s” is filled in by the round; choose “start” and"
+                    " “reference” instead."
+                )
+                % {"key": key},
+                422,
+            )
+    try:
+        parse_config({"base_model": start.base_model, **config})
+    except TrainerError as error:
+        raise RoundRefused(str(error), 422) from None
+    return config
+
+
+def seed_of(config: dict[str, Any]) -> int:
+    """The seed a round's choices are made with; the trainer's own default else."""
+    return int(config.get("seed", TrainingConfig.__dataclass_fields__["seed"].default))
+
+
+def trained_pairs(start: Policy) -> QuerySet[RoundPair]:
+    """The pairs that the rounds behind `start` and its ancestors trained on.
+
+    Rounds that failed, or whose policy was rolled back, are not behind it: their
+    pairs count as new.
+    """
+    return RoundPair.objects.filter(
+        training_round__state=TrainingRound.State.SUCCEEDED,
+        training_round__policy__in=lineage(start),
+    )
+
+
+def with_answers(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:
+    """The pairs by id, with what rows.pair_row reads of them in one query."""
+    answers = [
+        f"{side}__{what}"
+        for side in ("chosen", "rejected")
+        for what in ("policy", "edited_from")
+    ]
+    # Log-probs and rendered text are large and not trained on.
+    unread = [
+        f"{side}__{what}"
+        for side in ("chosen", "rejected")
+        for what in ("logprobs", "html", "edited_from__logprobs", "edited_from__html")
+    ]
+    return pairs.select_related("prompt", *answers).defer(*unread).order_by("id")
+
+
+def choose_pairs(project: Project, recipe: Recipe) -> list[tuple[PreferencePair, bool]]:
+    """(pair, is it a replay) of every pair the recipe trains on, by id."""
+    sound = with_answers(sound_pairs(project))
+    if recipe.data == Data.ALL:
+        return [(pair, False) for pair in sound]
+    trained = set(trained_pairs(recipe.start).values_list("pair_id", flat=True))
+    new = [pair for pair in sound if pair.pk not in trained]
+    if recipe.data == Data.NEW or not new:
+        return [(pair, False) for pair in new]
+    seen = [pair for pair in sound if pair.pk in trained]
+    wanted = round(len(new) * REPLAY_SHARE / (1 - REPLAY_SHARE))
+    chooser = random.Random(seed_of(recipe.config))
+    replayed = chooser.sample(seen, min(wanted, len(seen)))
+    both = [(pair, False) for pair in new] + [(pair, True) for pair in replayed]
+    return sorted(both, key=lambda item: item[0].pk)

@@ -1,0 +1,138 @@
+"""Healing what a crash left half done. Every beat, and `manage.py reconcile --once`.
+
+Each step is conditional on what it found, so two of these at once, or one after the
+other, do no more than one alone.
+"""
+
+import logging
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from annotation.models import Project
+from inference import services as inference
+from inference.queries import stopped_on_purpose
+from training import attempts, promotion, publishing
+from training.errors import StaleRound
+from training.models import TrainingRound
+from training.rounds import nudge
+from training.running import vllm_reason
+
+logger = logging.getLogger(__name__)
+
+State = TrainingRound.State
+
+
+def reconcile() -> dict[str, int]:
+    """What was done: {"requeued", "finished", "nudged", "deployed", "vllm": n}."""
+    steps = {
+        "requeued": requeue_lost,
+        "finished": finish_publishing,
+        "nudged": nudge_waiting,
+        "deployed": deploy_candidates,
+        "vllm": start_vllm_again,
+    }
+    done = {}
+    for name, step in steps.items():
+        try:
+            done[name] = step()
+        except Exception:
+            # One thing that cannot be healed must not keep the others from it.
+            logger.exception("reconcile: %s", name)
+            done[name] = 0
+    return done
+
+
+def requeue_lost() -> int:
+    """Attempts without a heartbeat: queued again, cancelled as asked, or failed."""
+    lost = TrainingRound.objects.filter(
+        Q(heartbeat_at=None) | Q(heartbeat_at__lt=attempts.lost_before()),
+        state__in=[State.PREPARING, State.TRAINING],
+    )
+    done = 0
+    for training_round in lost:
+        try:
+            attempts.give_back(
+                training_round,
+                _("The worker of this attempt is gone (%(owner)s).")
+                % {"owner": training_round.owner},
+                is_lost=True,
+            )
+            done += 1
+        except StaleRound:
+            continue
+    return done
+
+
+def finish_publishing() -> int:
+    """Rounds whose publisher died: their adapter is whole, so finish it here."""
+    left = TrainingRound.objects.filter(
+        Q(heartbeat_at=None) | Q(heartbeat_at__lt=attempts.lost_before()),
+        state=State.PUBLISHING,
+    )
+    done = 0
+    for training_round in left:
+        taken = TrainingRound.objects.filter(
+            pk=training_round.pk, state=State.PUBLISHING, epoch=training_round.epoch
+        ).update(epoch=F("epoch") + 1, owner=attempts.me(), heartbeat_at=timezone.now())
+        if not taken:
+            continue
+        training_round = TrainingRound.objects.select_related(
+            "project__channel", "start"
+        ).get(pk=training_round.pk)
+        try:
+            publishing.publish(training_round)
+            done += 1
+        except StaleRound:
+            continue
+    return done
+
+
+def nudge_waiting() -> int:
+    """Queued rounds whose message may be lost; a second message does no harm."""
+    now = timezone.now()
+    due = Q(nudged_at=None) | Q(
+        nudged_at__lt=now - timedelta(seconds=settings.ROUND_NUDGE_AFTER)
+    )
+    done = 0
+    for round_id in TrainingRound.objects.filter(due, state=State.QUEUED).values_list(
+        "pk", flat=True
+    ):
+        if TrainingRound.objects.filter(due, pk=round_id, state=State.QUEUED).update(
+            nudged_at=now
+        ):
+            nudge(round_id)
+            done += 1
+    return done
+
+
+def deploy_candidates() -> int:
+    """Policies that should serve by themselves and were refused, e.g. vLLM was down."""
+    done = 0
+    for project in Project.objects.filter(
+        training_rounds__state=State.SUCCEEDED
+    ).distinct():
+        newest = (
+            project.training_rounds.filter(state=State.SUCCEEDED)
+            .select_related("project__channel", "policy")
+            .latest("finished_at")
+        )
+        done += promotion.auto_deploy(newest) is not None
+    return done
+
+
+def start_vllm_again() -> int:
+    """A server stopped for a round whose supervisor was killed is wanted again."""
+    if settings.VLLM_WHILE_TRAINING != "stop" or stopped_on_purpose() != vllm_reason():
+        return 0
+    trains = TrainingRound.objects.filter(
+        state__in=[State.PREPARING, State.TRAINING],
+        heartbeat_at__gte=attempts.lost_before(),
+    )
+    if trains.exists():
+        return 0
+    inference.set_wanted("running", "")
+    return 1

@@ -1,0 +1,241 @@
+"""Starting, cancelling and resuming a round: what a manager asks for.
+
+The row, its frozen pairs and its files are made together; a message to Celery only
+makes it start sooner. Running it is in running.py.
+"""
+
+import logging
+from functools import partial
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from annotation import project_settings
+from annotation.errors import PairsChanged
+from annotation.freezing import freeze_pairs
+from annotation.models import PreferencePair, Project
+from annotation.queries import funnel, held_out_pairs
+from inference.models import Policy
+from training import recipes, runfolder
+from training.errors import RoundRefused, StaleRound
+from training.models import RoundPair, TrainingRound
+from training.rows import pair_row
+from training.states import move, note
+
+logger = logging.getLogger(__name__)
+
+State = TrainingRound.State
+
+FEWEST_PAIRS = 2
+"""Below this there is nothing to learn from; the page warns well above it."""
+
+
+def start_round(
+    project: Project,
+    by: Any,
+    *,
+    preset: str | None = None,
+    start: str | Policy | None = None,
+    reference: str | None = None,
+    data: str | None = None,
+    config: dict[str, Any] | None = None,
+) -> TrainingRound:
+    """Freeze the pairs of a new round and queue it.
+
+    What is not given comes from the project's settings and the preset, see
+    recipes.resolve. Raises RoundRefused: 422 with the funnel where there are too few
+    pairs, 422 for a wrong choice or config, 409 while another round runs.
+    """
+    recipe = recipes.resolve(
+        project,
+        preset=preset,
+        start=start,
+        reference=reference,
+        data=data,
+        config=config,
+    )
+    _refuse_second(project)
+    chosen = recipes.choose_pairs(project, recipe)
+    if len(chosen) < FEWEST_PAIRS:
+        raise RoundRefused(_too_few(len(chosen), recipe.data), 422, funnel(project))
+    try:
+        with transaction.atomic():
+            training_round = _create(project, by, recipe, chosen)
+    except PairsChanged:
+        raise RoundRefused(
+            _("A pair was changed while the round was being made; start it again."), 409
+        ) from None
+    except IntegrityError:
+        # Another start came between: the partial unique index let only one pass.
+        _refuse_second(project)
+        raise
+    return training_round
+
+
+def _refuse_second(project: Project) -> None:
+    running = TrainingRound.objects.filter(
+        project=project, state__in=TrainingRound.ACTIVE
+    ).first()
+    if running:
+        raise RoundRefused(
+            _(
+                "Round %(number)d of this project is %(state)s. One round at a time"
+                " trains per project: wait for it, or cancel it."
+            )
+            % {"number": running.number, "state": running.get_state_display()},
+            409,
+        )
+
+
+def _too_few(count: int, data: str) -> str:
+    is_all = data == TrainingRound.Data.ALL
+    what = _("sound pairs") if is_all else _("new sound pairs")
+    return _(
+        "There are %(count)d %(what)s and a round needs at least %(least)d. Judge more"
+        " comparisons; the funnel says where pairs are lost."
+    ) % {"count": count, "what": what, "least": FEWEST_PAIRS}
+
+
+def _create(
+    project: Project,
+    by: Any,
+    recipe: recipes.Recipe,
+    chosen: list[tuple[PreferencePair, bool]],
+) -> TrainingRound:
+    last = TrainingRound.objects.filter(project=project).aggregate(Max("number"))
+    training_round = TrainingRound.objects.create(
+        project=project,
+        number=(last["number__max"] or 0) + 1,
+        preset=recipe.preset,
+        start=recipe.start,
+        reference=recipe.reference,
+        data=recipe.data,
+        config=recipe.config,
+        created_by=by if by is not None and by.pk else None,
+        nudged_at=timezone.now(),
+    )
+    freeze_pairs(project, [pair for pair, _replay in chosen])
+    RoundPair.objects.bulk_create(
+        RoundPair(training_round=training_round, pair=pair, is_replay=is_replay)
+        for pair, is_replay in chosen
+    )
+    system_prompt = project_settings.of(project).sampling.get("system_prompt", "")
+    held_out = [
+        pair_row(pair, recipe.start, system_prompt)
+        for pair in recipes.with_answers(held_out_pairs(project))
+    ]
+    training_round.pairs_sha256 = runfolder.freeze_files(
+        training_round,
+        (pair_row(pair, recipe.start, system_prompt) for pair, _replay in chosen),
+        held_out,
+    )
+    training_round.save(update_fields=["pairs_sha256"])
+    replayed = sum(is_replay for _pair, is_replay in chosen)
+    note(
+        training_round,
+        _(
+            "%(pairs)d pairs frozen, %(replayed)d of them replayed; %(held_out)d held out"
+        )
+        % {
+            "pairs": len(chosen),
+            "replayed": replayed,
+            "held_out": len(held_out),
+        },
+    )
+    nudge_on_commit(training_round)
+    return training_round
+
+
+def nudge_on_commit(training_round: TrainingRound) -> None:
+    """Tell a GPU worker once this transaction stands; a lost message does no harm."""
+    transaction.on_commit(partial(nudge, training_round.pk), robust=True)
+
+
+def nudge(round_id: int) -> None:
+    """Tell a GPU worker that a round waits; reconcile does it again if this is lost."""
+    # Imported here: tasks.py imports what runs rounds.
+    from training.tasks import train_round
+
+    try:
+        train_round.apply_async(args=[round_id], retry=False)
+    except Exception as fault:  # kombu raises whatever its transport raises
+        logger.warning("Round %s was not nudged, the beat will: %s", round_id, fault)
+
+
+def cancel_round(training_round: TrainingRound, by: Any = None) -> TrainingRound:
+    """Cancel a round: at once while it waits, else as soon as its trainer has stopped.
+
+    Repeating it changes nothing. Raises RoundRefused (409) once it publishes or is
+    finished.
+    """
+    who = _("cancelled by %(user)s") % {"user": by} if by else _("cancelled")
+    while True:
+        fresh = TrainingRound.objects.get(pk=training_round.pk)
+        if fresh.state == State.CANCELLED:
+            return fresh
+        if fresh.state == State.QUEUED:
+            try:
+                return move(
+                    fresh,
+                    State.CANCELLED,
+                    at_epoch=fresh.epoch,
+                    detail=who,
+                    sources=[State.QUEUED],
+                )
+            except StaleRound:
+                continue
+        if fresh.state not in (State.PREPARING, State.TRAINING):
+            raise RoundRefused(
+                _("The round is %(state)s and can no longer be cancelled.")
+                % {"state": fresh.get_state_display()},
+                409,
+            )
+        if fresh.cancel_requested:
+            return fresh
+        updated = TrainingRound.objects.filter(
+            pk=fresh.pk,
+            state__in=[State.PREPARING, State.TRAINING],
+            cancel_requested=False,
+        ).update(cancel_requested=True)
+        if updated:
+            fresh.refresh_from_db()
+            note(fresh, who)
+            return fresh
+
+
+def resume_round(training_round: TrainingRound, by: Any = None) -> TrainingRound:
+    """Queue a failed or cancelled round again; it goes on from its last checkpoint.
+
+    Repeating it changes nothing. Raises RoundRefused (409) while another round of
+    the project runs, or where there is nothing to resume.
+    """
+    fresh = TrainingRound.objects.get(pk=training_round.pk)
+    if fresh.is_active:
+        return fresh
+    if fresh.state == State.SUCCEEDED:
+        raise RoundRefused(_("The round has succeeded: there is nothing to resume."))
+    who = _("resumed by %(user)s") % {"user": by} if by else _("resumed")
+    try:
+        with transaction.atomic():
+            fresh = move(
+                fresh,
+                State.QUEUED,
+                at_epoch=fresh.epoch,
+                detail=who,
+                sources=[State.FAILED, State.CANCELLED],
+                error="",
+                cancel_requested=False,
+                attempts=0,
+                finished_at=None,
+                nudged_at=timezone.now(),
+            )
+            nudge_on_commit(fresh)
+    except IntegrityError:
+        _refuse_second(fresh.project)
+        raise
+    except StaleRound:
+        return TrainingRound.objects.get(pk=training_round.pk)
+    return fresh

@@ -8,15 +8,20 @@ import hashlib
 import json
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 
 def problem(text: str, longest: int | None = None) -> str:
-    """What is wrong with the text, in English; empty where nothing is."""
+    """What is wrong with the text, as the end of a sentence; empty where nothing is."""
     if "\0" in text:
-        return "contains a NUL character; remove it"
+        return _("contains a NUL character; remove it")
     if any("\ud800" <= char <= "\udfff" for char in text):
-        return "contains half a surrogate pair; write the character in UTF-8"
+        return _("contains half a surrogate pair; write the character in UTF-8")
     if longest is not None and len(text) > longest:
-        return f"is {len(text)} characters long; at most {longest} are taken"
+        return _("is %(length)d characters long; at most %(longest)d are taken") % {
+            "length": len(text),
+            "longest": longest,
+        }
     return ""
 
 

@@ -1,0 +1,127 @@
+"""`manage.py setup_demo`: the project `demo`, its prompts and its three users.
+
+Run again it changes nothing: what a manager changed stays, passwords aren't made anew.
+They are written to DATA_DIR/passwords.txt, readable by the owner alone, before they
+are printed, so none is ever lost.
+"""
+
+import os
+import secrets
+from io import BytesIO
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand
+from django.db import transaction
+
+from annotation.importing import import_prompts
+from annotation.models import Membership, Project, Role
+from annotation.projects import create_project
+from annotation.texts import canonical
+
+SLUG = "demo"
+USERS = {
+    role.value: role.value for role in (Role.MANAGER, Role.REVIEWER, Role.ANNOTATOR)
+}
+
+SETTINGS = {
+    "stock": 16,
+    "auto_deploy": True,
+    "sampling": {"temperature": 1.0, "max_tokens": 160},
+    # Equal floors: unequal ones favour length, and the starter model is terse.
+    "rules": {
+        "chosen_width": {"min_columns": 20},
+        "rejected_width": {"min_columns": 20},
+    },
+    # The trainer's defaults fit the starter model (training/dpo/config.py).
+    "round": {"preset": "cumulative", "config": {}},
+}
+
+GUIDELINES = """\
+**Pick the answer you would rather get.** Read the question, then both answers to the end.
+
+- The better answer is about the question, correct, and easy to read.
+- Take **equally good** only if you would really not mind which one you got, and
+  **both bad** if you would give neither to anybody.
+- Skip what you cannot judge. You can undo until a training round has used a judgment.
+
+**选出您更愿意得到的回答。** 先读问题，再把两个回答都读完。
+
+- 更好的回答切题、正确、易读。
+- 只有确实觉得两个都可以时才选**一样好**；两个都不愿给别人看时选**都不好**。
+- 无法判断的请跳过。在某一轮训练用到您的判断之前，都可以撤销。
+"""
+
+
+class Command(BaseCommand):
+    help = "Make the project demo with its prompts and users; again: changes nothing."
+
+    def handle(self, **options) -> None:
+        passwords = self._users()
+        project = self._project()
+        if passwords:
+            for username, password in passwords.items():
+                self.stdout.write(f"{username}: {password}")
+            self.stdout.write(f"Kept in {_passwords_file()}, readable by you alone.")
+        count = project.prompts.count()
+        self.stdout.write(f"Project “{project.slug}” has {count} prompts.")
+
+    def _users(self) -> dict[str, str]:
+        """Username and password of those made now."""
+        users = get_user_model()
+        new = {
+            username: secrets.token_urlsafe(9)
+            for username in USERS
+            if not users.objects.filter(username=username).exists()
+        }
+        if not new:
+            return {}
+        _keep(new)
+        with transaction.atomic():
+            for username, password in new.items():
+                user = users.objects.create_user(username, password=password)
+                if USERS[username] == Role.MANAGER:
+                    # May open the admin and make projects.
+                    user.is_staff = user.is_superuser = True
+                    user.save(update_fields=["is_staff", "is_superuser"])
+        return new
+
+    def _project(self) -> Project:
+        project = Project.objects.filter(slug=SLUG).first()
+        if project is None:
+            project = create_project(
+                "Demo", None, slug=SLUG, guidelines=GUIDELINES, settings=SETTINGS
+            )
+        users = get_user_model().objects.in_bulk(list(USERS), field_name="username")
+        if not project.memberships.exists():
+            Membership.objects.bulk_create(
+                Membership(project=project, user=users[username], role=role)
+                for username, role in USERS.items()
+            )
+        if not project.prompts.exists():
+            import_prompts(project, BytesIO(_prompts()), "jsonl")
+        return project
+
+
+def _prompts() -> bytes:
+    from inference.demo_prompts import demo_prompts
+
+    return "".join(
+        canonical({"prompt": prompt}) + "\n" for prompt in demo_prompts()
+    ).encode()
+
+
+def _passwords_file() -> Path:
+    return settings.DATA_DIR / "passwords.txt"
+
+
+def _keep(passwords: dict[str, str]) -> None:
+    """Add them to the file, made with mode 0600, and wait until they are on disk."""
+    lines = "".join(f"{name}: {word}\n" for name, word in passwords.items())
+    handle = os.open(_passwords_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from django.conf import settings
 from django.utils.translation import gettext as _
@@ -211,7 +210,3 @@ def _check_port(port: int) -> None:
                 )
                 % {"port": port}
             ) from error
-
-
-def rendering_command(folder: str | Path) -> list[str]:
-    return [sys.executable, "-m", "inference.rendering_check", str(folder)]

@@ -3,20 +3,25 @@
 Which policy serves is changed in policies.py; servers are watched in supervisor.py.
 """
 
+import logging
 import random
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.utils.translation import gettext as _
 
 from inference.base import ensure_base
-from inference.errors import IdenticalAnswers, InferenceError
+from inference.errors import AdapterRefused, IdenticalAnswers, InferenceError
 from inference.models import Channel, Policy, Replica
 from inference.replicas import client_of, is_ready, replicas, set_wanted, wait_until
 from inference.sampling import SamplingParams
+from inference.tending import load_policy
 from inference.vllm import ChatAnswer, Messages, VLLMClient
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Sampled",
@@ -104,47 +109,68 @@ def generate_pair(
 
 def count_tokens(messages: Messages) -> int:
     """How many tokens a chat has, its template's included. Raises InferenceError."""
-    return len(_ready_client().tokenize(messages))
+    return len(_on_a_ready_server(None, lambda client: client.tokenize(messages)))
 
 
 def _ask(
     policy: Policy, messages: Messages, n: int, seed: int | None, params: SamplingParams
 ) -> ChatAnswer:
-    client = _ready_client(policy)
-    sampling = params.as_dict()
-    try:
-        return client.chat(policy.name, messages, n, seed, sampling)
-    except InferenceError as error:
-        # A server restarted a moment ago may not have every adapter back yet.
-        if error.permanent or policy.is_base or policy.name in client.models():
-            raise
-        client.load_adapter(policy.name, str(policy.adapter_path))
-        return client.chat(policy.name, messages, n, seed, sampling)
+    return _on_a_ready_server(
+        policy,
+        lambda client: client.chat(policy.name, messages, n, seed, params.as_dict()),
+    )
 
 
-def _ready_client(policy: Policy | None = None) -> VLLMClient:
-    """A ready server, by chance: with many clients that spreads the load well."""
+T = TypeVar("T")
+
+
+def _on_a_ready_server(policy: Policy | None, ask: Callable[[VLLMClient], T]) -> T:
+    """The answer of a ready server, taken by chance; of another if that one fails."""
     known = replicas()
     ready = [replica for replica in known if is_ready(replica)]
     if policy is not None:
-        _check_may_answer(policy, ready)
-        ready = [
-            r for r in ready if r.base and r.base.base_sha256 == policy.base_sha256
-        ]
+        ready = _those_that_may_serve(policy, ready)
     if not ready:
         raise InferenceError(_why_none(known))
-    return client_of(random.choice(ready).url)
+    random.shuffle(ready)
+    for replica in ready[:-1]:
+        try:
+            return _with_policy_loaded(replica, policy, ask)
+        except InferenceError as error:
+            if error.permanent:
+                raise
+            logger.warning("%s: %s Asking another server.", replica.url, error)
+    return _with_policy_loaded(ready[-1], policy, ask)
 
 
-def _check_may_answer(policy: Policy, ready: list[Replica]) -> None:
+def _with_policy_loaded(
+    replica: Replica, policy: Policy | None, ask: Callable[[VLLMClient], T]
+) -> T:
+    client = client_of(replica.url)
+    try:
+        return ask(client)
+    except InferenceError as error:
+        # A server restarted a moment ago may not have every adapter back yet.
+        absent = policy is not None and not policy.is_base and not error.permanent
+        if policy is None or not absent or policy.name in client.models():
+            raise
+    assert replica.base is not None
+    try:
+        load_policy(client, policy, replica.base)
+    except AdapterRefused as error:
+        raise InferenceError(f"{policy.name}: {error}", permanent=True) from error
+    return ask(client)
+
+
+def _those_that_may_serve(policy: Policy, ready: list[Replica]) -> list[Replica]:
     if policy.rejected_reason:
         raise InferenceError(
             _("%(policy)s was rejected: %(reason)s")
             % {"policy": policy.name, "reason": policy.rejected_reason},
             permanent=True,
         )
-    served = {r.base.base_sha256 for r in ready if r.base}
-    if served and policy.base_sha256 not in served:
+    able = [r for r in ready if r.base and r.base.base_sha256 == policy.base_sha256]
+    if ready and not able:
         raise InferenceError(
             _(
                 "%(policy)s belongs to another base model than the one served now (MODEL)."
@@ -152,6 +178,7 @@ def _check_may_answer(policy: Policy, ready: list[Replica]) -> None:
             % {"policy": policy.name},
             permanent=True,
         )
+    return able
 
 
 def _why_none(known: list[Replica]) -> str:

@@ -16,6 +16,7 @@ from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from inference.base import ensure_base
 from inference.errors import InferenceError
 from inference.models import Policy, Replica
 from inference.replicas import replica_urls
@@ -62,6 +63,7 @@ class Supervisor:
         self.client = VLLMClient(url, settings.VLLM_API_KEY, ANSWER_WITHIN, attempts=2)
         self.rendering = RenderingCheck(Path(base.base_model))
         self.server: Server | None = None
+        self._given_up: set[str] = set()
         self._deaths = 0
         self._start_at = 0.0
         self._tend_at = 0.0
@@ -77,14 +79,19 @@ class Supervisor:
             url=url,
             defaults={"is_managed": self.is_managed, "base": self.base, "warning": ""},
         )
-        self._note(Replica.State.UNKNOWN, "", replica=replica)
+        self._ready_at = None
+        self._seen = ("", "")
         return replica
 
     # --- One look ------------------------------------------------------------------
 
     def look(self) -> None:
         """One step; short, but for an answer of the server."""
-        self.replica.refresh_from_db(fields=["wanted", "wanted_reason"])
+        try:
+            self.replica.refresh_from_db(fields=["wanted", "wanted_reason"])
+        except Replica.DoesNotExist:
+            self.base = ensure_base()
+            self.replica = self._row(self.client.url)
         if not self.is_managed:
             self._tend(starting=_("not reachable"))
         elif self.replica.wanted == Replica.Wanted.STOPPED:
@@ -189,7 +196,10 @@ class Supervisor:
             if self._ready_at is None:
                 check_base(self.client, self.base)
                 self._compare_renderings()
-            restore_adapters(self.client, self.base)
+                self._given_up.clear()
+            restore_adapters(
+                self.client, self.base, self._given_up, self._ready_at is None
+            )
         except InferenceError as error:
             self._not_ready(str(error))
             return
@@ -214,7 +224,7 @@ class Supervisor:
             logger.error("WARNING: %s", warning)
         Replica.objects.filter(pk=self.replica.pk).update(warning=warning)
 
-    def _note(self, state: str, detail: str, replica: Replica | None = None) -> None:
+    def _note(self, state: str, detail: str) -> None:
         """Write state and heartbeat: at once if something changed, else now and then."""
         now = time.monotonic()
         changed = (state, detail) != self._seen
@@ -222,7 +232,7 @@ class Supervisor:
             changed = False  # a count of seconds need not be written twice a second
         if not changed and now - self._written_at < 5.0:
             return
-        Replica.objects.filter(pk=(replica or self.replica).pk).update(
+        Replica.objects.filter(pk=self.replica.pk).update(
             state=state, detail=detail, heartbeat_at=timezone.now()
         )
         self._seen, self._written_at = (state, detail), now

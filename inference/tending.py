@@ -68,36 +68,49 @@ def load_policy(client: VLLMClient, policy: Policy, base: Policy) -> None:
         raise
 
 
-def restore_adapters(client: VLLMClient, base: Policy) -> None:
+def restore_adapters(
+    client: VLLMClient, base: Policy, given_up: set[str], check_again: bool
+) -> None:
     """Load what must be there and is missing; unload what is long out of use.
 
+    `check_again` asks the canary also of serving policies that are loaded already.
     Raises InferenceError if a policy that serves cannot be restored. One that only
-    served before is logged and left out: it blocks nobody.
+    served before is logged, noted in `given_up` and left out: it blocks nobody.
     """
     loaded = set(client.models())
-    channels = Channel.objects.select_related("serving").filter(
+    wanted: set[str] = set()
+    for channel in Channel.objects.select_related("serving").filter(
         serving__base_sha256=base.base_sha256
-    )
-    kept: set[str] = set()
-    for channel in channels:
+    ):
         for policy in recent_policies(channel):
-            if policy.name in loaded or policy.name in kept:
-                kept.add(policy.name)
-                continue
-            try:
-                load_policy(client, policy, base)
-                logger.info("%s is loaded again on %s", policy.name, client.url)
-            except (InferenceError, AdapterRefused) as error:
-                if policy.pk == channel.serving_id:
-                    raise InferenceError(
-                        _("%(policy)s could not be restored: %(error)s")
-                        % {"policy": policy.name, "error": error}
-                    ) from error
-                logger.warning("%s is not loaded again: %s", policy.name, error)
-            kept.add(policy.name)
-    for policy in _out_of_use(loaded - kept):
+            serves = policy.pk == channel.serving_id
+            done = policy.name in (wanted | given_up) or (
+                policy.name in loaded and not (serves and check_again)
+            )
+            wanted.add(policy.name)
+            if not done or (serves and policy.name in given_up):
+                _restore(client, policy, base, serves, given_up)
+    for policy in _out_of_use(loaded - wanted):
         client.unload_adapter(policy.name)
         logger.info("%s served long ago and is unloaded", policy.name)
+
+
+def _restore(
+    client: VLLMClient, policy: Policy, base: Policy, serves: bool, given_up: set[str]
+) -> None:
+    try:
+        load_policy(client, policy, base)
+    except (InferenceError, AdapterRefused) as error:
+        if serves:
+            raise InferenceError(
+                _("%(policy)s could not be restored: %(error)s")
+                % {"policy": policy.name, "error": error}
+            ) from error
+        given_up.add(policy.name)
+        logger.warning("%s is not loaded again: %s", policy.name, error)
+    else:
+        given_up.discard(policy.name)
+        logger.info("%s is loaded and checked on %s", policy.name, client.url)
 
 
 def _out_of_use(names: set[str]) -> list[Policy]:

@@ -5,16 +5,9 @@ from django.urls import include, path, re_path
 from config.api_docs import Docs, Schema
 from config.problems import api_not_found
 
-try:  # until the services of today are all there
-    VERSION_1 = [
-        path("v1/", include("annotation.api.urls")),
-        path("v1/", include("training.api.urls")),
-    ]
-except ImportError:
-    VERSION_1 = []
-
 urlpatterns = [
-    *VERSION_1,
+    path("v1/", include("annotation.api.urls")),
+    path("v1/", include("training.api.urls")),
     path("schema", Schema.as_view(), name="schema"),
     path("docs", Docs.as_view(), name="api_docs"),
     # Last: a program that mistypes an address gets JSON, not a page.

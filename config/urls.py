@@ -18,3 +18,6 @@ urlpatterns = [
     path("", include("annotation.urls")),
     path("", include("training.urls")),
 ]
+
+handler400 = "config.problems.bad_request"
+handler500 = "config.problems.server_error"

@@ -18,6 +18,11 @@ class TooLarge(APIException):
     default_code = "content_too_large"
 
 
+class LengthNeeded(APIException):
+    status_code = 411
+    default_code = "length_required"
+
+
 class SafeJSONParser(JSONParser):
     """JSON, where a body nested without end is a client's error like any other."""
 
@@ -43,7 +48,12 @@ class RawBodyParser(BaseParser):
 
 
 def refuse_large(request: Any) -> None:
-    """413 above UPLOAD_MAX_BYTES, before a byte of the body is read."""
+    """413 above UPLOAD_MAX_BYTES, before a byte of the body is read; 411 in pieces.
+
+    A body sent in pieces (chunked) has no length, and Django reads it as empty.
+    """
+    if request.META.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
+        raise LengthNeeded(_("Send the body with its Content-Length, not in pieces."))
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if int(request.META.get("CONTENT_LENGTH") or 0) > most:
         raise TooLarge(

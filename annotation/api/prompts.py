@@ -1,5 +1,7 @@
 """POST prompts: a JSONL or CSV file as the body, read a line at a time."""
 
+from io import BytesIO
+
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -52,13 +54,14 @@ class Prompts(APIView):
         },
         responses={
             200: ImportReportSerializer,
-            **problems(400, 403, 404, 413, 415, 422),
+            **problems(400, 403, 404, 411, 413, 415, 422),
         },
     )
     @needs(Role.MANAGER)
     def post(self, request: Request, slug: str) -> Response:
         refuse_large(request)
         kind = (request.content_type or "").split(";")[0].strip().lower()
-        stream = request.data or request.stream
+        # An empty body has no stream.
+        stream = request.data if hasattr(request.data, "readline") else BytesIO()
         report = import_prompts(request.project, stream, FORMATS.get(kind))
         return Response(ImportReportSerializer(report).data)

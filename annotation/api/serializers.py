@@ -90,6 +90,7 @@ _MEANINGS = {
     404: "Nothing here that you may see.",
     409: "Not in the state that things are in.",
     410: "Too late.",
+    411: "The body came without its length.",
     413: "The body is too large.",
     415: "The body is of a type that is not understood.",
     422: "A field is wrong; it is named.",

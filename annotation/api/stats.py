@@ -8,7 +8,7 @@ from rest_framework.views import APIView
 
 from annotation import queries
 from annotation.access import needs
-from annotation.api.serializers import problems
+from annotation.api.serializers import Instant, problems
 from annotation.models import Role
 
 
@@ -19,13 +19,24 @@ class FunnelStepSerializer(serializers.Serializer):
     lost = serializers.DictField(
         child=serializers.IntegerField(), help_text="rule or reason → how many"
     )
+    could_not_check = serializers.IntegerField(
+        required=False, help_text="of a rule: passed on, marked"
+    )
+
+
+class AnnotatorSerializer(serializers.Serializer):
+    username = serializers.CharField()
+    judgments = serializers.IntegerField(help_text="that stand")
+    mean_seconds = serializers.FloatField(allow_null=True)
+    last_at = Instant(allow_null=True)
+    skips = serializers.IntegerField()
 
 
 class StatsSerializer(serializers.Serializer):
     funnel = FunnelStepSerializer(many=True)
     agreement = serializers.FloatField(allow_null=True)
     bias = serializers.FloatField(allow_null=True)
-    annotators = serializers.ListField(child=serializers.DictField())
+    annotators = AnnotatorSerializer(many=True)
 
 
 class Stats(APIView):

@@ -51,22 +51,23 @@ def test_an_address_that_is_none_is_404(nobody, path):
 def test_a_method_that_a_call_lacks_is_405_and_says_which_it_has(alice):
     response = alice.put(f"{V1}/projects/demo/leases")
     assert_problem(response, 405)
+    assert response["Allow"] == "POST, OPTIONS"
 
 
 def test_a_body_that_is_no_json_is_400(mona):
-    response = mona.post(f"{V1}/projects", "{", content_type="application/json")
+    response = mona.patch(f"{V1}/projects/demo", "{", content_type="application/json")
     assert_problem(response, 400)
 
 
 def test_json_nested_without_end_is_400(mona):
     body = "[" * 100_000
-    response = mona.post(f"{V1}/projects", body, content_type="application/json")
+    response = mona.patch(f"{V1}/projects/demo", body, content_type="application/json")
     assert_problem(response, 400)
 
 
 def test_a_body_that_is_not_utf8_is_400(mona):
-    response = mona.post(
-        f"{V1}/projects", b'{"name": "\xff"}', content_type="application/json"
+    response = mona.patch(
+        f"{V1}/projects/demo", b'{"name": "\xff"}', content_type="application/json"
     )
     assert_problem(response, 400)
 
@@ -91,7 +92,7 @@ def test_a_body_that_is_no_object_is_422(alice, body):
 
 def test_a_body_larger_than_the_limit_is_413(mona, settings):
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
-    response = mona.post(f"{V1}/projects", {"name": "x" * 200}, format="json")
+    response = mona.patch(f"{V1}/projects/demo", {"name": "x" * 200}, format="json")
     assert_problem(response, 413)
 
 
@@ -107,6 +108,6 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing(mona, monkeypatch):
 
 
 def test_problems_come_in_the_language_asked_for(nobody):
-    english = nobody.get(f"{V1}/nothing").json()["detail"]
-    chinese = nobody.get(f"{V1}/nothing", headers={"Accept-Language": "zh-hans"})
+    english = nobody.get(f"{V1}/projects").json()["detail"]
+    chinese = nobody.get(f"{V1}/projects", headers={"Accept-Language": "zh-hans"})
     assert chinese.json()["detail"] != english

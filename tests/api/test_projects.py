@@ -138,7 +138,6 @@ def test_managing_one_project_does_not_let_you_make_others(mona):
         ({"name": "A", "settings": {"quota": 0}}, "quota"),
         ({"name": "A", "settings": {"sampling": {"top_p": 7}}}, "sampling.top_p"),
         ({"name": "A", "settings": {"quotas": 1}}, "quotas"),
-        ({"name": "A", "settings": {"ask_reasons": ["\ud800"]}}, "settings"),
         ({"name": "A", "nome": "B"}, "nome"),
     ],
 )
@@ -149,6 +148,14 @@ def test_a_wrong_field_is_named(charlie, base, body, field):
         charlie.post(f"{V1}/projects", body, format="json"), 422, field=field
     )
     assert Project.objects.count() == 1
+
+
+@pytest.mark.parametrize("text", ["\\u0000", "\\ud800"])
+def test_characters_that_no_database_keeps_are_refused(mona, text):
+    body = '{"settings": {"ask_reasons": ["' + text + '"]}}'
+    url = f"{V1}/projects/demo"
+    response = mona.patch(url, body, content_type="application/json")
+    assert_problem(response, 422, field="settings")
 
 
 def test_a_slug_in_use_is_refused(charlie, base):

@@ -62,6 +62,12 @@ def test_what_is_too_large_is_413_before_it_is_read(mona, settings):
     assert not Prompt.objects.exists()
 
 
+def test_a_body_in_pieces_is_411_rather_than_taken_for_empty(mona):
+    headers = {"Transfer-Encoding": "chunked"}
+    response = mona.post(URL, b"", content_type="text/csv", headers=headers)
+    assert_problem(response, 411)
+
+
 def test_only_managers_import(alice, rita, charlie, nobody):
     for client, status in ((alice, 403), (rita, 403), (charlie, 404), (nobody, 401)):
         assert_problem(

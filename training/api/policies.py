@@ -5,15 +5,16 @@ Win rates are null until head-to-head comparisons measure them.
 
 from typing import Any
 
-from django.http import Http404
+from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation.access import needs
-from annotation.api.serializers import Instant, problems
+from annotation.access import checked_role, needs
+from annotation.api.serializers import Body, Instant, problems, read
 from annotation.models import Project, Role
 from inference.models import Policy
 from inference.queries import channel_policies, policy_state
@@ -48,14 +49,15 @@ def policy_json(project: Project, policies: list[Policy]) -> list[dict[str, Any]
     return PolicySerializer(policies, many=True).data  # type: ignore[return-value]
 
 
-def project_of_policy(name: str) -> Project:
-    """A policy belongs to one project's channel; a base to none, so to no call here."""
-    project = Project.objects.select_related("channel__serving", "base").filter(
-        channel__policies__name=name
-    )
-    if not (found := project.first()):
-        raise Http404
-    return found
+def _project_of(policy: Policy, body: dict[str, Any]) -> Project:
+    """The project of the policy's channel; a base serves many, so the body says which."""
+    rows = Project.objects.select_related("channel__serving", "base")
+    if policy.channel is not None:
+        return get_object_or_404(rows, channel=policy.channel)
+    if not body.get("project"):
+        message = _("A base serves many projects: say for which one.")
+        raise serializers.ValidationError({"project": [message]})
+    return get_object_or_404(rows, slug=body["project"])
 
 
 class Policies(APIView):
@@ -70,22 +72,30 @@ class Policies(APIView):
         return Response(policy_json(request.project, policies))
 
 
+class DeployBody(Body):
+    project = serializers.SlugField(
+        max_length=80,
+        required=False,
+        help_text="needed for a base alone, which belongs to no project",
+    )
+
+
 class PolicyDeploy(APIView):
     @extend_schema(
         operation_id="policies_deploy",
         summary="Check it on every server, then let it serve",
-        description="The base comes back by rolling back.",
-        request=None,
+        request=DeployBody,
         responses={
             200: PolicySerializer,
-            **problems(403, 404, 503, p409="Why it may not serve."),
+            **problems(400, 403, 404, 415, 422, 503, p409="Why it may not serve."),
         },
     )
-    @needs(Role.MANAGER, project_of_policy)
     def post(self, request: Request, name: str) -> Response:
-        policy = Policy.objects.select_related("parent", "channel").get(name=name)
-        promotion.promote(policy, request.user)
-        return _serving(request.project)
+        policy = get_object_or_404(Policy.objects.select_related("channel"), name=name)
+        project = _project_of(policy, read(request, DeployBody))
+        checked_role(request.user, project, Role.MANAGER)
+        promotion.promote(policy, request.user, project)
+        return _serving(project)
 
 
 class Rollback(APIView):

@@ -52,8 +52,8 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not equals or name.startswith("#"):
             continue
         value = value.strip()
-        if value[:1] in ("'", '"') and value.endswith(value[0]) and len(value) > 1:
-            value = value[1:-1]
+        if value[:1] in ("'", '"') and value[0] in value[1:]:
+            value = value[1:].partition(value[0])[0]
         else:
             value = value.partition(" #")[0].rstrip()
         values[name.strip()] = value

@@ -145,9 +145,12 @@ def watch(part: int, parent: int, grace: float, sessions: bool) -> int:
             continue
         below = descendants(me)
         if not below and code is not None:
+            # What ended since the last look must not be left to others as a zombie.
+            reap()
             return code
         if time.monotonic() > deadline:
             kill_below(me)
+            code = reap().get(part, code)
             return code if code is not None else 128 + signal.SIGKILL
         if code is not None:
             wanted = set(below)

@@ -1,0 +1,151 @@
+"""What is checked before anything starts, and whether the sentence helps."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.ops import checks
+from config.ops.checks import Problem
+from tests.config.conftest import CONFIG, wait_for
+
+TETHER = CONFIG / "ops" / "tether.py"
+NAMES = ("DATA_DIR", "HOST", "PORT", "MODEL", "REDIS_URL", "VLLM_URLS")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_taken_port_is_told_with_its_owner_and_a_way_out():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(Problem) as problem:
+            checks.check_port("127.0.0.1", port)
+    assert f"Port {port} is taken by process {os.getpid()}" in str(problem.value)
+    assert f"PORT={port + 1} make run" in str(problem.value)
+
+
+def test_a_port_just_freed_is_no_obstacle():
+    """Closed connections linger for a minute; a second start must not wait for it."""
+    with socket.socket() as server:
+        # gunicorn sets this too; without it the port would stay taken for a minute.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            accepted, _ = server.accept()
+            accepted.close()
+            client.recv(1)
+    checks.check_port("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_told():
+    with pytest.raises(Problem, match="HOST must be an address of this machine"):
+        checks.check_port("192.0.2.1", 8000)
+
+
+def test_a_nearly_full_disk_is_told_with_figures(tmp_path: Path):
+    with pytest.raises(Problem, match=r"needs 1048576.0 GB and .* GB are free"):
+        checks.check_disk(tmp_path / "not" / "yet", 2**50, "installing")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Problem, match="Cannot write to DATA_DIR"):
+        checks.make_data_dir(tmp_path / "file" / "data")
+
+
+def test_a_second_instance_on_the_same_data_is_refused(tmp_path: Path):
+    checks.make_data_dir(tmp_path)
+    lock = checks.lock_instance(tmp_path)
+    with pytest.raises(Problem, match=f"already runs on .* .process {os.getpid()}"):
+        checks.lock_instance(tmp_path)
+    os.close(lock)
+    os.close(checks.lock_instance(tmp_path))
+
+
+def test_a_start_waits_for_the_parts_of_a_killed_one(tmp_path: Path):
+    """The tether holds the lock until its part is gone, then the start goes on."""
+    checks.make_data_dir(tmp_path)
+    lock = checks.parts_lock(tmp_path)
+    command = [sys.executable, "-S", TETHER, "--lock", lock, "--", "sleep", "600"]
+    part = subprocess.Popen(command)
+    try:
+        wait_for(lambda: checks._holders(tmp_path) and lock.exists())
+
+        def refused() -> str:
+            try:
+                checks.wait_for_earlier_parts(tmp_path, seconds=0.2)
+            except Problem as problem:
+                return str(problem)
+            return ""
+
+        assert f"processes {part.pid}" in wait_for(refused, "the tether's lock")
+    finally:
+        part.send_signal(signal.SIGTERM)
+        part.wait()
+    checks.wait_for_earlier_parts(tmp_path, seconds=10)
+
+
+@pytest.mark.parametrize("port", ["", "0", "70000", "http", "-1", "8000 "])
+def test_a_port_that_is_none_is_told(port: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PORT", port)
+    if port == "":
+        assert checks.read_settings(tmp_path).port == 8000
+    else:
+        with pytest.raises(Problem, match="must be a number from 1 to 65535"):
+            checks.read_settings(tmp_path)
+
+
+def test_the_environment_wins_over_the_env_file(tmp_path: Path, monkeypatch):
+    (tmp_path / ".env").write_text(
+        "# a comment\nexport PORT=9001\nDATA_DIR='my data'\n"
+        'MODEL="a/b" # why\nVLLM_URLS=http://a:1,http://b:2 # two\n'
+    )
+    monkeypatch.setenv("PORT", "9002")
+    settings = checks.read_settings(tmp_path)
+    assert settings.port == 9002
+    assert settings.data_dir == tmp_path / "my data"
+    assert settings.model == "a/b"
+    assert settings.vllm_urls == "http://a:1,http://b:2"
+
+
+def test_django_reads_the_same_settings(tmp_path: Path, monkeypatch):
+    """Two readers of one file: the supervisor's and Django's."""
+    env = {
+        "DATA_DIR": str(tmp_path / "data"),
+        "HOST": "0.0.0.0",
+        "PORT": "8123",
+        "MODEL": "a/b",
+        "REDIS_URL": "redis://somewhere/1",
+        "VLLM_URLS": "http://a:1,http://b:2",
+    }
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    ours = checks.read_settings()
+    script = (
+        "from config import settings as s\n"
+        "print(s.DATA_DIR, s.HOST, s.PORT, s.MODEL, s.REDIS_URL, ','.join(s.VLLM_URLS))"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=checks.ROOT,
+        env={**os.environ, "SECRET_KEY": "x"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    theirs = asked.stdout.split()
+    expected = [str(ours.data_dir), ours.host, str(ours.port), ours.model]
+    assert theirs == [*expected, ours.redis_url, ours.vllm_urls]
+    assert ours.address == "http://127.0.0.1:8123", "0.0.0.0 is no address to visit"

@@ -1,0 +1,92 @@
+"""Figures of the home page and of a project's overview: what there is to do, and for whom.
+
+A fixed number of queries, however many projects, prompts or pairs there are. Rounds
+belong to training, which puts theirs in by the template tag `running_rounds`.
+"""
+
+from typing import Any
+
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from annotation.models import (
+    Comparison,
+    Judgment,
+    Lease,
+    Membership,
+    PreferencePair,
+    Project,
+    Prompt,
+    Slot,
+)
+
+
+def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
+    """Each project with `n_…` counts and the user's `role_here`, in one query."""
+    mine = Judgment.objects.filter(annotator=user, undone_at=None)
+    pairs = PreferencePair.objects.filter(superseded_at=None)
+    sound = pairs.filter(state="accepted", prompt__is_held_out=False)
+    return projects.annotate(
+        role_here=Subquery(
+            Membership.objects.filter(project=OuterRef("pk"), user=user).values("role")
+        ),
+        n_prompts=_number(Prompt.objects.all()),
+        n_held_out=_number(Prompt.objects.filter(is_held_out=True)),
+        n_waiting=_number(_waiting_for(user)),
+        n_open=_number(Comparison.objects.filter(state="open")),
+        n_judgments=_number(Judgment.objects.filter(undone_at=None)),
+        n_mine=_number(mine),
+        n_mine_today=_number(mine.filter(created_at__gte=midnight())),
+        n_sound=_number(sound),
+        n_new=_number(sound.filter(frozen_at=None)),
+        n_unchecked=_number(pairs.filter(state="unchecked")),
+        n_rejected=_number(pairs.filter(state="rejected")),
+    )
+
+
+def midnight():
+    """Today's start in the site's time zone."""
+    return timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def member_counts(project: Project) -> QuerySet[Membership]:
+    """The members with what each has judged, by role and name; one query."""
+    standing = Q(
+        user__leases__judgment__undone_at=None,
+        user__leases__judgment__isnull=False,
+        user__leases__project=F("project"),
+    )
+    return (
+        project.memberships.select_related("user")
+        .annotate(n_judgments=Count("user__leases__judgment", filter=standing))
+        .order_by("user__username")
+    )
+
+
+def _waiting_for(user) -> QuerySet[Comparison]:
+    """Open comparisons with room that the user has neither judged nor skipped."""
+    now = timezone.now()
+    room = Q(state="open") | Q(state="leased", expires_at__lte=now)
+    own = Q(state="leased", lease__annotator=user)
+    here = OuterRef("pk")
+    return Comparison.objects.filter(
+        Exists(Slot.objects.filter(room | own, comparison=here)),
+        ~Exists(
+            Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)
+        ),
+        ~Exists(
+            Lease.objects.filter(comparison=here, annotator=user, outcome="skipped")
+        ),
+        state="open",
+    )
+
+
+def _number(rows: QuerySet) -> Any:
+    counted = (
+        rows.filter(project=OuterRef("pk"))
+        .order_by()
+        .values("project")
+        .annotate(n=Count("*"))
+    )
+    return Coalesce(Subquery(counted.values("n")), 0)

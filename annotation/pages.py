@@ -1,0 +1,59 @@
+"""What every page of the site shares: its frame's context, and text made safe to show.
+
+Used by the views of annotation and of training; decides nothing.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.safestring import SafeString, mark_safe
+
+from annotation.models import Completion
+from annotation.rendering import render_markdown
+
+
+def page(
+    request: HttpRequest,
+    template: str,
+    context: dict[str, Any] | None = None,
+    *,
+    status: int = 200,
+) -> HttpResponse:
+    """Render with the project and role that access found, which the frame shows."""
+    shared = {
+        "project": getattr(request, "project", None),
+        "role": getattr(request, "role", None),
+    }
+    return render(request, template, shared | (context or {}), status=status)
+
+
+@lru_cache(maxsize=2048)
+def safe_html(text: str) -> SafeString:
+    """Markdown from outside (prompts, guidelines), rendered once a process."""
+    return mark_safe(render_markdown(text))
+
+
+def completion_html(completion: Completion) -> SafeString:
+    """The answer as it was rendered and cleaned when its row was made."""
+    if completion.html:
+        return mark_safe(completion.html)
+    return safe_html(completion.text)
+
+
+def message_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Chat messages for a template: role and safe html, whatever content they carry."""
+    return [
+        {"role": str(message.get("role", "")), "html": safe_html(_plain(message))}
+        for message in messages
+    ]
+
+
+def _plain(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n\n".join(
+            str(part.get("text", "")) for part in content if isinstance(part, dict)
+        )
+    return "" if content is None else str(content)

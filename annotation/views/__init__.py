@@ -1,0 +1,1 @@
+"""The pages of annotation, one file per noun."""

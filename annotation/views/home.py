@@ -1,0 +1,22 @@
+"""Home: for each project, what its reader can do next."""
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from annotation.access import projects_for
+from annotation.models import Role
+from annotation.overview import with_figures
+from annotation.pages import page
+from annotation.views.projects import may_create
+
+
+@require_safe
+@login_required
+def home(request: HttpRequest) -> HttpResponse:
+    rows = list(with_figures(projects_for(request.user), request.user))
+    for row in rows:
+        row.role_here = Role.MANAGER if request.user.is_superuser else row.role_here
+        row.role_label = Role(row.role_here).label
+    context = {"rows": rows, "may_create": may_create(request.user)}
+    return page(request, "annotation/home.html", context)

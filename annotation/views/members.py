@@ -1,0 +1,58 @@
+"""Members: who may do what in a project."""
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_http_methods
+
+from annotation import projects
+from annotation.access import needs
+from annotation.errors import Refused
+from annotation.forms import MemberForm
+from annotation.models import Role
+from annotation.overview import member_counts
+from annotation.pages import page
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@needs(Role.MANAGER)
+def members(request: HttpRequest, slug: str) -> HttpResponse:
+    if request.method != "POST":
+        return _list(request, MemberForm())
+    form = MemberForm(request.POST)
+    if form.is_valid() and _change(request, form):
+        return redirect("members", slug)
+    return _list(request, form, status=422)
+
+
+def _change(request: HttpRequest, form: MemberForm) -> bool:
+    """One member added, changed or taken out; the others stay as they are."""
+    username = form.cleaned_data["username"]
+    rows = request.project.memberships.values_list("user__username", "role")
+    wanted = dict(rows)
+    if form.cleaned_data["remove"]:
+        wanted.pop(username, None)
+        done = _("%(name)s is no longer a member.")
+    else:
+        wanted[username] = form.cleaned_data["role"]
+        done = _("%(name)s is a member now.")
+    if Role.MANAGER not in wanted.values():
+        form.add_error(None, _("A project needs at least one manager."))
+        return False
+    try:
+        projects.set_members(request.project, wanted)
+    except Refused as error:
+        form.add_error("username", error.message)
+        return False
+    messages.success(request, done % {"name": username})
+    return True
+
+
+def _list(request: HttpRequest, form: MemberForm, status: int = 200) -> HttpResponse:
+    context = {
+        "form": form,
+        "members": member_counts(request.project),
+        "roles": Role.choices,
+    }
+    return page(request, "annotation/members.html", context, status=status)

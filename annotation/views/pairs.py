@@ -1,0 +1,74 @@
+"""Pairs: what came of the judgments, why some do not train, and their export."""
+
+from django.core.paginator import Paginator
+from django.db.models import Count, Prefetch
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from annotation import exporting, queries
+from annotation.access import needs
+from annotation.models import PreferencePair, Role, RuleVerdict
+from annotation.pages import completion_html, message_turns, page
+from annotation.words import rule_words
+
+PAGE_SIZE = 20
+UNSEEN = ["prompt_token_ids", "token_ids", "logprobs", "sampling"]
+
+
+@require_safe
+@needs(Role.REVIEWER)
+def pairs(request: HttpRequest, slug: str) -> HttpResponse:
+    standing = request.project.pairs.filter(superseded_at=None)
+    counts = dict(standing.order_by().values_list("state").annotate(n=Count("*")))
+    state = request.GET.get("state", "")
+    rows = standing.order_by("-id")
+    if state in PreferencePair.State.values:
+        rows = rows.filter(state=state)
+    shown = Paginator(_with_content(rows), PAGE_SIZE).get_page(request.GET.get("page"))
+    for pair in shown:
+        pair.turns = message_turns(pair.prompt.messages)
+        pair.chosen_html = completion_html(pair.chosen)
+        pair.rejected_html = completion_html(pair.rejected)
+        pair.told = [
+            (rule_words(v.rule), v.reason, v.result)
+            for v in pair.verdicts.all()
+            if v.result != RuleVerdict.Result.PASS
+        ]
+    filters = [("", _("all"), sum(counts.values()))]
+    filters += [(s.value, s.label, counts.get(s, 0)) for s in PreferencePair.State]
+    context = {
+        "pairs": shown,
+        "state": state,
+        "filters": filters,
+        "n_sound": queries.sound_pairs(request.project).count(),
+    }
+    return page(request, "annotation/pairs.html", context)
+
+
+@require_safe
+@needs(Role.REVIEWER)
+def export_pairs(request: HttpRequest, slug: str) -> HttpResponse | StreamingHttpResponse:
+    """The sound pairs as JSON lines, streamed."""
+    chosen = request.GET.get("format", "trl")
+    if chosen not in exporting.FORMATS:
+        known = ", ".join(sorted(exporting.FORMATS))
+        message = _("There is no such format; these are: %(known)s.") % {"known": known}
+        return HttpResponse(message, status=422, content_type="text/plain; charset=utf-8")
+    lines = exporting.jsonl(queries.sound_pairs(request.project), chosen)
+    name = f"{request.project.slug}-pairs-{chosen}.jsonl"
+    return StreamingHttpResponse(
+        lines,
+        content_type="application/jsonl; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+def _with_content(rows):
+    unseen = [f"{side}__{name}" for side in ("chosen", "rejected") for name in UNSEEN]
+    verdicts = Prefetch("verdicts", RuleVerdict.objects.order_by("id"))
+    return (
+        rows.select_related("prompt", "chosen", "rejected")
+        .defer(*unseen)
+        .prefetch_related(verdicts)
+    )

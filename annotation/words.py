@@ -1,0 +1,48 @@
+"""Rules and verdicts in words a person reads; the names in code and JSON stay as they are."""
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from annotation.models import Verdict
+
+RULES = {
+    "identical": gettext_lazy("The two answers are the same"),
+    "empty": gettext_lazy("An answer is empty"),
+    "cut_off": gettext_lazy("An answer is cut off"),
+    "chosen_width": gettext_lazy("The chosen answer is too short"),
+    "rejected_width": gettext_lazy("The rejected answer is too short"),
+    "similarity": gettext_lazy("The two answers are too similar"),
+    "max_length": gettext_lazy("Too long for training"),
+}
+"""Each rule as what it rejects."""
+
+
+LOST = {
+    "undecided": gettext_lazy("still undecided"),
+    "tie": gettext_lazy("equally good"),
+    "both_bad": gettext_lazy("both bad"),
+    "split": gettext_lazy("annotators disagree"),
+    "unchecked": gettext_lazy("not checked yet"),
+    "could_not_check": gettext_lazy("a rule could not check them"),
+    "held_out": gettext_lazy("held out to measure"),
+    "not_yet": gettext_lazy("wait for the next round"),
+}
+"""Why the funnel narrows where no rule is the reason."""
+
+
+def rule_words(rule: str) -> str:
+    return str(RULES.get(rule, rule.replace("_", " ")))
+
+
+def lost_words(reason: str) -> str:
+    return str(LOST[reason]) if reason in LOST else rule_words(reason)
+
+
+def verdict_words(verdict: str) -> str:
+    """A verdict in the words of the compare page."""
+    return {
+        Verdict.FIRST: _("A is better"),
+        Verdict.SECOND: _("B is better"),
+        Verdict.TIE: _("Tie"),
+        Verdict.BOTH_BAD: _("Both are bad"),
+    }[Verdict(verdict)]

@@ -1,0 +1,37 @@
+"""A project with its people, and nobody who answers at the broker or at vLLM."""
+
+import pytest
+
+from annotation.models import Role
+from tests.factories import make_project, make_user
+
+
+@pytest.fixture
+def project(db):
+    return make_project(settings={"stock": 3})
+
+
+@pytest.fixture
+def annotator(project):
+    return make_user("alice", project=project)
+
+
+@pytest.fixture
+def other_annotator(project):
+    return make_user("bob", project=project)
+
+
+@pytest.fixture
+def manager(project):
+    return make_user("mallory", project=project, role=Role.MANAGER)
+
+
+@pytest.fixture
+def nudges(monkeypatch):
+    """The projects whose stock was asked to be filled, instead of a broker."""
+    sent: list[int] = []
+    monkeypatch.setattr(
+        "annotation.tasks.fill_stock.apply_async",
+        lambda args, **options: sent.append(args[0]),
+    )
+    return sent

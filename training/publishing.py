@@ -6,7 +6,6 @@ same policy, and the policy is linked in the transaction that ends the round.
 """
 
 import logging
-import shutil
 from pathlib import Path
 
 from django.db import transaction
@@ -30,14 +29,13 @@ def publish(training_round: TrainingRound) -> TrainingRound:
     was taken away meanwhile; a reason that will not pass ends the round as failed.
     """
     folder = trained_folder(training_round)
-    adapter = _adapter_with_canary(folder) if folder else None
-    if folder is None or adapter is None:
+    if folder is None:
         return attempts.failed(
             training_round, _("The trained adapter is no longer in the round's folder.")
         )
     try:
         policy = policies.register_policy(
-            training_round.project.channel, training_round.start, adapter
+            training_round.project.channel, training_round.start, folder / "adapter"
         )
     except (DeployRefused, InferenceError, OSError) as problem:
         return attempts.failed(
@@ -79,11 +77,3 @@ def trained_folder(training_round: TrainingRound) -> Path | None:
         return None
     folder = runfolder.attempt_folder(training_round, event.epoch)
     return folder if (folder / "adapter").is_dir() else None
-
-
-def _adapter_with_canary(folder: Path) -> Path:
-    """The adapter's folder with canary.json in it, as a policy keeps it."""
-    canary = folder / "canary.json"
-    if canary.exists():
-        shutil.copyfile(canary, folder / "adapter" / "canary.json")
-    return folder / "adapter"

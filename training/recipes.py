@@ -16,6 +16,7 @@ from annotation.models import PreferencePair, Project
 from annotation.queries import sound_pairs
 from inference.models import Policy
 from inference.queries import lineage, serving_policy
+from inference.server import largest_rank
 from training.dpo.config import TrainingConfig, parse_config
 from training.dpo.errors import TrainerError
 from training.errors import RoundRefused
@@ -144,9 +145,16 @@ def _checked_config(start: Policy, config: dict[str, Any]) -> dict[str, Any]:
                 422,
             )
     try:
-        parse_config({"base_model": start.base_model, **config})
+        parsed = parse_config({"base_model": start.base_model, **config})
     except TrainerError as error:
         raise RoundRefused(str(error), 422) from None
+    if (parsed.lora.r or 0) > largest_rank():
+        # Better now than after hours of training.
+        raise RoundRefused(
+            _("“lora.r” is %(rank)d, and vLLM was started for at most %(most)d.")
+            % {"rank": parsed.lora.r, "most": largest_rank()},
+            422,
+        )
     return config
 
 

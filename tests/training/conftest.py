@@ -4,8 +4,19 @@ import sys
 
 import pytest
 
-from tests.factories import make_pair, make_project, make_prompt, make_user
+from inference.base import base_sha256
+from tests.factories import (
+    make_base,
+    make_comparison,
+    make_pair,
+    make_project,
+    make_prompt,
+    make_user,
+)
+from tests.training.tiny_adapter import write_base
 from training import shutdown
+
+STUB = [sys.executable, "-m", "tests.training.stub_trainer"]
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +25,7 @@ def _rounds_folder(settings, tmp_path):
     settings.ROUNDS_DIR = tmp_path / "rounds"
     settings.POLICIES_DIR = tmp_path / "policies"
     settings.ROUND_TICK = 0.02
-    settings.TRAINER_COMMAND = [sys.executable, "-m", "tests.training.stub_trainer"]
+    settings.TRAINER_COMMAND = STUB
     shutdown.forget()
 
 
@@ -36,21 +47,23 @@ def manager(db):
 
 
 @pytest.fixture
-def project(manager):
-    return make_project(members={manager: "manager"})
+def base(db, tmp_path):
+    folder = write_base(tmp_path / "base")
+    digest = base_sha256(folder)
+    return make_base(
+        name=f"policy-0000-{digest[:8]}", base_model=str(folder), base_sha256=digest
+    )
+
+
+@pytest.fixture
+def project(manager, base):
+    return make_project(base=base, members={manager: "manager"})
 
 
 def make_pairs(project, count, *, held_out=0):
     """`count` sound pairs and `held_out` on prompts set aside."""
-    return [
-        make_pair(
-            comparison=_comparison(project, is_held_out=number >= count),
-        )
+    prompts = [
+        make_prompt(project=project, is_held_out=number >= count)
         for number in range(count + held_out)
     ]
-
-
-def _comparison(project, is_held_out):
-    from tests.factories import make_comparison
-
-    return make_comparison(prompt=make_prompt(project=project, is_held_out=is_held_out))
+    return [make_pair(comparison=make_comparison(prompt=prompt)) for prompt in prompts]

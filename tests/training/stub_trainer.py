@@ -15,8 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from tests.training.tiny_adapter import canary, write_adapter
 from training.dpo.errors import FolderLocked, Stopped
-from training.dpo.files import read_json_object, write_json, write_jsonl
+from training.dpo.files import read_json_object, read_jsonl, write_json, write_jsonl
 from training.dpo.lock import folder_lock
 from training.dpo.process import PARENT_VARIABLE, StopFlag
 from training.dpo.status import StatusFile
@@ -42,7 +43,7 @@ def main(run_dir: Path) -> int:
 def run(run_dir: Path, stop: StopFlag) -> int:
     config = read_json_object(run_dir / "config.json")
     pause = config.get("weight_decay", 0)
-    pairs = [json.loads(line) for line in open(run_dir / "pairs.jsonl")]
+    pairs = [row for _line, row in read_jsonl(run_dir / "pairs.jsonl")]
     status = StatusFile(run_dir)
     note(run_dir, "starts")
     step = resumed_step(config.get("resume_from"))
@@ -108,10 +109,8 @@ def checkpoint(run_dir: Path, step: int) -> None:
 
 
 def finish(run_dir: Path, config: dict, pairs: list[dict]) -> None:
-    from tests.training.tiny_adapter import write_adapter
-
     write_adapter(run_dir / "adapter", config["base_model"], str(run_dir.parent))
-    write_json(run_dir / "canary.json", {"prompts": []})
+    write_json(run_dir / "canary.json", canary())
     write_jsonl(
         run_dir / "pairs_scored.jsonl",
         [{"id": pair["id"], "margin": 0.5 + i} for i, pair in enumerate(pairs)],

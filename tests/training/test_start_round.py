@@ -7,7 +7,13 @@ import threading
 import pytest
 from django.db import connections
 
-from tests.factories import make_completion, make_pair, make_policy, make_prompt
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_pair,
+    make_policy,
+    make_prompt,
+)
 from tests.training.conftest import make_pairs
 from training.errors import RoundRefused
 from training.models import RoundPair, TrainingRound
@@ -52,8 +58,6 @@ def test_a_row_is_trls_conversational_form_with_the_sampled_tokens(project, mana
     prompt = make_prompt("为什么？", project=project)
     chosen = make_completion("因为。" * 9, prompt=prompt, token_ids=[7, 8, 2])
     rejected = make_completion("不知道", prompt=prompt, token_ids=[9, 2])
-    from tests.factories import make_comparison
-
     make_pair(comparison=make_comparison(a=chosen, b=rejected), weight=2.0)
     make_pairs(project, 1)
     row = rows_of(start_round(project, manager))[0]
@@ -77,8 +81,6 @@ def test_a_row_is_trls_conversational_form_with_the_sampled_tokens(project, mana
 def test_token_ids_are_given_only_where_both_were_sampled_alike(
     project, manager, other
 ):
-    from tests.factories import make_comparison
-
     prompt = make_prompt(project=project)
     a = make_completion(prompt=prompt)
     b = make_completion(prompt=prompt, **other)
@@ -91,8 +93,6 @@ def test_token_ids_are_given_only_where_both_were_sampled_alike(
 
 def test_the_system_prompt_an_answer_was_sampled_with_is_trained_with(project, manager):
     """Else the policy would be trained on another question than it was asked."""
-    from tests.factories import make_comparison
-
     project.settings = {"sampling": {"system_prompt": "Be brief today."}}
     project.save()
     prompt = make_prompt("Why?", project=project)
@@ -243,6 +243,7 @@ def test_the_projects_own_round_settings_are_used(project, manager):
         ({"config": {"base_model": "x"}}, "config.base_model"),
         ({"config": {"resume_from": "x"}}, "config.resume_from"),
         ({"config": {"lora": {"rank": 8}}}, "lora.r"),
+        ({"config": {"lora": {"r": 4096}}}, "lora.r"),
     ],
 )
 def test_a_wrong_choice_is_refused_by_name(project, manager, asked, word):

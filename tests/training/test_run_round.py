@@ -1,0 +1,352 @@
+"""run_round with a real trainer process: every way an attempt can end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connections
+
+from inference.models import Policy
+from tests.training.conftest import STUB, make_pairs
+from training import attempts, ingest, runfolder, shutdown, trainer
+from training.models import TrainingRound
+from training.rounds import cancel_round, resume_round, start_round
+from training.running import run_round
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def queued(project, manager):
+    make_pairs(project, 3, held_out=1)
+    return start_round(project, manager)
+
+
+def states(training_round):
+    return list(training_round.events.values_list("state", flat=True))
+
+
+def lines(training_round, name):
+    path = training_round.folder / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(condition, seconds=20):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def in_background(round_id):
+    """run_round in a thread that lives as long as its trainer."""
+
+    def run():
+        try:
+            run_round(round_id)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_a_round_goes_from_queued_to_one_policy(queued):
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert (queued.state, queued.error) == ("succeeded", "")
+    assert states(queued) == [
+        "queued",
+        "preparing",
+        "training",
+        "publishing",
+        "succeeded",
+    ]
+    assert queued.policy.parent == queued.project.base
+    assert queued.policy.channel == queued.project.channel
+    assert (queued.step, queued.total_steps, queued.epoch) == (20, 20, 1)
+    assert queued.summary["steps"] == 20
+    assert queued.started_at < queued.finished_at
+    assert list(queued.metrics.values_list("step", flat=True)) == list(range(1, 21))
+    assert queued.metrics.get(step=20).values["rewards/margins"] == pytest.approx(0.6)
+    margins = queued.round_pairs.order_by("pair_id").values_list(
+        "final_margin", flat=True
+    )
+    assert list(margins) == [0.5, 1.5, 2.5]
+    # The project has no auto_deploy: the policy is a candidate.
+    assert queued.project.channel.serving == queued.project.base
+
+
+def test_the_run_folder_holds_the_frozen_pairs_and_the_config(queued):
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"beta": 0.3, "seed": 7})
+    run_round(queued.pk)
+    folder = runfolder.attempt_folder(queued, 1)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["beta"] == 0.3 and config["seed"] == 7
+    assert config["base_model"] == queued.start.base_model
+    assert config["parent_adapter"] is None and config["resume_from"] is None
+    assert config["reference"] == "base"
+    frozen = (queued.folder / "pairs.jsonl").read_bytes()
+    assert (folder / "pairs.jsonl").read_bytes() == frozen
+    assert len((folder / "held_out.jsonl").read_text().splitlines()) == 1
+
+
+def test_running_it_again_changes_nothing(queued):
+    run_round(queued.pk)
+    events = states(queued)
+    run_round(queued.pk)
+    run_round(404)
+    assert states(queued) == events
+    assert Policy.objects.filter(number__gt=0).count() == 1
+    assert len(lines(queued, "starts")) == 1
+
+
+@pytest.mark.both_databases
+def test_a_hundred_nudges_at_once_start_one_trainer(queued):
+    threads = [in_background(queued.pk) for _ in range(8)]
+    for thread in threads:
+        thread.join()
+    queued.refresh_from_db()
+    assert queued.state == "succeeded" and queued.epoch == 1
+    assert len(lines(queued, "starts")) == 1
+
+
+def test_a_round_from_an_adapter_names_its_folder(queued, manager):
+    run_round(queued.pk)
+    policy = Policy.objects.get(number=1)
+    again = start_round(queued.project, manager, start=policy, config={"seed": 8})
+    run_round(again.pk)
+    config = json.loads(
+        (runfolder.attempt_folder(again, 1) / "config.json").read_text()
+    )
+    assert config["parent_adapter"] == str(policy.adapter_path)
+    again.refresh_from_db()
+    assert again.policy.parent == policy
+
+
+def test_a_failure_says_why_and_where_the_log_is(queued):
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"seed": 13})
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "failed"
+    assert "The stub was told to fail." in queued.error
+    log = f"{queued.pk}/attempt-1/stderr.log"
+    assert log in queued.error or "stderr.log" in queued.error
+    assert str(django_settings.DATA_DIR) not in queued.error
+    assert not Policy.objects.filter(number__gt=0).exists()
+
+
+def test_a_trainer_that_cannot_even_start_is_a_failure_with_its_last_words(
+    queued, settings
+):
+    settings.TRAINER_COMMAND = ["sh", "-c", "echo no such model >&2; exit 4"]
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "failed" and "no such model" in queued.error
+
+
+def test_a_killed_trainer_is_tried_again_from_its_checkpoint(queued):
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
+    running = in_background(queued.pk)
+    wait_for(lambda: queued.metrics.filter(step__gte=3).exists())
+    os.kill(int(lines(queued, "starts")[0].split()[1]), signal.SIGKILL)
+    running.join()
+    queued.refresh_from_db()
+    assert queued.state == "queued" and queued.attempts == 1
+    assert "SIGKILL" in queued.events.last().detail
+
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0})
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "succeeded"
+    # Claim 1, given back 2, claim 3: every step once, though two attempts made them.
+    config = json.loads(
+        (runfolder.attempt_folder(queued, 3) / "config.json").read_text()
+    )
+    assert config["resume_from"].endswith("attempt-1")
+    assert list(queued.metrics.values_list("step", flat=True)) == list(range(1, 21))
+
+
+def test_a_round_lost_three_times_fails_with_the_reason(queued, settings):
+    settings.TRAINER_COMMAND = ["sh", "-c", "kill -9 $$"]
+    for _attempt in range(3):
+        run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "failed" and queued.attempts == 3
+    assert "SIGKILL" in queued.error and "attempt 3" in queued.error
+
+
+def test_a_hanging_trainer_is_ended_and_tried_again(queued, settings):
+    settings.ROUND_STALL_LIMIT = 0.3
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"seed": 99})
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "queued" and queued.attempts == 1
+    assert "no progress" in queued.events.last().detail
+
+
+def test_a_cancel_stops_the_trainer_and_resume_goes_on(queued, manager):
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
+    running = in_background(queued.pk)
+    wait_for(lambda: queued.metrics.filter(step__gte=2).exists())
+    assert cancel_round(queued, manager).cancel_requested
+    running.join()
+    queued.refresh_from_db()
+    assert queued.state == "cancelled" and queued.finished_at
+    stopped_at = queued.step
+    assert 2 <= stopped_at < 20
+    assert len(lines(queued, "ends")) == 1
+
+    TrainingRound.objects.filter(pk=queued.pk).update(config={})
+    assert resume_round(queued, manager).state == "queued"
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "succeeded" and queued.finished_at
+    config = json.loads(
+        (runfolder.attempt_folder(queued, 2) / "config.json").read_text()
+    )
+    assert config["resume_from"].endswith("attempt-1")
+
+
+def test_a_stopping_worker_gives_the_round_back_without_counting_the_attempt(queued):
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
+    running = in_background(queued.pk)
+    wait_for(lambda: queued.metrics.filter(step__gte=2).exists())
+    shutdown.request()
+    running.join()
+    queued.refresh_from_db()
+    assert queued.state == "queued" and queued.attempts == 0
+    assert lines(queued, "ends")
+
+    run_round(queued.pk)  # the worker is on its way out: it takes nothing
+    assert len(lines(queued, "starts")) == 1
+    shutdown.forget()
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "succeeded"
+
+
+@pytest.mark.both_databases
+def test_an_overtaken_supervisor_kills_its_trainer_and_writes_nothing(queued):
+    """As after a SIGSTOP longer than the heartbeat limit: the epoch has moved on."""
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.1})
+    running = in_background(queued.pk)
+    wait_for(lambda: queued.metrics.filter(step__gte=2).exists())
+    queued.refresh_from_db()
+    attempts.give_back(queued, "overtaken", is_lost=True)
+    running.join()
+    pid = int(lines(queued, "starts")[0].split()[1])
+    assert not os.path.exists(f"/proc/{pid}")
+    queued.refresh_from_db()
+    assert (queued.state, queued.epoch) == ("queued", 2)
+    assert states(queued)[-1] == "queued"
+    # Its late writes are refused by the database.
+    late = TrainingRound(pk=queued.pk, epoch=1, state="training")
+    assert attempts.heartbeat(late, step=999) is False
+    with pytest.raises(attempts.StaleRound):
+        attempts.failed(late, "too late")
+    queued.refresh_from_db()
+    assert queued.step != 999 and queued.error == ""
+
+
+def test_no_second_trainer_starts_while_one_still_runs(queued, settings):
+    """A trainer whose supervisor died is still writing its checkpoint: it holds the
+    round's lock, gets SIGTERM, and only then the next attempt starts."""
+    settings.ROUND_STOP_LIMIT = 0.2
+    folder = queued.folder / "attempt-0"
+    folder.mkdir()
+    lock = trainer.take_lock(queued.folder)
+    code = "trap '' TERM; touch $0/ignores; while :; do sleep 0.1; done"
+    settings.TRAINER_COMMAND = ["sh", "-c", code]
+    stray = trainer.start(folder, lock)
+    try:
+        wait_for((folder / "ignores").exists)
+        with pytest.raises(trainer.TrainerStillThere):
+            trainer.take_lock(queued.folder)
+        settings.TRAINER_COMMAND = STUB
+        run_round(queued.pk)
+        queued.refresh_from_db()
+        assert queued.state == "succeeded"
+        # It ignored SIGTERM, so it was killed before the new one started.
+        assert stray.poll() == -signal.SIGKILL
+    finally:
+        stray.close()
+
+
+def test_changed_pairs_are_not_trained_on(queued):
+    with open(queued.folder / "pairs.jsonl", "a") as file:
+        file.write("{}\n")
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "failed" and "pairs.jsonl" in queued.error
+    assert not lines(queued, "starts")
+
+
+def test_the_same_files_twice_are_said_to_be_nothing_new(queued, manager, settings):
+    """The stub's adapter depends on its round's folder; here it is the same one."""
+    run_round(queued.pk)
+    again = start_round(queued.project, manager)
+    first = runfolder.attempt_folder(queued, 1)
+    copy = f"cp -r {first}/adapter {first}/*.json $0/"
+    settings.TRAINER_COMMAND = ["sh", "-c", copy]
+    run_round(again.pk)
+    again.refresh_from_db()
+    assert again.state == "failed"
+    assert Policy.objects.get(number=1).name in again.error
+
+
+def test_a_broken_adapter_is_no_policy(queued, settings):
+    settings.TRAINER_COMMAND = [
+        "sh",
+        "-c",
+        'mkdir $0/adapter; echo \'{"state": "done"}\' > $0/status.json',
+    ]
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "failed"
+    assert "could not become a policy" in queued.error
+
+
+def test_a_fault_of_ours_gives_the_round_back(queued, monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(ingest, "store_metrics", broken)
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "queued" and queued.attempts == 1
+    assert "a bug" in queued.events.last().detail
+    pid = int(lines(queued, "starts")[0].split()[1])
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_the_trainer_dies_with_a_parent_killed_by_9(tmp_path):
+    """The kernel's parent-death signal, not our own clean-up."""
+    code = (
+        "import os, sys, time, django; django.setup();"
+        "from pathlib import Path; from training import trainer;"
+        "folder = Path(sys.argv[1]); t = trainer.start(folder, trainer.take_lock(folder));"
+        "print(t.process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env=os.environ
+        | {
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "TRAINER_COMMAND": "sleep 60",
+        },
+    )
+    with parent:
+        pid = int(parent.stdout.readline())
+        assert os.path.exists(f"/proc/{pid}")
+        parent.kill()
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))

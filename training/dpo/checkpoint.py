@@ -80,6 +80,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def drop_broken(folder: Path) -> None:
+    """Remove what a crash left half-written, so that it never counts as kept."""
+    for path in _checkpoints(folder):
+        if not _is_complete(path):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("tmp-step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, state) of a checkpoint folder; state has "step"."""
     return load_file(path / TENSORS), json.loads((path / STATE).read_text("utf-8"))
@@ -115,10 +124,5 @@ def _is_complete(path: Path) -> bool:
 
 
 def _prune(folder: Path) -> None:
-    newest_first = sorted(_checkpoints(folder), reverse=True)
-    marked = [path for path in newest_first if (path / MARKER).exists()]
-    for path in newest_first:
-        if path not in marked[:KEPT]:
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob("tmp-step-*"):
+    for path in sorted(_checkpoints(folder), reverse=True)[KEPT:]:
         shutil.rmtree(path, ignore_errors=True)

@@ -187,6 +187,9 @@ def _tokenized(
             raise _BadRow(f'"{key}" is missing.')
     if row.get("prompt") is None:
         row = {**row, **_extract_prompt(row["chosen"], row["rejected"])}
+    for key in ("prompt", "chosen", "rejected"):
+        if not isinstance(row[key], str | list):
+            raise _BadRow(f'"{key}" must be a text or a list of messages.')
     texts = [isinstance(row[key], str) for key in ("prompt", "chosen", "rejected")]
     if all(texts):
         prompt, chosen, rejected = _encode_strings(row, tokenizer)
@@ -201,8 +204,8 @@ def _tokenized(
 def _check_messages(key: str, value: Any, mixed: bool) -> None:
     if mixed and isinstance(value, str):
         raise _BadRow(f'"{key}" is a text where the others are messages; use one form.')
-    if not isinstance(value, list) or (not value and key != "prompt"):
-        raise _BadRow(f'"{key}" must be a text or a list of messages.')
+    if not value and key != "prompt":
+        raise _BadRow(f'"{key}" must be a text or a list of messages; it is empty.')
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise _BadRow(f'"{key}" must hold messages {{"role": …, "content": …}}.')

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from training.dpo.batches import Layout, Schedule, rows_of
 from training.dpo.checkpoint import (
+    drop_broken,
     find_resume_source,
     load_checkpoint,
     newest_checkpoint,
@@ -235,6 +236,7 @@ def _save(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None:
 
 def _resume(run: Run, optimizer: torch.optim.AdamW) -> Position | None:
     """Load the newest checkpoint of this folder, or of `resume_from`, if there is one."""
+    drop_broken(run.folder / "checkpoints")
     source = resume_source(run.folder, run.config)
     if source is None:
         return None

@@ -1,13 +1,11 @@
 """A tiny random Llama with a byte-level tokenizer, and run folders around it."""
 
-import json
-
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.training.dpo.runs import PAIRS, write_rows
+from tests.training.dpo.runs import PAIRS, write_run
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
@@ -74,17 +72,9 @@ def base_model(tmp_path_factory, tokenizer):
 
 @pytest.fixture
 def make_run(tmp_path, base_model):
-    """Write a run folder: `make_run(name="run", pairs=PAIRS, held_out=None, **config)`."""
+    """`make_run(name="run", pairs=PAIRS, held_out=None, **config)` writes a run folder."""
 
     def make(name="run", pairs=PAIRS, held_out=None, **config):
-        folder = tmp_path / name
-        folder.mkdir()
-        small = {"r": 4}
-        values = {"base_model": str(base_model), "lora": small} | config
-        (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
-        write_rows(folder / "pairs.jsonl", pairs)
-        if held_out is not None:
-            write_rows(folder / "held_out.jsonl", held_out)
-        return folder
+        return write_run(tmp_path / name, base_model, pairs, held_out, **config)
 
     return make

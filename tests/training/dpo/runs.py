@@ -26,6 +26,17 @@ PAIRS = [
 ]
 
 
+def write_run(folder, base, pairs=PAIRS, held_out=None, **config):
+    """A run folder with an adapter of rank 4, all else by default or as given."""
+    folder.mkdir()
+    values = {"base_model": str(base), "lora": {"r": 4}} | config
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    write_rows(folder / "pairs.jsonl", pairs)
+    if held_out is not None:
+        write_rows(folder / "held_out.jsonl", held_out)
+    return folder
+
+
 def write_rows(path, rows):
     """One JSON object a line."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

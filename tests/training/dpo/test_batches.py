@@ -1,0 +1,43 @@
+"""Which pairs make a step, and how a step is split by memory."""
+
+from training.dpo.batches import Schedule, micro_batches
+from training.dpo.data import Pair
+
+
+def pair(length):
+    return Pair("x", 1, [1], [2] * (length - 1), [3])
+
+
+def test_every_pair_comes_once_an_epoch_in_a_new_order():
+    """10 pairs by 4: steps of 4, 4 and 2, three epochs."""
+    schedule = Schedule(pairs=10, batch_size=4, epochs=3, seed=1, shuffle=True)
+    assert schedule.total_steps == 9
+    steps = [schedule.step_pairs(step) for step in range(9)]
+    assert [len(step) for step in steps] == [4, 4, 2] * 3
+    epochs = [sum(steps[i : i + 3], []) for i in (0, 3, 6)]
+    assert all(sorted(order) == list(range(10)) for order in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_order_depends_on_the_seed_alone():
+    same = [Schedule(20, 4, 1, 7, True).step_pairs(3) for _ in range(2)]
+    assert same[0] == same[1]
+    assert same[0] != Schedule(20, 4, 1, 8, True).step_pairs(3)
+
+
+def test_without_shuffling_the_files_order_stays():
+    assert Schedule(5, 2, 2, 1, False).step_pairs(4) == [2, 3]
+
+
+def test_part_of_an_epoch_ends_with_a_whole_step():
+    """10 steps an epoch, 0.25 epochs: 2.5 steps, so 3."""
+    assert Schedule(10, 1, 0.25, 1, False).total_steps == 3
+
+
+def test_forward_passes_hold_pairs_of_like_length_within_the_budget():
+    """Lengths 9, 2, 8, 3 and 40 tokens a pass of two rows a pair: 9 and 8 together
+    need 4 · 9 = 36, with 3 they would need 54; 3 and 2 need 12. 30 alone exceeds the
+    budget and still goes, alone."""
+    pairs = [pair(n) for n in (9, 2, 8, 3, 30)]
+    assert micro_batches(pairs, range(5), 40, None) == [[4], [0, 2], [3, 1]]
+    assert micro_batches(pairs, range(5), 40, 1) == [[4], [0], [2], [3], [1]]

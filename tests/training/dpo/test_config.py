@@ -1,0 +1,110 @@
+"""config.json: defaults, and errors that name the key."""
+
+import pytest
+
+from training.dpo.config import TrainingConfig, as_dict, parse_config
+from training.dpo.errors import TrainerError
+
+
+def test_the_base_model_alone_is_enough():
+    assert parse_config({"base_model": "m"}) == TrainingConfig("m")
+
+
+def test_every_key_of_the_contract_is_known():
+    keys = [
+        "base_model",
+        "parent_adapter",
+        "reference",
+        "tuning",
+        "lora",
+        "dtype",
+        "loss",
+        "beta",
+        "label_smoothing",
+        "ld_alpha",
+        "simpo_gamma",
+        "discopop_tau",
+        "sft_epochs",
+        "sft_learning_rate",
+        "learning_rate",
+        "epochs",
+        "batch_size",
+        "micro_batch_size",
+        "max_length",
+        "warmup_ratio",
+        "lr_scheduler",
+        "weight_decay",
+        "max_grad_norm",
+        "seed",
+        "shuffle",
+        "logging_steps",
+        "save_steps",
+        "resume_from",
+    ]
+    known = as_dict(TrainingConfig("m"))
+    assert set(keys) <= set(known)
+    assert set(known["lora"]) == {"r", "alpha", "dropout", "target_modules"}
+    # Written out with its defaults, a config reads back as the same.
+    assert parse_config(known) == TrainingConfig("m")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"learning_rat": 1},
+            'unknown key "learning_rat"; the nearest known one is "learning_rate"',
+        ),
+        ({"lora": {"rank": 8}}, 'unknown key "lora.rank"'),
+        ({"beta": 0}, '"beta" must be a number above 0, not 0'),
+        ({"beta": "0.1"}, '"beta" must be a number above 0'),
+        ({"beta": True}, '"beta" must be a number'),
+        (
+            {"label_smoothing": 0.5},
+            '"label_smoothing" must be a number of at least 0 and below 0.5',
+        ),
+        (
+            {"batch_size": 1.5},
+            '"batch_size" must be a whole number of at least 1 or null',
+        ),
+        ({"epochs": -1}, '"epochs" must be a number above 0 or null'),
+        ({"seed": None}, '"seed" must be a whole number'),
+        ({"shuffle": 1}, '"shuffle" must be true or false'),
+        ({"dtype": "float16"}, '"dtype" must be one of "auto", "float32", "bfloat16"'),
+        ({"reference": "parent"}, '"reference" must be one of'),
+        ({"loss": "sigmod"}, 'the nearest is "sigmoid"'),
+        ({"loss": {"sigmoid": "x"}}, '"loss.sigmoid" must be a number'),
+        ({"lora": {"target_modules": ["lm_head"]}}, "lm_head"),
+        ({"lora": [8]}, '"lora" must be an object'),
+        ({"base_model": ""}, '"base_model" must be a text'),
+        ({"max_length": 1}, '"max_length" must be a whole number of at least 2'),
+    ],
+)
+def test_a_bad_value_is_named(values, said):
+    with pytest.raises(TrainerError) as raised:
+        parse_config({"base_model": "m"} | values)
+    assert said in str(raised.value)
+
+
+def test_a_missing_base_model_is_named():
+    with pytest.raises(TrainerError, match='lacks "base_model"'):
+        parse_config({})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": "ipo"},
+        {"loss": {"sigmoid": 1.0, "sft": 0.2}},
+        {"tuning": "qlora"},
+        {"tuning": "full"},
+        {"reference": "none"},
+        {"sft_epochs": 1},
+        {"ld_alpha": 0.5},
+        {"simpo_gamma": 1.0},
+    ],
+)
+def test_what_is_not_built_yet_is_refused_by_name(values):
+    with pytest.raises(TrainerError, match="not in this version") as raised:
+        parse_config({"base_model": "m"} | values)
+    assert f'"{next(iter(values))}"' in str(raised.value)

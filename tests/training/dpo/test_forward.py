@@ -1,0 +1,80 @@
+"""Scoring answers: against the model's own logits, and the head's gradient."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from training.dpo import forward
+from training.dpo.batches import Row
+from training.dpo.forward import HeadLogps, score_rows
+
+
+@pytest.fixture(scope="module")
+def model(base_model):
+    return AutoModelForCausalLM.from_pretrained(base_model).eval().requires_grad_(False)
+
+
+def test_scores_are_those_of_the_models_own_logits(model):
+    """Every answer token's log-prob, entropy, mean logit and top-1, row by row."""
+    rows = [Row([5, 9, 40, 7, 81, 33], 3), Row([5, 9, 12], 2), Row([8, 60, 61, 62], 0)]
+    scores = score_rows(model, rows, pad_id=0)
+    assert scores.lengths == [3, 1, 3]  # without a prompt the first token is given
+    at = 0
+    for row, start in zip(rows, (3, 2, 1), strict=True):
+        logits = model(torch.tensor([row.ids])).logits[0, start - 1 : -1]
+        targets = torch.tensor(row.ids[start:])
+        log_probs = logits.log_softmax(-1)
+        part = slice(at, at + len(targets))
+        at += len(targets)
+        wanted = log_probs[torch.arange(len(targets)), targets]
+        torch.testing.assert_close(scores.token_logps[part], wanted)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        torch.testing.assert_close(scores.entropy[part], entropy)
+        torch.testing.assert_close(scores.mean_logit[part], logits.mean(-1))
+        assert (scores.is_top1[part] == (logits.argmax(-1) == targets)).all()
+
+
+def test_padding_and_neighbours_do_not_touch_a_row(model):
+    """A short row scores the same alone and beside a longer one."""
+    short, longer = Row([5, 9, 12, 3], 2), Row([*range(3, 60)], 4)
+    alone = score_rows(model, [short], pad_id=0).token_logps
+    beside = score_rows(model, [longer, short], pad_id=0).token_logps[-2:]
+    torch.testing.assert_close(alone, beside, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.7, None), (2.0, 5.0)])
+def test_the_heads_gradient_is_autograds(monkeypatch, scale, softcap):
+    """Against log_softmax(softcap · tanh(scale · (hWᵀ + b) / softcap)), in blocks of 2."""
+    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", 2 * 11)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(5, 4, generator=generator, requires_grad=True)
+    weight = torch.randn(11, 4, generator=generator)
+    bias = torch.randn(11, generator=generator)
+    targets = torch.tensor([0, 10, 3, 3, 7])
+    upstream = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
+
+    logps = HeadLogps.apply(hidden, weight, bias, targets, scale, softcap)[0]
+    (gradient,) = torch.autograd.grad((logps * upstream).sum(), hidden)
+
+    logits = scale * (hidden @ weight.T + bias)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    plain = logits.log_softmax(-1)[torch.arange(5), targets]
+    (wanted,) = torch.autograd.grad((plain * upstream).sum(), hidden)
+    torch.testing.assert_close(logps, plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_of_the_whole_batch_never_exist(model, monkeypatch):
+    """The head sees answer positions only: 2 of 40 here."""
+    seen = []
+    real = torch.nn.functional.linear
+
+    def watched(x, weight, bias=None):
+        if weight is model.get_output_embeddings().weight:
+            seen.append(x.shape[0])
+        return real(x, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    score_rows(model, [Row([*range(3, 43)], 38)], pad_id=0)
+    assert seen == [2]

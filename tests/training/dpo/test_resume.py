@@ -1,0 +1,270 @@
+"""Stopped, killed and resumed runs write what an uninterrupted one writes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
+from training.dpo.__main__ import main
+from training.dpo.checkpoint import newest_checkpoint, save_checkpoint
+from training.dpo.errors import FolderLocked, Stopped, TrainerError
+from training.dpo.lock import folder_lock
+from training.dpo.process import StopFlag
+from training.dpo.run import run_folder
+
+CONFIG = {
+    "batch_size": 2,
+    "epochs": 40,
+    "save_steps": 7,
+    "eval_steps": 20,
+    "learning_rate": 1e-3,
+    # dropout draws random numbers, so its generator must be resumed too
+    "lora": {"r": 4, "dropout": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, base_model):
+    folder = tmp_path_factory.mktemp("left alone") / "run"
+    train_here(write_run(folder, base_model, held_out=PAIRS[:1], **CONFIG))
+    return folder
+
+
+@pytest.fixture
+def command(capsys):
+    """`python -m training.dpo`, in this process: (exit code, last line on stderr)."""
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+
+    def run_command(*arguments):
+        code = main([str(argument) for argument in arguments])
+        errors = capsys.readouterr().err.splitlines()
+        return code, errors[-1] if errors else ""
+
+    yield run_command
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def without_speed(run):
+    """The lines of metrics.jsonl but for what a clock decides."""
+    rows = read_rows(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "pairs_per_second"} for row in rows]
+
+
+def assert_same_run(run, other):
+    assert without_speed(run) == without_speed(other)
+    for name in (
+        "adapter/adapter_model.safetensors",
+        "pairs_scored.jsonl",
+        "canary.json",
+    ):
+        assert (run / name).read_bytes() == (other / name).read_bytes()
+
+
+def start(run, *options, **environment):
+    """The trainer as its own process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.dpo", str(run), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def wait_for_lines(run, count, process):
+    """Until metrics.jsonl holds `count` lines."""
+    deadline = time.monotonic() + 60
+    path = run / "metrics.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+class StopAfter(StopFlag):
+    """A stop asked for when the loop looks for it the n-th time."""
+
+    def __init__(self, looks):
+        self.looks = looks
+        super().__init__()
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        return self.looks < 0
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(
+    make_run, uninterrupted, command
+):
+    run = make_run(held_out=PAIRS[:1], **CONFIG)
+    process = start(run)
+    wait_for_lines(run, 10, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert errors.splitlines()[-1].startswith("Stopped: stopped after step")
+    status = read_json(run / "status.json")
+    assert status["state"] == "stopped" and 0 < status["step"] < 120
+    assert newest_checkpoint(run / "checkpoints").name == f"step-{status['step']:08d}"
+
+    assert command(run)[0] == 0
+    assert_same_run(run, uninterrupted)
+
+
+def test_kill_9_goes_on_from_the_newest_complete_checkpoint(make_run, uninterrupted):
+    run = make_run(held_out=PAIRS[:1], **CONFIG)
+    process = start(run)
+    wait_for_lines(run, 25, process)
+    process.kill()
+    process.communicate()
+    # What a crash in the middle of a write leaves behind:
+    newest = newest_checkpoint(run / "checkpoints")
+    torn = newest.with_name("step-00009999")
+    shutil.copytree(newest, torn)
+    (torn / "state.safetensors").write_bytes(b"torn")
+    (run / "checkpoints" / "tmp-step-00009998").mkdir()
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 118, "loss": 1.0}\n{"step": 11')
+    train_here(run)
+    assert_same_run(run, uninterrupted)
+    assert not torn.exists()
+
+
+def test_a_stop_at_any_point_of_the_run_changes_nothing(make_run, uninterrupted):
+    """Stopped again and again, each time a few looks later, until it is done."""
+    run = make_run(held_out=PAIRS[:1], **CONFIG)
+    stops = 0
+    for looks in (1, 5, 6, 7, 8, 30, 47, 1000):
+        try:
+            run_folder(run, StopAfter(looks))
+        except Stopped:
+            stops += 1
+            assert read_json(run / "status.json")["state"] == "stopped"
+    assert stops == 7
+    assert read_json(run / "status.json")["state"] == "done"
+    assert_same_run(run, uninterrupted)
+
+
+def test_another_folder_resumes_from_an_earlier_attempts(make_run, uninterrupted):
+    first = make_run("first", held_out=PAIRS[:1], **CONFIG)
+    with pytest.raises(Stopped):
+        run_folder(first, StopAfter(40))
+    second = make_run("second", held_out=PAIRS[:1], **CONFIG, resume_from=str(first))
+    train_here(second)
+    assert_same_run(second, uninterrupted)
+
+
+def test_a_finished_run_started_again_ends_the_same(uninterrupted, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(uninterrupted, copy)
+    train_here(copy)
+    assert_same_run(copy, uninterrupted)
+
+
+def test_a_checkpoint_of_another_config_is_refused(make_run):
+    run = make_run(**CONFIG)
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(20))
+    config = read_json(run / "config.json")
+    (run / "config.json").write_text(json.dumps(config | {"beta": 0.2}))
+    with pytest.raises(TrainerError, match="belongs to another config"):
+        train_here(run)
+
+
+def test_a_locked_folder_is_left_alone(make_run, command):
+    run = make_run()
+    with folder_lock(run):
+        code, last = command(run)
+    assert code == 73
+    assert last.startswith(f"{run} is locked by another trainer")
+    assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
+        "config.json",
+        "pairs.jsonl",
+    ]
+    with folder_lock(run), pytest.raises(FolderLocked), folder_lock(run):
+        pass
+
+
+def test_the_trainer_dies_with_its_parent(make_run):
+    """A parent that is killed takes the trainer along, which writes a checkpoint."""
+    run = make_run(**CONFIG | {"epochs": 5000})
+    script = (
+        "import os, subprocess, sys;"
+        "subprocess.Popen([sys.executable, '-m', 'training.dpo', sys.argv[1]],"
+        " env=os.environ | {'TIEBREAK_DIE_WITH_PARENT': str(os.getpid())}).wait()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(run)],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while (
+        not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_bytes()
+    ):
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    while read_json(run / "status.json")["state"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert read_json(run / "status.json")["state"] == "stopped"
+    assert newest_checkpoint(run / "checkpoints") is not None
+
+
+def test_a_parent_already_gone_ends_the_trainer_at_once(make_run):
+    run = make_run()
+    process = start(run, "--die-with-parent", "1")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the process that started the trainer is gone" in errors
+
+
+def test_a_failure_ends_with_one_sentence(make_run, command, tmp_path):
+    run = make_run(learning_rat=1)
+    code, last = command(run)
+    assert code == 1
+    assert last == (
+        'config.json: unknown key "learning_rat"; the nearest known one is "learning_rate".'
+    )
+    status = read_json(run / "status.json")
+    assert (status["state"], status["reason"]) == ("failed", last)
+    assert command(tmp_path / "nowhere") == (1, f"{tmp_path / 'nowhere'} is no folder.")
+
+
+def test_a_base_model_that_cannot_be_loaded_is_named(make_run, command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, last = command(make_run(base_model=str(tmp_path / "empty")))
+    assert code == 1
+    assert last.startswith(f'The tokenizer of base_model "{tmp_path / "empty"}"')
+
+
+def test_two_checkpoints_are_kept_and_a_full_disk_is_said(tmp_path, monkeypatch):
+    tensors = {"weights.a": torch.ones(3)}
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, tensors, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-00000002",
+        "step-00000003",
+    ]
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(TrainerError, match="disk is too full"):
+        save_checkpoint(tmp_path, 4, tensors, {})
+    assert newest_checkpoint(tmp_path).name == "step-00000003"

@@ -19,6 +19,7 @@ from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.translation import gettext as _
 from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -146,6 +147,7 @@ def _flat(detail: Any, path: str = "") -> list[tuple[str, str]]:
     return [(path, str(detail))]
 
 
+@csrf_exempt
 def api_not_found(request: HttpRequest) -> JsonResponse:
     """The last route of /api/: no page of HTML for a program."""
     return JsonResponse(

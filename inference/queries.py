@@ -1,5 +1,7 @@
 """Reads over policies, channels and servers; nothing here changes anything."""
 
+from collections.abc import Iterable
+
 from django.db.models import Q
 from django.utils.translation import gettext as _
 
@@ -17,20 +19,33 @@ def serving_policy(channel: Channel) -> Policy:
 
 def policy_state(policy: Policy, channel: Channel) -> str:
     """serving, candidate (never served), retired (served before) or rejected."""
-    if channel.serving_id == policy.pk:
-        return "serving"
-    if policy.rejected_reason:
-        return "rejected"
-    # A base serves from the first day on, without a deployment.
-    if policy.is_base or policy.deployments.filter(channel=channel).exists():
-        return "retired"
-    return "candidate"
+    return policy_states([policy], channel)[policy.pk]
+
+
+def policy_states(policies: Iterable[Policy], channel: Channel) -> dict[int, str]:
+    """The state of each policy there, by its primary key, in one query."""
+    deployed = set(
+        Deployment.objects.filter(channel=channel).values_list("policy_id", flat=True)
+    )
+    states = {}
+    for policy in policies:
+        if channel.serving_id == policy.pk:
+            states[policy.pk] = "serving"
+        elif policy.rejected_reason:
+            states[policy.pk] = "rejected"
+        # A base serves from the first day on, without a deployment.
+        elif policy.is_base or policy.pk in deployed:
+            states[policy.pk] = "retired"
+        else:
+            states[policy.pk] = "candidate"
+    return states
 
 
 def channel_policies(channel: Channel) -> list[Policy]:
     """All policies that may serve there, the base first, then by number."""
     base = Q(number=0, base_sha256=serving_policy(channel).base_sha256)
-    return list(Policy.objects.filter(base | Q(channel=channel)).order_by("number"))
+    policies = Policy.objects.filter(base | Q(channel=channel))
+    return list(policies.select_related("parent").order_by("number"))
 
 
 def lineage(policy: Policy) -> list[Policy]:

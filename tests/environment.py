@@ -9,6 +9,8 @@ import shutil
 import tempfile
 
 _folder = tempfile.mkdtemp(prefix="tiebreak-test-")
+# Where collected static files would be; whitenoise warns at its absence.
+os.mkdir(os.path.join(_folder, "static"))
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 os.environ["DATA_DIR"] = _folder

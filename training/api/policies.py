@@ -17,7 +17,7 @@ from annotation.access import checked_role, needs
 from annotation.api.serializers import Body, Instant, problems, read
 from annotation.models import Project, Role
 from inference.models import Policy
-from inference.queries import channel_policies, policy_state
+from inference.queries import channel_policies, policy_states
 from training import promotion
 from training.models import TrainingRound
 
@@ -26,7 +26,7 @@ STATES = ["candidate", "serving", "retired", "rejected"]
 
 class PolicySerializer(serializers.Serializer):
     name = serializers.CharField()
-    parent = serializers.CharField(source="parent.name", default=None)
+    parent = serializers.CharField(source="parent.name", default=None, allow_null=True)
     round = serializers.IntegerField(allow_null=True, help_text="the id of its round")
     state = serializers.ChoiceField(choices=STATES)
     win_rate = serializers.FloatField(allow_null=True)
@@ -42,9 +42,10 @@ def policy_json(project: Project, policies: list[Policy]) -> list[dict[str, Any]
     made_by = dict(
         TrainingRound.objects.filter(policy__in=policies).values_list("policy", "id")
     )
+    states = policy_states(policies, project.channel)
     for policy in policies:
         policy.round = made_by.get(policy.pk)  # type: ignore[attr-defined]
-        policy.state = policy_state(policy, project.channel)  # type: ignore[attr-defined]
+        policy.state = states[policy.pk]  # type: ignore[attr-defined]
         policy.win_rate = None  # type: ignore[attr-defined]
     return PolicySerializer(policies, many=True).data  # type: ignore[return-value]
 

@@ -62,7 +62,9 @@ class RoundSerializer(serializers.Serializer):
     config = serializers.DictField()
     pairs_sha256 = serializers.CharField()
     cancel_requested = serializers.BooleanField()
-    created_by = serializers.CharField(source="created_by.username", default=None)
+    created_by = serializers.CharField(
+        source="created_by.username", default=None, allow_null=True
+    )
     created_at = Instant()
     started_at = Instant(allow_null=True)
     finished_at = Instant(allow_null=True)

@@ -148,7 +148,7 @@ class Supervisor:
     def _bury(self, status: int) -> None:
         assert self.server is not None
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        words = self.server.last_words()
+        words = self.server.last_words() if status >= 0 else ""
         # Its engine and workers die with it; this makes sure before the next start.
         self.server.kill()
         self.server = None
@@ -185,11 +185,11 @@ class Supervisor:
     def _tend(self, starting: str) -> None:
         """Health, then base, rendering and adapters; ready only when all hold."""
         now = time.monotonic()
-        if self._ready_at is not None and now < self._tend_at:
+        if now < self._tend_at:
             return
-        self._tend_at = now + TEND_EVERY
+        self._tend_at = now + (1.0 if self._ready_at is None else TEND_EVERY)
         if not self.client.is_healthy():
-            self._not_ready(starting)
+            self._not_ready(starting if self._ready_at is None else _("not answering"))
             return
         self._healthy_at = now
         try:

@@ -1,0 +1,198 @@
+"""run_vllm, sampling and promotion against the real vLLM on a tiny random model."""
+
+import json
+import os
+import shutil
+import signal
+
+import psutil
+import pytest
+from django.conf import settings
+
+from inference.errors import AdapterRefused
+from inference.models import Policy, Replica
+from inference.policies import deploy_policy, register_policy, rollback
+from inference.queries import readiness
+from inference.replicas import client_of, replica_urls
+from inference.sampling import SamplingParams
+from inference.services import (
+    count_tokens,
+    create_channel,
+    generate_pair,
+    sample,
+    set_wanted,
+    wait_until,
+)
+from tests.vllm_server import alive, make_adapter, wait_for
+
+CHAT = [{"role": "user", "content": "Name three rivers. 三条河？"}]
+SHORT = SamplingParams(max_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model, tmp_path_factory):
+    """Two rounds' results."""
+    folder = tmp_path_factory.mktemp("rounds")
+    for number in (1, 2):
+        make_adapter(folder / str(number), tiny_model, seed=number)
+    return folder
+
+
+def logprobs_of(model_folder, adapter, prompt_ids, answer_ids):
+    """What transformers says of the answer, in float32."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    ids = torch.tensor([prompt_ids + answer_ids])
+    with torch.no_grad():
+        scores = model(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
+    return scores.gather(1, ids[0, len(prompt_ids) :, None])[:, 0].tolist()
+
+
+def loaded():
+    return set(client_of(replica_urls()[0]).models())
+
+
+def test_a_pair_comes_with_the_ids_and_logprobs_that_transformers_computes(
+    vllm, tiny_model
+):
+    base = create_channel("demo").serving
+    first, second = generate_pair(base, CHAT, SHORT)
+    assert first.text != second.text
+    assert first.prompt_token_ids == second.prompt_token_ids
+    assert len(first.prompt_token_ids) == count_tokens(CHAT)
+    for answer in (first, second):
+        assert 1 <= len(answer.token_ids) == len(answer.logprobs) <= 12
+        expected = logprobs_of(
+            tiny_model, None, answer.prompt_token_ids, answer.token_ids
+        )
+        assert answer.logprobs == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_stored_seed_gives_the_same_answer_again(vllm, monkeypatch):
+    base = create_channel("demo").serving
+    _first, second = generate_pair(base, CHAT, SHORT)
+    monkeypatch.setattr("secrets.randbits", lambda bits: second.seed)
+    (again,) = sample(base, CHAT, 1, SHORT)
+    assert again.token_ids == second.token_ids
+
+
+def test_ready_says_so_without_a_warning_about_the_chat_template(vllm):
+    assert readiness() == [("vllm", True, "ready")]
+    assert Replica.objects.get().warning == ""
+
+
+def test_a_trained_adapter_is_checked_served_and_rolled_back(vllm, runs, tiny_model):
+    channel = create_channel("demo")
+    base = channel.serving
+    policy = register_policy(channel, base, runs / "1" / "adapter")
+    deploy_policy(policy)
+    channel.refresh_from_db()
+    assert channel.serving == policy
+    answer, _other = generate_pair(policy, CHAT, SHORT)
+    adapter = policy.adapter_path
+    expected = logprobs_of(
+        tiny_model, adapter, answer.prompt_token_ids, answer.token_ids
+    )
+    unadapted = logprobs_of(tiny_model, None, answer.prompt_token_ids, answer.token_ids)
+    assert answer.logprobs == pytest.approx(expected, abs=1e-3)
+    assert answer.logprobs != pytest.approx(unadapted, abs=1e-2)
+    rollback(channel)
+    channel.refresh_from_db()
+    assert channel.serving == base
+    assert policy.name in loaded()  # kept, so that going forward again is instant
+
+
+def test_a_canary_that_does_not_match_refuses_and_unloads(vllm, runs, tmp_path):
+    """The second round's weights with the first round's canary."""
+    channel = create_channel("demo")
+    base = channel.serving
+    shutil.copytree(runs / "2" / "adapter", tmp_path / "adapter")
+    shutil.copy(runs / "1" / "canary.json", tmp_path)
+    policy = register_policy(channel, base, tmp_path / "adapter")
+    with pytest.raises(AdapterRefused, match="unlike the trained policy"):
+        deploy_policy(policy)
+    channel.refresh_from_db()
+    policy.refresh_from_db()
+    assert channel.serving == base
+    assert "unlike the trained policy" in policy.rejected_reason
+    assert policy.name not in loaded()
+
+
+def test_an_adapter_without_effect_is_refused(vllm, tiny_model, runs, tmp_path):
+    """All B are zero, and the canary says (wrongly, within tolerance) that it moved."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(runs / "1" / "adapter", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({k: np.zeros_like(v) for k, v in load_file(file).items()}, file)
+    canary = json.loads((runs / "1" / "canary.json").read_text())
+    for prompt in canary["prompts"]:
+        prompt["logprobs"] = [value + 5e-4 for value in prompt["base_logprobs"]]
+    (tmp_path / "canary.json").write_text(json.dumps(canary))
+    channel = create_channel("demo")
+    policy = register_policy(channel, channel.serving, tmp_path / "adapter")
+    with pytest.raises(AdapterRefused, match="exactly like the base"):
+        deploy_policy(policy)
+
+
+def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
+    channel = create_channel("demo")
+    base = channel.serving
+    first = register_policy(channel, base, runs / "1" / "adapter")
+    second = register_policy(channel, first, runs / "2" / "adapter")
+    deploy_policy(first)
+    deploy_policy(second)
+    before = vllm.engine()
+    os.kill(before[0].pid, signal.SIGKILL)
+    wait_for(lambda: not alive(before), 10, "its engine and worker die with it")
+    wait_for(
+        lambda: Replica.objects.get().state != Replica.State.READY, 10, "it is noticed"
+    )
+    vllm.wait_until_ready()
+    assert {base.name, first.name, second.name} <= loaded()
+    generate_pair(Policy.objects.get(pk=second.pk), CHAT, SHORT)
+    assert "vLLM died (signal 9); starting it again" in vllm.log.read_text()
+
+
+def test_stopped_on_demand_it_leaves_no_process_and_starts_again(vllm):
+    family = vllm.family()
+    set_wanted("stopped", "a round needs the memory")
+    wait_until("stopped", 60)
+    assert [p.pid for p in alive(family)] == [vllm.process.pid]
+    replica = Replica.objects.get()
+    assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")
+    set_wanted("running")
+    vllm.wait_for_engine()
+
+
+def test_run_vllm_killed_with_9_leaves_no_process(vllm_session, transactional_db):
+    """Right after the test above: vLLM is starting, all its processes exist."""
+    vllm_session.start()
+    family = vllm_session.wait_for_engine()
+    assert {"VLLM::EngineCore", "VLLM::Worker"} & {_title(p) for p in family} or (
+        len(family) >= 4
+    )
+    os.kill(vllm_session.process.pid, signal.SIGKILL)
+    vllm_session.process.wait()
+    wait_for(lambda: not alive(family), 10, "vLLM dies with run_vllm")
+
+
+def test_run_vllm_ends_cleanly_on_sigterm(vllm_session, transactional_db):
+    vllm_session.start()
+    family = vllm_session.wait_for_engine()
+    os.kill(vllm_session.process.pid, signal.SIGTERM)
+    assert vllm_session.process.wait(60) == 0
+    wait_for(lambda: not alive(family), 10, "nothing is left")
+    replica = Replica.objects.get(url=replica_urls()[0])
+    assert replica.state == Replica.State.STOPPED
+    assert (settings.DATA_DIR / "logs" / "vllm.log").exists()
+
+
+def _title(process: psutil.Process) -> str:
+    return " ".join(process.cmdline())

@@ -5,8 +5,9 @@
 Steps take config.json's `weight_decay` seconds each (a key that changes nothing here),
 so a test decides how long a run is. Everything else is as the real one: status.json,
 metrics.jsonl line by line, checkpoints marked COMPLETE, SIGTERM → 75, resume_from,
-the folder's lock, death with its parent. Each start is noted in RUN_DIR/../starts,
-each end in ../ends, so that a test sees whether two ever ran at once.
+the folder's lock, death with its parent. Each start is noted in RUN_DIR/../starts with
+its pid and the pids of earlier ones that still live (there must be none), each tidy end
+in ../ends.
 """
 
 import json
@@ -75,8 +76,18 @@ def run(run_dir: Path, stop: StopFlag) -> int:
 
 
 def note(run_dir: Path, what: str) -> None:
-    with open(run_dir.parent / what, "a") as file:
-        file.write(f"{run_dir.name} {os.getpid()} {time.monotonic()}\n")
+    with open(run_dir.parent / what, "a+") as file:
+        file.seek(0)
+        pids = [line.split()[1] for line in file]
+        living = [pid for pid in pids if what == "starts" and is_trainer(pid)]
+        file.write(f"{run_dir.name} {os.getpid()} {','.join(living)}\n")
+
+
+def is_trainer(pid: str) -> bool:
+    try:
+        return b"stub_trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def resumed_step(source: str | None) -> int:

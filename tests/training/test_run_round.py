@@ -19,7 +19,8 @@ from training.models import TrainingRound
 from training.rounds import cancel_round, resume_round, start_round
 from training.running import run_round
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+threads = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
@@ -110,6 +111,7 @@ def test_running_it_again_changes_nothing(queued):
 
 
 @pytest.mark.both_databases
+@threads
 def test_a_hundred_nudges_at_once_start_one_trainer(queued):
     threads = [in_background(queued.pk) for _ in range(8)]
     for thread in threads:
@@ -153,6 +155,7 @@ def test_a_trainer_that_cannot_even_start_is_a_failure_with_its_last_words(
     assert queued.state == "failed" and "no such model" in queued.error
 
 
+@threads
 def test_a_killed_trainer_is_tried_again_from_its_checkpoint(queued):
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
@@ -193,6 +196,7 @@ def test_a_hanging_trainer_is_ended_and_tried_again(queued, settings):
     assert "no progress" in queued.events.last().detail
 
 
+@threads
 def test_a_cancel_stops_the_trainer_and_resume_goes_on(queued, manager):
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
@@ -216,6 +220,7 @@ def test_a_cancel_stops_the_trainer_and_resume_goes_on(queued, manager):
     assert config["resume_from"].endswith("attempt-1")
 
 
+@threads
 def test_a_stopping_worker_gives_the_round_back_without_counting_the_attempt(queued):
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
@@ -235,6 +240,7 @@ def test_a_stopping_worker_gives_the_round_back_without_counting_the_attempt(que
 
 
 @pytest.mark.both_databases
+@threads
 def test_an_overtaken_supervisor_kills_its_trainer_and_writes_nothing(queued):
     """As after a SIGSTOP longer than the heartbeat limit: the epoch has moved on."""
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.1})

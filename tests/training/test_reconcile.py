@@ -1,0 +1,408 @@
+"""reconcile: each half-done state is healed once, and a second look changes nothing."""
+
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from django.db import transaction
+from django.utils import timezone
+
+from inference import policies
+from inference.errors import AdapterRefused, DeployRefused
+from inference.models import Deployment, Policy, Replica
+from tests.factories import make_comparison
+from tests.training.conftest import make_pairs
+from training import attempts, ingest, promotion, publishing, states
+from training.errors import RoundRefused, StaleRound
+from training.models import RoundEvent, TrainingRound
+from training.reconcile import reconcile
+from training.rounds import cancel_round, resume_round, start_round
+from training.running import run_round, vllm_reason
+
+pytestmark = pytest.mark.django_db
+
+NOTHING = dict.fromkeys(("requeued", "finished", "nudged", "deployed", "vllm"), 0)
+
+
+@pytest.fixture
+def queued(project, manager):
+    make_pairs(project, 2)
+    return start_round(project, manager)
+
+
+def set_row(training_round, **fields):
+    TrainingRound.objects.filter(pk=training_round.pk).update(**fields)
+    training_round.refresh_from_db()
+
+
+def ago(seconds):
+    return timezone.now() - timedelta(seconds=seconds)
+
+
+def test_a_fresh_and_a_busy_round_are_left_alone(queued, nudges):
+    del nudges[:]
+    assert reconcile() == NOTHING
+    attempts.claim(queued.pk)
+    assert reconcile() == NOTHING and nudges == []
+
+
+def test_a_message_that_got_lost_is_sent_again_but_not_at_every_beat(
+    queued, nudges, settings
+):
+    del nudges[:]
+    set_row(queued, nudged_at=ago(settings.ROUND_NUDGE_AFTER + 1))
+    assert reconcile() == NOTHING | {"nudged": 1}
+    assert reconcile() == NOTHING
+    assert nudges == [queued.pk]
+
+
+@pytest.mark.both_databases
+def test_an_attempt_without_heartbeat_is_queued_under_a_new_epoch(queued, settings):
+    mine = attempts.claim(queued.pk)
+    set_row(queued, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+    assert reconcile()["requeued"] == 1
+    queued.refresh_from_db()
+    assert (queued.state, queued.epoch, queued.attempts) == ("queued", 2, 1)
+    assert reconcile() == NOTHING
+    # The supervisor, should it still live, finds out at its next write.
+    assert attempts.heartbeat(mine) is False
+
+
+def test_the_third_loss_fails_the_round_and_names_the_worker(queued, settings):
+    attempts.claim(queued.pk)
+    set_row(queued, attempts=3, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+    reconcile()
+    queued.refresh_from_db()
+    assert queued.state == "failed"
+    assert attempts.me() in queued.error
+    assert reconcile() == NOTHING
+
+
+def test_a_cancelled_round_whose_worker_died_ends_cancelled(queued, manager, settings):
+    attempts.claim(queued.pk)
+    cancel_round(queued, manager)
+    set_row(queued, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+    reconcile()
+    queued.refresh_from_db()
+    assert queued.state == "cancelled"
+
+
+class Crash(BaseException):
+    """kill -9 as far as the code is concerned: no except clause of ours sees it."""
+
+
+def crash(*_args, **_kwargs):
+    raise Crash
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize(
+    "where",
+    [
+        (policies, "register_policy"),  # before the policy's row
+        (publishing, "move"),  # after it, before the round's
+        (ingest, "store_margins"),  # inside the transaction that ends the round
+    ],
+    ids=["before", "between", "inside"],
+)
+def test_a_publisher_that_dies_anywhere_leaves_exactly_one_policy(
+    queued, monkeypatch, settings, where
+):
+    with monkeypatch.context() as broken:
+        broken.setattr(*where, crash)
+        with pytest.raises(Crash):
+            run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "publishing" and queued.policy is None
+    assert reconcile() == NOTHING  # it may still be alive
+    set_row(queued, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+
+    assert reconcile()["finished"] == 1
+    queued.refresh_from_db()
+    assert queued.state == "succeeded"
+    assert [queued.policy] == list(Policy.objects.filter(number__gt=0))
+    assert queued.round_pairs.filter(final_margin=None).count() == 0
+    assert reconcile() == NOTHING
+
+
+def test_a_publisher_that_was_overtaken_changes_nothing(queued, monkeypatch, settings):
+    with monkeypatch.context() as broken:
+        broken.setattr(policies, "register_policy", crash)
+        with pytest.raises(Crash):
+            run_round(queued.pk)
+    queued.refresh_from_db()
+    late = TrainingRound.objects.get(pk=queued.pk)
+    set_row(queued, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+    reconcile()
+    events = RoundEvent.objects.count()
+    with pytest.raises(StaleRound):
+        publishing.publish(late)
+    assert Policy.objects.filter(number__gt=0).count() == 1
+    assert RoundEvent.objects.count() == events
+
+
+def deploying(monkeypatch, outcome):
+    """deploy_policy without a server: what inference answers is its own test's."""
+
+    def deploy(policy, by=None, channel=None):
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        channel = channel or policy.channel
+        deployment = Deployment.objects.create(
+            channel=channel, policy=policy, previous=channel.serving, by=by
+        )
+        type(channel).objects.filter(pk=channel.pk).update(serving=policy)
+        return deployment
+
+    monkeypatch.setattr(policies, "deploy_policy", deploy)
+
+
+def test_auto_deploy_waits_for_vllm_and_says_so_once(queued, monkeypatch):
+    project = queued.project
+    project.settings = {"auto_deploy": True}
+    project.save()
+    outcome = [DeployRefused("No vLLM server is ready.")]
+    deploying(monkeypatch, outcome)
+    old = make_comparison(project=project)
+
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "succeeded" and queued.error == ""
+    assert reconcile() == NOTHING and reconcile() == NOTHING
+    told = queued.events.filter(detail="No vLLM server is ready.")
+    assert told.count() == 1
+
+    outcome[0] = None
+    assert reconcile() == NOTHING | {"deployed": 1}
+    project.channel.refresh_from_db()
+    assert project.channel.serving == queued.policy
+    # Comparisons of the old policy that nobody holds are withdrawn.
+    old.refresh_from_db()
+    assert old.state == "withdrawn"
+    assert reconcile() == NOTHING
+
+
+def test_a_rejected_policy_is_not_deployed_again_and_again(queued, monkeypatch):
+    queued.project.settings = {"auto_deploy": True}
+    queued.project.save()
+    deploying(monkeypatch, [AdapterRefused("Its canary is off.")])
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    Policy.objects.filter(pk=queued.policy_id).update(rejected_reason="canary")
+    deploying(monkeypatch, [AssertionError("asked again")])
+    assert reconcile() == NOTHING
+
+
+def test_what_a_manager_deployed_since_is_not_overruled(queued, monkeypatch, manager):
+    queued.project.settings = {"auto_deploy": True}
+    queued.project.save()
+    outcome = [DeployRefused("down")]
+    deploying(monkeypatch, outcome)
+    run_round(queued.pk)
+    outcome[0] = None
+    promotion.promote(queued.project.base, manager, queued.project)
+    assert reconcile() == NOTHING
+    queued.project.channel.refresh_from_db()
+    assert queued.project.channel.serving == queued.project.base
+
+
+def test_without_auto_deploy_the_policy_stays_a_candidate(queued, monkeypatch):
+    deploying(monkeypatch, [AssertionError("not asked for")])
+    run_round(queued.pk)
+    assert reconcile() == NOTHING
+
+
+def test_a_vllm_stopped_for_a_round_that_died_is_started_again(queued, settings):
+    settings.VLLM_WHILE_TRAINING = "stop"
+    url = f"http://127.0.0.1:{settings.VLLM_PORT}"
+    replica = Replica.objects.create(
+        url=url, is_managed=True, wanted="stopped", wanted_reason=vllm_reason()
+    )
+    attempts.claim(queued.pk)
+    assert reconcile() == NOTHING
+    set_row(queued, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+    assert reconcile()["vllm"] == 1
+    replica.refresh_from_db()
+    assert (replica.wanted, replica.wanted_reason) == ("running", "")
+    # Stopped by a manager for another reason: not ours to start.
+    Replica.objects.update(wanted="stopped", wanted_reason="maintenance")
+    assert reconcile() == NOTHING
+
+
+def test_vllm_is_stopped_while_the_round_trains_and_runs_afterwards(
+    queued, settings, monkeypatch
+):
+    settings.VLLM_WHILE_TRAINING = "stop"
+    asked = []
+    from inference import services
+
+    monkeypatch.setattr(
+        services, "set_wanted", lambda state, reason="": asked.append(state)
+    )
+    monkeypatch.setattr(
+        services, "wait_until", lambda state, timeout: asked.append(f"is {state}")
+    )
+    run_round(queued.pk)
+    assert asked == ["stopped", "is stopped", "running"]
+
+
+def test_one_thing_that_cannot_be_healed_does_not_stop_the_others(
+    queued, monkeypatch, nudges, settings
+):
+    from training import reconcile as module
+
+    def broken():
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(module, "requeue_lost", broken)
+    set_row(queued, nudged_at=None)
+    assert module.reconcile()["nudged"] == 1
+
+
+def test_the_command_says_what_it_did(queued):
+    set_row(queued, nudged_at=None)
+    out = StringIO()
+    call_command("reconcile", "--once", stdout=out)
+    assert "nudged 1" in out.getvalue()
+
+
+# --- Transitions -----------------------------------------------------------------------
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("to", [s for s in TrainingRound.State.values if s != "queued"])
+def test_a_stale_epoch_moves_nothing_and_records_nothing(queued, to):
+    events = RoundEvent.objects.count()
+    with pytest.raises(StaleRound):
+        states.move(queued, to, at_epoch=queued.epoch + 1)
+    queued.refresh_from_db()
+    assert queued.state == "queued" and RoundEvent.objects.count() == events
+
+
+@pytest.mark.parametrize(
+    ("state", "to"),
+    [
+        ("queued", "training"),
+        ("queued", "succeeded"),
+        ("preparing", "publishing"),
+        ("training", "succeeded"),
+        ("publishing", "cancelled"),
+        ("failed", "training"),
+        ("cancelled", "preparing"),
+    ],
+)
+def test_a_state_is_entered_only_from_where_it_may_be(queued, state, to):
+    set_row(queued, state=state)
+    with pytest.raises(StaleRound):
+        states.move(queued, to, at_epoch=queued.epoch)
+
+
+@pytest.mark.both_databases
+def test_of_two_claims_one_gets_the_round(queued):
+    assert attempts.claim(queued.pk).epoch == 1
+    assert attempts.claim(queued.pk) is None
+
+
+def test_a_waiting_round_is_cancelled_at_once_and_again_changes_nothing(
+    queued, manager
+):
+    assert cancel_round(queued, manager).state == "cancelled"
+    events = RoundEvent.objects.count()
+    assert cancel_round(queued, manager).state == "cancelled"
+    assert RoundEvent.objects.count() == events
+    assert attempts.claim(queued.pk) is None
+
+
+@pytest.mark.parametrize("state", ["publishing", "failed"])
+def test_a_round_past_training_cannot_be_cancelled(queued, manager, state):
+    set_row(queued, state=state)
+    with pytest.raises(RoundRefused) as refusal:
+        cancel_round(queued, manager)
+    assert refusal.value.status == 409
+
+
+@pytest.mark.both_databases
+def test_resume_is_refused_while_another_round_runs(queued, manager):
+    cancel_round(queued, manager)
+    start_round(queued.project, manager)
+    with pytest.raises(RoundRefused) as refusal:
+        resume_round(queued, manager)
+    assert refusal.value.status == 409 and "Round 2" in refusal.value.message
+    queued.refresh_from_db()
+    assert queued.state == "cancelled"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_resume_twice_queues_once(queued, manager, nudges):
+    cancel_round(queued, manager)
+    del nudges[:]
+    resume_round(queued, manager)
+    assert resume_round(queued, manager).state == "queued"
+    assert nudges == [queued.pk]
+    assert list(queued.events.values_list("state", flat=True)) == [
+        "queued",
+        "cancelled",
+        "queued",
+    ]
+
+
+def test_a_succeeded_round_has_nothing_to_resume(queued, manager):
+    run_round(queued.pk)
+    with pytest.raises(RoundRefused):
+        resume_round(queued, manager)
+
+
+# --- Metrics ---------------------------------------------------------------------------
+
+
+@pytest.mark.both_databases
+def test_each_step_is_kept_once_whatever_is_read_again(queued):
+    ingest.store_metrics(queued, [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6}])
+    ingest.store_metrics(
+        queued,
+        [{"step": 2, "loss": 0.5}, {"step": 2, "loss": 0.4}]
+        + [{"step": 2, "phase": "sft", "loss": 2.0}],
+    )
+    kept = queued.metrics.order_by("phase", "step").values_list(
+        "phase", "step", "values"
+    )
+    assert list(kept) == [
+        ("dpo", 1, {"loss": 0.7}),
+        ("dpo", 2, {"loss": 0.4}),
+        ("sft", 2, {"loss": 2.0}),
+    ]
+
+
+def test_a_half_written_line_waits_until_it_is_whole(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    reader = ingest.MetricsReader(path)
+    assert reader.new_rows() == []
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    assert reader.new_rows() == [{"step": 1}]
+    assert reader.new_rows() == []
+    with path.open("a") as file:
+        file.write('ss": 0.5}\n\nnot json\n[1]\n{"step": 3, "loss": NaN}\n')
+    assert reader.new_rows() == [{"step": 2, "loss": 0.5}, {"step": 3, "loss": None}]
+
+
+def test_a_file_that_was_replaced_is_read_from_its_start(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    reader = ingest.MetricsReader(path)
+    reader.new_rows()
+    fresh = tmp_path / "fresh"
+    fresh.write_text('{"step": 1}\n')
+    fresh.rename(path)
+    assert reader.new_rows() == [{"step": 1}]
+
+
+def test_metrics_and_heartbeat_stand_or_fall_together(queued):
+    """A fenced supervisor's lines never reach the chart."""
+    mine = attempts.claim(queued.pk)
+    attempts.give_back(mine, "overtaken", is_lost=True)
+    with pytest.raises(StaleRound), transaction.atomic():
+        if not attempts.heartbeat(mine, step=9):
+            raise StaleRound
+        ingest.store_metrics(mine, [{"step": 9}])
+    assert not queued.metrics.exists()

@@ -87,7 +87,7 @@ def explained(error: Exception) -> Exception:
 
 
 @dataclass
-class _Prepared:
+class Prepared:
     run: Run
     tokenizer: Any
     reports: dict[str, RowReport]
@@ -98,16 +98,16 @@ class _Prepared:
 def _run(run_dir: Path, stop: StopFlag, status: StatusFile) -> None:
     started = time.monotonic()
     config = load_config(run_dir / "config.json")
-    prepared = _prepare(run_dir, config, stop, status)
+    prepared = prepare(run_dir, config, stop, status)
     stop.check()
     position = train(prepared.run)
     stop.check()
     _finish(prepared, position, started)
 
 
-def _prepare(
+def prepare(
     run_dir: Path, config: TrainingConfig, stop: StopFlag, status: StatusFile
-) -> _Prepared:
+) -> Prepared:
     started = time.monotonic()
     device = pick_device()
     source = resume_source(run_dir, config)
@@ -163,7 +163,7 @@ def _prepare(
         log=MetricsLog(run_dir / "metrics.jsonl"),
     )
     seconds = {"loading": loaded - started, "reference": time.monotonic() - loaded}
-    return _Prepared(run, tokenizer, reports, hashes, seconds)
+    return Prepared(run, tokenizer, reports, hashes, seconds)
 
 
 def _read_data(
@@ -268,7 +268,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _finish(prepared: _Prepared, position: Position, started: float) -> None:
+def _finish(prepared: Prepared, position: Position, started: float) -> None:
     run = prepared.run
     run.status.phase(
         "scoring", len(run.data.pairs), step=position.step, eta_seconds=None
@@ -309,7 +309,7 @@ def _scored(run: Run, figures: Figures) -> list[dict[str, Any]]:
 
 
 def _summary(
-    prepared: _Prepared, position: Position, figures: Figures, files: dict[str, str]
+    prepared: Prepared, position: Position, figures: Figures, files: dict[str, str]
 ) -> dict[str, Any]:
     run = prepared.run
     evaluated = [

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import close_old_connections
+from django.db.utils import Error as DatabaseFailure
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -119,7 +120,7 @@ class Supervisor:
             return
         try:
             self.server = Server(self.base, settings.VLLM_PORT)
-        except InferenceError as error:
+        except (InferenceError, OSError) as error:
             self._fail(str(error))
             return
         self._ready_at = None
@@ -141,7 +142,7 @@ class Supervisor:
 
     def _beat_while_draining(self) -> bool:
         """A second request to end is in a hurry: what still drains is killed."""
-        with contextlib.suppress(DatabaseError):
+        with contextlib.suppress(DatabaseFailure):
             self._note(Replica.State.STARTING, _("finishing its answers"))
         return self.stop.count > 1
 
@@ -249,9 +250,9 @@ def supervise(base: Policy, stop: StopRequest) -> None:
             for supervisor in supervisors:
                 try:
                     supervisor.look()
-                except DatabaseError as error:
+                except DatabaseFailure as error:
                     logger.error("The database does not answer (%s); going on", error)
     finally:
         for supervisor in supervisors:
-            with contextlib.suppress(DatabaseError):
+            with contextlib.suppress(DatabaseFailure):
                 supervisor.close()

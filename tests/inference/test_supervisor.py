@@ -1,0 +1,376 @@
+"""run_vllm's decisions, look by look, with a stand-in for the vLLM process.
+
+The stand-in is a stub HTTP server that pretends to be started and to die; that real
+processes start, die and leave nothing behind is in test_real_vllm.py.
+"""
+
+import itertools
+import json
+
+import pytest
+
+from inference import server as server_module
+from inference import supervisor as supervisor_module
+from inference.base import ensure_base
+from inference.errors import InferenceError
+from inference.models import Replica
+from inference.policies import deploy_policy, register_policy
+from inference.rendering_check import CHATS
+from inference.server import largest_rank, serving_dtype, vllm_command
+from inference.services import create_channel
+from inference.supervisor import StopRequest, Supervisor
+from inference.tending import RenderingCheck
+from tests.inference.fake_vllm import FakeVLLM
+from tests.inference.small_files import write_adapter, write_base
+
+pytestmark = pytest.mark.django_db
+
+
+class Clock:
+    """Time passes when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+class FakeProcess:
+    started = []
+
+    def __init__(self, base, port):
+        self.status = None
+        self.stopped = self.killed = False
+        self.started.append(self)
+
+    def age(self):
+        return 12.0
+
+    def exit_status(self):
+        return self.status
+
+    def last_words(self):
+        return "OSError: no room"
+
+    def stop(self, while_waiting):
+        while_waiting()
+        self.stopped = True
+
+    def kill(self):
+        self.killed = True
+
+
+@pytest.fixture
+def base(settings, tmp_path):
+    settings.DATA_DIR = tmp_path / "data"
+    settings.DATA_DIR.mkdir()
+    settings.POLICIES_DIR = settings.DATA_DIR / "policies"
+    settings.MODEL = str(write_base(tmp_path / "base"))
+    return ensure_base()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(supervisor_module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def fake(base, settings, monkeypatch):
+    fake = FakeVLLM(base)
+    fake.is_up = False
+    fake.on_health = lambda body: (200, "") if fake.is_up else (503, "")
+    settings.VLLM_URLS = []
+    settings.VLLM_PORT = int(fake.url.rsplit(":", 1)[1])
+    monkeypatch.setattr(supervisor_module, "Server", FakeProcess)
+    FakeProcess.started = []
+    # What the trainer renders: as the stub does.
+    remember_renderings(settings, [[1, 2, 3]] * len(CHATS))
+    yield fake
+    fake.stub.close()
+
+
+def remember_renderings(settings, renderings):
+    from pathlib import Path
+
+    from inference.tending import _fingerprint
+
+    folder = settings.DATA_DIR / "renderings"
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{_fingerprint(Path(settings.MODEL))}.json"
+    file.write_text(json.dumps(renderings))
+
+
+@pytest.fixture
+def look(fake, base, clock):
+    """look(): a second passes, one look; the row as it then is."""
+    supervisor = Supervisor(fake.url, base, True, StopRequest())
+
+    def step(seconds=5.0):
+        clock.now += seconds
+        supervisor.look()
+        return Replica.objects.get()
+
+    step.supervisor = supervisor
+    yield step
+    supervisor.close()
+
+
+def test_it_starts_and_is_ready_once_the_server_answers(look, fake):
+    row = look()
+    assert (row.state, len(FakeProcess.started)) == ("starting", 1)
+    row = look()
+    assert (row.state, row.detail) == ("starting", "starting: 12 s")
+    fake.is_up = True
+    assert look().state == "ready"
+    (warm_up,) = fake.asked("/v1/chat/completions")
+    assert warm_up["logprobs"] is True  # the slow first request is ours
+
+
+def test_any_exit_is_a_death_and_it_is_started_again_ever_later(look, fake, clock):
+    """Waits: none after the first death, then 2, then 4 seconds."""
+    look()
+    FakeProcess.started[0].status = 0  # as when vLLM's engine dies
+    row = look()
+    assert (row.state, row.detail) == (
+        "failed",
+        "vLLM died (status 0): OSError: no room",
+    )
+    assert FakeProcess.started[0].killed
+    look(0.1)
+    for count, wait in ((2, 2.0), (3, 4.0)):
+        assert len(FakeProcess.started) == count
+        FakeProcess.started[-1].status = -9
+        assert look(0.1).detail == "vLLM died (signal 9)"
+        look(wait - 0.1)
+        assert len(FakeProcess.started) == count
+        look(0.2)
+    assert len(FakeProcess.started) == 4
+
+
+def test_what_served_is_loaded_again_after_a_death(look, fake, base, tmp_path):
+    fake.is_up = True
+    look()
+    assert look().state == "ready"
+    channel = create_channel("demo")
+    folder = write_adapter(tmp_path / "run", tmp_path / "base")
+    policy = register_policy(channel, base, folder)
+    deploy_policy(policy)
+    fake.adapters.clear()
+    FakeProcess.started[0].status = -9
+    fake.is_up = False
+    look()
+    look()
+    assert look().state == "starting"
+    fake.is_up = True
+    assert look().state == "ready"
+    assert fake.adapters == {policy.name: str(policy.adapter_path)}
+
+
+def test_it_is_not_ready_while_the_serving_policy_fails_its_canary(
+    look, fake, base, tmp_path
+):
+    fake.is_up = True
+    look(), look()
+    channel = create_channel("demo")
+    folder = write_adapter(tmp_path / "run", tmp_path / "base")
+    policy = register_policy(channel, base, folder)
+    deploy_policy(policy)
+    fake.adapters.clear()
+    fake.shifted = 1.0
+    row = look()
+    assert row.state == "starting"
+    assert row.detail.startswith(f"{policy.name} could not be restored: The server")
+    fake.shifted = 0.0
+    assert look().state == "ready"
+
+
+def test_stopped_when_wanted_and_started_again_when_wanted(look, fake):
+    fake.is_up = True
+    look()
+    assert look().state == "ready"
+    Replica.objects.update(wanted="stopped", wanted_reason="round 3 trains")
+    row = look()
+    assert (row.state, row.detail) == ("stopped", "round 3 trains")
+    assert FakeProcess.started[0].stopped
+    look()
+    assert len(FakeProcess.started) == 1
+    Replica.objects.update(wanted="running")
+    assert look().state == "starting"
+    assert len(FakeProcess.started) == 2
+
+
+def test_a_server_that_does_not_start_in_time_is_started_again(look, fake, settings):
+    settings.VLLM_START_TIMEOUT = 11
+    look()
+    row = look()
+    assert row.state == "failed"
+    assert FakeProcess.started[0].killed
+
+
+def test_a_server_that_stops_answering_is_killed_after_a_minute(look, fake):
+    fake.is_up = True
+    look()
+    assert look().state == "ready"
+    fake.is_up = False
+    assert look().detail == "not answering"
+    look(50)
+    assert not FakeProcess.started[0].killed
+    assert look(20).detail == "vLLM has not answered for 60 s"
+    assert FakeProcess.started[0].killed
+
+
+def test_a_port_that_is_taken_is_said_and_tried_again(look, fake, monkeypatch):
+    def taken(base, port):
+        raise InferenceError("Port 8001 is taken")
+
+    monkeypatch.setattr(supervisor_module, "Server", taken)
+    row = look()
+    assert (row.state, row.detail) == ("failed", "Port 8001 is taken")
+    monkeypatch.setattr(supervisor_module, "Server", FakeProcess)
+    assert look().state == "starting"
+
+
+def test_another_model_on_the_port_is_not_ours(look, fake, base):
+    fake.is_up = True
+    fake.base = type(base)(name="policy-0000-ffffffff", base_model="elsewhere")
+    look()
+    row = look()
+    assert row.state == "starting"
+    assert f"not {base.name}" in row.detail
+
+
+def test_a_row_that_was_deleted_is_made_again(look, fake):
+    fake.is_up = True
+    look()
+    assert look().state == "ready"
+    Replica.objects.all().delete()
+    assert look().state == "ready"
+
+
+def test_a_rendering_that_differs_is_said_loudly_though_it_serves(
+    fake, base, settings, caplog, clock
+):
+    renderings = [[1, 2, 3]] * len(CHATS)
+    renderings[1] = [1, 2, 9]
+    remember_renderings(settings, renderings)
+    supervisor = Supervisor(fake.url, base, True, StopRequest())
+    fake.is_up = True
+    for _ in range(2):
+        clock.now += 5
+        supervisor.look()
+    row = Replica.objects.get()
+    assert row.state == "ready"
+    assert "怎样才能睡得更好" in row.warning and "[1, 2, 9]" in row.warning
+    assert "render the chat" in caplog.text
+    supervisor.close()
+
+
+def test_a_chat_that_both_templates_refuse_is_no_difference(fake, base, settings):
+    remember_renderings(settings, [None] * len(CHATS))
+    fake.on_tokenize = lambda body: (400, {"error": {"message": "no system role"}})
+    from pathlib import Path
+
+    from inference.replicas import client_of
+
+    check = RenderingCheck(Path(settings.MODEL))
+    assert check.difference(client_of(fake.url)) == ""
+    fake.on_tokenize = lambda body: (200, {"tokens": [1]})
+    assert "refused" in check.difference(client_of(fake.url))
+
+
+def test_servers_of_vllm_urls_are_watched_and_get_their_adapters(
+    fake, base, settings, tmp_path, clock
+):
+    settings.VLLM_URLS = [fake.url]
+    fake.is_up = True
+    channel = create_channel("demo")
+    folder = write_adapter(tmp_path / "run", tmp_path / "base")
+    policy = register_policy(channel, base, folder)
+    deploy_policy(policy)
+    fake.adapters.clear()
+    supervisor = Supervisor(fake.url, base, False, StopRequest())
+    supervisor.look()
+    assert Replica.objects.get().state == "ready"
+    assert fake.adapters.keys() == {policy.name}
+    fake.adapters.clear()  # somebody restarted it
+    clock.now += 5
+    supervisor.look()
+    assert fake.adapters.keys() == {policy.name}
+    fake.is_up = False
+    clock.now += 5
+    supervisor.look()
+    assert Replica.objects.get().detail == "not answering"
+    assert FakeProcess.started == []
+    supervisor.close()
+
+
+# --- The command line ------------------------------------------------------------------
+
+
+def options_of(command):
+    pairs = itertools.pairwise(command)
+    return {a: b for a, b in pairs if a.startswith("--")}
+
+
+def test_on_a_cpu_it_is_eager_float32_and_bounded(base, settings, monkeypatch):
+    monkeypatch.setattr(server_module, "has_cpu_build", lambda: True)
+    settings.VLLM_ARGS = "--max-num-seqs 4"
+    settings.VLLM_MAX_LORA_RANK = 20
+    command = vllm_command(base, 8001)
+    options = options_of(command)
+    assert command[1:3] == ["-m", "inference.vllm_process"]
+    assert options["--served-model-name"] == base.name
+    assert options["--dtype"] == "float32"
+    assert options["--host"] == "127.0.0.1"
+    assert options["--max-lora-rank"] == "32"  # the next that vLLM knows
+    assert options["--max-model-len"] == "64"  # the model's own, below 2048
+    assert options["--generation-config"] == "vllm"
+    assert "--enforce-eager" in command
+    assert command[-2:] == ["--max-num-seqs", "4"]  # the last one wins
+    env = server_module.vllm_environment()
+    assert env["TORCHDYNAMO_DISABLE"] == "1"
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_on_a_gpu_it_compiles_and_takes_its_share(base, settings, monkeypatch):
+    monkeypatch.setattr(server_module, "has_cpu_build", lambda: False)
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    command = vllm_command(base, 8001)
+    assert "--enforce-eager" not in command
+    assert options_of(command)["--gpu-memory-utilization"] == "0.45"
+    settings.VLLM_WHILE_TRAINING = "stop"
+    assert options_of(vllm_command(base, 8001))["--gpu-memory-utilization"] == "0.9"
+    assert "TORCHDYNAMO_DISABLE" not in server_module.vllm_environment()
+
+
+def test_the_key_is_not_on_the_command_line_and_the_dev_mode_is_off(
+    base, settings, monkeypatch
+):
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    settings.VLLM_API_KEY = "a secret"
+    assert "a secret" not in " ".join(vllm_command(base, 8001))
+    env = server_module.vllm_environment()
+    assert env["VLLM_API_KEY"] == "a secret"
+    assert "VLLM_SERVER_DEV_MODE" not in env
+
+
+def test_the_dtype_is_what_was_asked_for_or_what_auto_comes_to(
+    base, settings, monkeypatch
+):
+    monkeypatch.setattr(server_module, "has_cpu_build", lambda: True)
+    assert serving_dtype(base) == "float32"
+    monkeypatch.setattr(server_module, "SMALL", 10)
+    assert serving_dtype(base) == "bfloat16"  # 10 bytes are too few for it
+    settings.MODEL_DTYPE = "float16"
+    assert serving_dtype(base) == "float16"
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(1, 1), (8, 8), (9, 16), (64, 64), (999, 512)]
+)
+def test_the_largest_rank_is_one_that_vllm_knows(settings, asked, given):
+    settings.VLLM_MAX_LORA_RANK = asked
+    assert largest_rank() == given

@@ -28,6 +28,7 @@ from inference.starter.tastes import TASTES, WANTED, columns, on_topic
 from training.client import Client, Lease, ProblemError, Round, Wait
 
 POLL_SECONDS = 1.0
+ANNOUNCE_SECONDS = 30.0
 LONGEST_WAIT = 600.0
 """For a comparison, for rules to be checked, for a policy to serve."""
 
@@ -250,7 +251,7 @@ def _next_lease(
     people: Crew, person: Persona, say: Callable[[str], None]
 ) -> Lease | None:
     """The next lease; None once everybody is told to stop."""
-    waited = 0.0
+    waited = announced = 0.0
     while not people.stopped.is_set():
         answer = person.client.take_lease(people.slug)
         if not isinstance(answer, Wait):
@@ -260,7 +261,12 @@ def _next_lease(
                 f"no comparison came for {waited:.0f} seconds: see /readyz for what is "
                 "not running, and whether the project has prompts"
             )
-        say(f"{person.name}: nothing waits; asking again in {answer.seconds:.0f} s")
+        if waited >= announced:
+            announced += ANNOUNCE_SECONDS
+            say(
+                f"{person.name}: no comparison waits yet; "
+                f"asking again every {answer.seconds:.0f} s"
+            )
         people.stopped.wait(answer.seconds)
         waited += answer.seconds
     return None

@@ -23,8 +23,8 @@ from annotation.access import needs
 from annotation.api.serializers import Body, Instant, problems
 from annotation.models import Lease, Role
 
-RETRY_SECONDS = 5
-"""How often the stock is filled, so when to ask again."""
+RETRY_SECONDS = 2
+"""A pair takes about so long to be sampled, and asking has nudged those who sample."""
 
 
 class AnswerSerializer(serializers.Serializer):

@@ -1,7 +1,7 @@
 """Log-probabilities of answers under a causal language model, and what TRL logs of them.
 
-The backbone runs over rows padded on the right; with a causal model nothing after a
-token reaches it, so no attention mask is needed. The head runs over answer positions
+The backbone runs over rows of like length padded on the right; with a causal model
+nothing after a token reaches it, so no attention mask is needed. The head runs over answer positions
 only, some at a time: logits of the whole batch never exist. Leaves out the loss, the
 reference and encoder-decoder models.
 """
@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.dpo.batches import Layout, Row, rows_of
+from training.dpo.batches import Layout, Row, length_groups, rows_of
 from training.dpo.data import Pair
 
 LOGITS_AT_ONCE = 1 << 24
 """Numbers in one block of logits (64 MiB in float32)."""
+
+CALL_TOKENS = {"cpu": 64, "cuda": 4096}
+"""What one more call of the backbone costs, in tokens run through it."""
 
 
 @dataclass
@@ -53,18 +56,24 @@ def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
     the head is taken as frozen.
     """
     device = model.get_input_embeddings().weight.device
-    longest = max(len(row.ids) for row in rows)
-    padded = [row.ids + [pad_id] * (longest - len(row.ids)) for row in rows]
-    hidden = model.base_model(
-        input_ids=torch.tensor(padded, device=device), use_cache=False
-    ).last_hidden_state
     starts = [max(row.prompt_length, 1) for row in rows]
     lengths = [len(row.ids) - start for row, start in zip(rows, starts, strict=True)]
-    positions = [
-        index * longest + position - 1
-        for index, (row, start) in enumerate(zip(rows, starts, strict=True))
-        for position in range(start, len(row.ids))
-    ]
+    hidden: list[Tensor | None] = [None] * len(rows)
+    for group in length_groups(
+        [len(row.ids) for row in rows], CALL_TOKENS[device.type]
+    ):
+        longest = max(len(rows[index].ids) for index in group)
+        padded = [
+            rows[index].ids + [pad_id] * (longest - len(rows[index].ids))
+            for index in group
+        ]
+        states = model.base_model(
+            input_ids=torch.tensor(padded, device=device), use_cache=False
+        ).last_hidden_state
+        for place, index in enumerate(group):
+            # The state before a token predicts it.
+            before = slice(starts[index] - 1, len(rows[index].ids) - 1)
+            hidden[index] = states[place, before]
     targets = [
         token
         for row, start in zip(rows, starts, strict=True)
@@ -73,7 +82,7 @@ def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
     head = model.get_output_embeddings()
     scale, softcap = logit_transform(model.config)
     token_logps, entropy, mean_logit, is_top1 = HeadLogps.apply(
-        hidden.flatten(0, 1)[torch.tensor(positions, device=device)],
+        torch.cat([part for part in hidden if part is not None]),
         head.weight,
         getattr(head, "bias", None),
         torch.tensor(targets, device=device),

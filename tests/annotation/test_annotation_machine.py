@@ -1,0 +1,397 @@
+"""Random histories of everything that moves a slot, against a model of plain dicts.
+
+The model is written from the design, not from the services: it says who may hold and
+judge what, and after every step each slot, lease and judgment must be as it says.
+"""
+
+from datetime import timedelta
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from annotation.errors import AlreadyUndone, Frozen, OtherBody, Refused, TooLate
+from annotation.freezing import freeze_pairs
+from annotation.judging import submit_judgment, undo
+from annotation.leasing import skip, take_lease
+from annotation.models import (
+    Comparison,
+    Decision,
+    Judgment,
+    Lease,
+    PreferencePair,
+    Slot,
+)
+from annotation.stock import withdraw_stock
+from tests.factories import make_comparison, make_policy, make_project, make_user
+
+VERDICTS = ["first", "second", "tie", "both_bad"]
+PICK = st.integers(0, 5)
+"""Which lease, judgment or pair, counted from the newest."""
+
+
+class Annotation(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        # Each history in a savepoint of its own, undone at the end.
+        self.history = transaction.atomic()
+        self.history.__enter__()
+        self.slots = {}  # comparison: [{"state", "lease"}, …]
+        self.comparisons = {}  # comparison: {"state", "frozen"}
+        self.leases = {}  # key: {"user", "comparison", "outcome", "expired"}
+        self.judgments = {}  # key of the lease: {"id", "verdict", "winner", "stands"}
+
+    def teardown(self):
+        transaction.set_rollback(True)
+        self.history.__exit__(None, None, None)
+
+    @initialize(quotas=st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    def begin(self, quotas):
+        self.project = make_project()
+        self.users = [make_user(project=self.project) for _ in range(3)]
+        self.later_policy = make_policy(project=self.project)
+        for quota in quotas:
+            self.add(quota)
+
+    @precondition(lambda self: len(self.comparisons) < 5)
+    @rule(quota=st.integers(1, 2))
+    def add(self, quota):
+        comparison = make_comparison(project=self.project, quota=quota)
+        self.comparisons[comparison.pk] = {"state": "open", "frozen": False}
+        self.slots[comparison.pk] = [
+            {"state": "open", "lease": None} for _ in range(quota)
+        ]
+
+    # --- The model -------------------------------------------------------------------
+    def held_by(self, user):
+        return next(
+            (
+                key
+                for key, lease in self.leases.items()
+                if lease["user"] == user and lease["outcome"] == ""
+            ),
+            None,
+        )
+
+    def is_free(self, slot):
+        return slot["state"] == "open" or (
+            slot["state"] == "leased" and self.leases[slot["lease"]]["expired"]
+        )
+
+    def slot_of(self, key):
+        return next(
+            (
+                slot
+                for slot in self.slots[self.leases[key]["comparison"]]
+                if slot["lease"] == key and slot["state"] == "leased"
+            ),
+            None,
+        )
+
+    def has_judged(self, user, comparison):
+        return any(
+            judgment["stands"]
+            and self.leases[key]["user"] == user
+            and self.leases[key]["comparison"] == comparison
+            for key, judgment in self.judgments.items()
+        )
+
+    def has_skipped(self, user, comparison):
+        return any(
+            lease["outcome"] == "skipped"
+            and (lease["user"], lease["comparison"]) == (user, comparison)
+            for lease in self.leases.values()
+        )
+
+    def give(self, slot, state, key):
+        if slot["state"] == "leased" and slot["lease"] != key:
+            self.leases[slot["lease"]]["outcome"] = "expired"
+        slot.update(state=state, lease=key)
+
+    def release(self, key, outcome):
+        lease = self.leases[key]
+        slot = self.slot_of(key)
+        if slot is not None:
+            gone = self.comparisons[lease["comparison"]]["state"] == "withdrawn"
+            slot.update(state="withdrawn" if gone else "open", lease=None)
+        lease["outcome"] = outcome
+
+    def settle(self, comparison):
+        row = self.comparisons[comparison]
+        over = {"judged", "withdrawn"} | (
+            {"open"} if row["state"] == "withdrawn" else set()
+        )
+        states = [slot["state"] for slot in self.slots[comparison]]
+        if set(states) <= over and "judged" in states:
+            row["state"] = "decided"
+
+    def new_lease(self, lease, user):
+        assert lease.key not in self.leases
+        self.leases[lease.key] = {
+            "user": user,
+            "comparison": lease.comparison_id,
+            "outcome": "",
+            "expired": False,
+        }
+
+    # --- What people do --------------------------------------------------------------
+    @rule(user=st.integers(0, 2))
+    def take(self, user):
+        held = self.held_by(user)
+        lease = take_lease(self.project, self.users[user])
+        if held is not None:
+            assert lease.key == held
+            self.leases[held]["expired"] = False
+            return
+        offered = [
+            (comparison, slot)
+            for comparison, slots in sorted(self.slots.items())
+            for slot in slots
+            if self.comparisons[comparison]["state"] == "open"
+            and self.is_free(slot)
+            and not self.has_judged(user, comparison)
+            and not self.has_skipped(user, comparison)
+        ]
+        if not offered:
+            assert lease is None
+            return
+        comparison, slot = offered[0]
+        assert lease.comparison_id == comparison
+        self.new_lease(lease, user)
+        self.give(slot, "leased", lease.key)
+
+    @rule(user=st.integers(0, 2), verdict=st.sampled_from(VERDICTS))
+    def take_and_judge(self, user, verdict):
+        self.take(user)
+        if self.held_by(user) is not None:
+            self.judge_lease(self.held_by(user), verdict)
+
+    @rule(user=st.integers(0, 2))
+    def let_the_held_one_expire(self, user):
+        if self.held_by(user) is not None:
+            self.expire(self.held_by(user))
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=PICK, verdict=st.sampled_from(VERDICTS))
+    def judge(self, pick, verdict):
+        key = list(self.leases)[-1 - pick % len(self.leases)]
+        self.judge_lease(key, verdict)
+
+    @precondition(lambda self: self.judgments)
+    @rule(pick=PICK)
+    def judge_again(self, pick):
+        key = list(self.judgments)[-1 - pick % len(self.judgments)]
+        self.judge_lease(key, self.judgments[key]["verdict"])
+
+    def judge_lease(self, key, verdict):
+        expected, slot = self.expected(key, verdict)
+        row = Lease.objects.get(pk=key)
+        if expected is not None and expected != "replay":
+            with pytest.raises(expected):
+                submit_judgment(row, verdict=verdict)
+            return
+        submitted = submit_judgment(row, verdict=verdict)
+        assert submitted.is_replay == (expected == "replay")
+        if submitted.is_replay:
+            assert submitted.judgment.pk == self.judgments[key]["id"]
+            return
+        self.give(slot, "judged", key)
+        self.leases[key]["outcome"] = "judged"
+        winner = {"first": row.first_id, "second": row.second_id}.get(verdict)
+        self.judgments[key] = {
+            "id": submitted.judgment.pk,
+            "verdict": verdict,
+            "winner": winner,
+            "stands": True,
+        }
+        self.settle(self.leases[key]["comparison"])
+
+    def expected(self, key, verdict):
+        """What must come of it, and the slot it fills where it is stored."""
+        lease = self.leases[key]
+        if key in self.judgments:
+            same = self.judgments[key]["verdict"] == verdict
+            return ("replay" if same else OtherBody), None
+        if self.slot_of(key) is not None:
+            return None, self.slot_of(key)
+        late = lease["outcome"] == "skipped" or self.has_judged(
+            lease["user"], lease["comparison"]
+        )
+        for slot in self.slots[lease["comparison"]]:
+            own = (
+                slot["state"] == "leased"
+                and self.leases[slot["lease"]]["user"] == lease["user"]
+            )
+            if not late and (self.is_free(slot) or own):
+                return None, slot
+        return TooLate, None
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=PICK)
+    def let_expire(self, pick):
+        key = list(self.leases)[-1 - pick % len(self.leases)]
+        self.expire(key)
+
+    def expire(self, key):
+        past = timezone.now() - timedelta(seconds=1)
+        Lease.objects.filter(pk=key).update(expires_at=past)
+        Slot.objects.filter(lease=key, state="leased").update(expires_at=past)
+        self.leases[key]["expired"] = True
+
+    @rule(user=st.integers(0, 2))
+    def take_and_skip(self, user):
+        self.take(user)
+        if self.held_by(user) is not None:
+            self.skip_lease(self.held_by(user))
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=PICK)
+    def skip(self, pick):
+        key = list(self.leases)[-1 - pick % len(self.leases)]
+        self.skip_lease(key)
+
+    def skip_lease(self, key):
+        row = Lease.objects.get(pk=key)
+        if self.leases[key]["outcome"] == "judged":
+            with pytest.raises(Refused):
+                skip(row)
+            return
+        skip(row)
+        self.release(key, "skipped")
+        if self.comparisons[row.comparison_id]["state"] == "withdrawn":
+            self.settle(row.comparison_id)
+
+    @precondition(lambda self: self.judgments)
+    @rule(pick=PICK)
+    def undo(self, pick):
+        standing = [
+            key for key, judgment in self.judgments.items() if judgment["stands"]
+        ]
+        # Mostly one that stands; an undone one where none does.
+        keys = standing or list(self.judgments)
+        self.undo_judgment(keys[-1 - pick % len(keys)])
+
+    @precondition(lambda self: self.judgments)
+    @rule(pick=PICK)
+    def undo_any(self, pick):
+        self.undo_judgment(list(self.judgments)[-1 - pick % len(self.judgments)])
+
+    def undo_judgment(self, key):
+        lease, judgment = self.leases[key], self.judgments[key]
+        comparison = self.comparisons[lease["comparison"]]
+        row = Judgment.objects.get(pk=judgment["id"])
+        refusal = (
+            AlreadyUndone
+            if not judgment["stands"]
+            else Frozen
+            if comparison["frozen"]
+            else None
+        )
+        if refusal:
+            with pytest.raises(refusal):
+                undo(row)
+            return
+        held = self.held_by(lease["user"])
+        fresh = undo(row)
+        judgment["stands"] = False
+        if comparison["state"] == "decided":
+            comparison["state"] = "open"
+        if held is not None:
+            self.release(held, "expired")
+        self.new_lease(fresh, lease["user"])
+        slot = next(s for s in self.slots[lease["comparison"]] if s["lease"] == key)
+        slot.update(state="leased", lease=fresh.key)
+
+    # --- What the machine does ---------------------------------------------------------
+    @rule(pick=PICK)
+    def freeze(self, pick):
+        standing = PreferencePair.objects.filter(
+            project=self.project, superseded_at=None
+        ).order_by("pk")
+        standing.filter(state="unchecked").update(state="accepted")
+        if standing:
+            pair = standing[pick % len(standing)]
+            freeze_pairs(self.project, [pair])
+            self.comparisons[pair.decision.comparison_id]["frozen"] = True
+
+    # Seldom: it ends whatever nobody is at.
+    @precondition(lambda self: len(self.leases) % 4 == 3)
+    @rule()
+    def withdraw(self):
+        withdraw_stock(self.project, keep=self.later_policy)
+        for comparison, slots in self.slots.items():
+            row = self.comparisons[comparison]
+            used = any(s["state"] != "withdrawn" and not self.is_free(s) for s in slots)
+            if row["state"] == "open" and not used:
+                row["state"] = "withdrawn"
+                for slot in slots:
+                    self.give(slot, "withdrawn", None)
+
+    # --- What must hold after every step -------------------------------------------------
+    @invariant()
+    def rows_are_as_the_model_says(self):
+        slots = {}
+        for slot in Slot.objects.order_by("comparison_id", "number"):
+            slots.setdefault(slot.comparison_id, []).append(
+                {"state": slot.state, "lease": slot.lease_id}
+            )
+        assert slots == self.slots
+        assert dict(Comparison.objects.values_list("pk", "state")) == {
+            pk: row["state"] for pk, row in self.comparisons.items()
+        }
+        assert dict(Lease.objects.values_list("pk", "outcome")) == {
+            key: lease["outcome"] for key, lease in self.leases.items()
+        }
+
+    @invariant()
+    def no_acknowledged_judgment_is_lost_doubled_or_flipped(self):
+        stored = {
+            judgment.lease_id: {
+                "id": judgment.pk,
+                "verdict": judgment.verdict,
+                "winner": judgment.winner_id,
+                "stands": judgment.undone_at is None,
+            }
+            for judgment in Judgment.objects.all()
+        }
+        assert stored == self.judgments
+
+    @invariant()
+    def decisions_and_pairs_follow_the_judgments(self):
+        decided = set(
+            Decision.objects.filter(superseded_at=None).values_list(
+                "comparison", flat=True
+            )
+        )
+        assert decided == {
+            pk for pk, row in self.comparisons.items() if row["state"] == "decided"
+        }
+        for pair in PreferencePair.objects.filter(superseded_at=None):
+            assert pair.decision.superseded_at is None
+            assert pair.chosen_id == pair.decision.winner_id
+
+
+@pytest.mark.both_databases
+@pytest.mark.django_db
+def test_no_history_breaks_the_invariants():
+    run_state_machine_as_test(
+        Annotation,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

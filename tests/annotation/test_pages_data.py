@@ -1,0 +1,328 @@
+"""The pages of prompts, pairs, history and settings."""
+
+import json
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.urls import reverse
+from django.utils import timezone
+
+from annotation import project_settings
+from annotation.models import Judgment, PreferencePair, Prompt, Role
+from annotation.settings_form import SettingsForm
+from tests.factories import (
+    make_comparison,
+    make_judgment,
+    make_pair,
+    make_prompt,
+    make_user,
+)
+
+
+def html(response) -> str:
+    return response.content.decode()
+
+
+# --- Prompts -----------------------------------------------------------------------------
+@pytest.fixture
+def prompts_url(client, project, manager):
+    client.force_login(manager)
+    return reverse("prompts", args=[project.slug])
+
+
+def test_a_file_is_imported_and_bad_lines_are_named_with_the_reason(
+    client, project, prompts_url
+):
+    lines = [
+        '{"prompt": "为什么天空是蓝色的？"}',
+        "{oops",
+        '{"prompt": "为什么天空是蓝色的？"}',
+    ]
+    file = SimpleUploadedFile("prompts.jsonl", "\n".join(lines).encode())
+    response = client.post(prompts_url, {"file": file})
+    report = response.context["report"]
+    assert response.status_code == 200
+    assert (report.accepted, report.duplicates) == (1, 1)
+    assert [bad.line for bad in report.rejected] == [2]
+    assert report.rejected[0].reason in html(response).replace("&quot;", '"')
+    assert (
+        Prompt.objects.get(project=project).messages[0]["content"]
+        == "为什么天空是蓝色的？"
+    )
+
+
+def test_pasted_lines_are_imported_and_their_format_told_by_the_content(
+    client, project, prompts_url
+):
+    client.post(prompts_url, {"text": "prompt\nHow warm is warm?\nWhy?\n"})
+    contents = [p.messages[0]["content"] for p in project.prompts.order_by("id")]
+    assert contents == ["How warm is warm?", "Why?"]
+
+
+def test_sending_the_import_again_only_counts_duplicates(client, project, prompts_url):
+    for accepted in (1, 0):
+        response = client.post(prompts_url, {"text": '{"prompt": "Once?"}'})
+        assert response.context["report"].accepted == accepted
+    assert project.prompts.count() == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"text": "   "},
+        {"text": "a", "format": "xml"},
+        {"text": "question,answer\n1,2\n", "format": "csv"},
+    ],
+)
+def test_an_import_of_nothing_readable_is_422_and_says_why(
+    client, project, prompts_url, data
+):
+    response = client.post(prompts_url, data)
+    assert response.status_code == 422
+    assert response.context["form"].errors
+    assert not project.prompts.exists()
+
+
+def test_a_file_that_is_no_text_is_reported_not_crashed_on(client, prompts_url):
+    file = SimpleUploadedFile("photo.png", b"\x89PNG\r\n\x1a\n\x00\xff\xfe\x80" * 50)
+    assert client.post(prompts_url, {"file": file}).status_code in (200, 422)
+
+
+def test_queries_of_the_prompts_page_do_not_grow_with_the_prompts(
+    client, project, prompts_url, django_assert_max_num_queries
+):
+    def queries() -> int:
+        with django_assert_max_num_queries(20) as counted:
+            client.get(prompts_url)
+        return len(counted)
+
+    make_prompt(project=project)
+    few = queries()
+    for _number in range(60):
+        make_prompt(project=project)
+    assert queries() == few
+    assert len(client.get(prompts_url, {"page": "2"}).context["prompts"]) == 11
+
+
+# --- Pairs ---------------------------------------------------------------------------------
+@pytest.fixture
+def pairs_url(client, project):
+    client.force_login(make_user("rita", project=project, role=Role.REVIEWER))
+    return reverse("pairs", args=[project.slug])
+
+
+def test_pairs_show_both_answers_and_why_a_rule_rejected_one(
+    client, project, pairs_url
+):
+    pair = make_pair(project=project, state="rejected")
+    pair.verdicts.create(rule="cut_off", result="reject", reason="chosen ends at 256")
+    pair.verdicts.create(rule="similarity", result="pass")
+    text = html(client.get(pairs_url))
+    assert pair.chosen.text in text and pair.rejected.text in text
+    assert "An answer is cut off" in text and "chosen ends at 256" in text
+    assert "too similar" not in text
+
+
+def test_pairs_are_filtered_by_state(client, project, pairs_url):
+    accepted = make_pair(project=project)
+    rejected = make_pair(project=project, state="rejected")
+    shown = client.get(pairs_url, {"state": "rejected"}).context["pairs"].object_list
+    assert list(shown) == [rejected]
+    shown = client.get(pairs_url, {"state": "nonsense"}).context["pairs"].object_list
+    assert set(shown) == {accepted, rejected}
+
+
+def test_superseded_pairs_are_not_shown(client, project, pairs_url):
+    make_pair(project=project, superseded_at=timezone.now())
+    assert not client.get(pairs_url).context["pairs"].object_list
+
+
+def test_queries_of_the_pairs_page_do_not_grow_with_the_pairs(
+    client, project, pairs_url, django_assert_max_num_queries
+):
+    def queries() -> int:
+        with django_assert_max_num_queries(20) as counted:
+            client.get(pairs_url)
+        return len(counted)
+
+    make_pair(project=project).verdicts.create(rule="empty", result="pass")
+    few = queries()
+    for _number in range(8):
+        make_pair(project=project).verdicts.create(rule="empty", result="pass")
+    assert queries() == few
+
+
+@pytest.mark.parametrize(
+    ("format", "key"), [("trl", "chosen"), ("openai", "preferred_output")]
+)
+def test_the_export_streams_the_sound_pairs_alone(
+    client, project, pairs_url, format, key
+):
+    pair = make_pair(project=project)
+    make_pair(project=project, state="rejected")
+    PreferencePair.objects.create(
+        project=project,
+        prompt=make_prompt(project=project, is_held_out=True),
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        kind="imported",
+        state="accepted",
+    )
+    url = reverse("export_pairs", args=[project.slug])
+    response = client.get(url, {"format": format})
+    lines = b"".join(response.streaming_content).decode().splitlines()
+    assert len(lines) == 1
+    assert json.loads(lines[0])[key][-1]["content"] == pair.chosen.text
+    assert f'{project.slug}-pairs-{format}.jsonl"' in response["Content-Disposition"]
+
+
+def test_an_unknown_export_format_is_422_and_names_the_known_ones(
+    client, project, pairs_url
+):
+    response = client.get(
+        reverse("export_pairs", args=[project.slug]), {"format": "xls"}
+    )
+    assert response.status_code == 422
+    assert "openai" in html(response)
+
+
+# --- History -----------------------------------------------------------------------------------
+@pytest.fixture
+def history_url(client, project, annotator):
+    client.force_login(annotator)
+    return reverse("history", args=[project.slug])
+
+
+def test_history_shows_ones_own_judgments_with_undo(
+    client, project, annotator, history_url
+):
+    mine = make_judgment(project=project, annotator=annotator, comment="said why")
+    other = make_judgment(project=project)
+    text = html(client.get(history_url))
+    assert mine.lease.first.text in text and "said why" in text
+    assert reverse("undo", args=[mine.pk]) in text
+    assert other.lease.first.text not in text
+
+
+def test_history_offers_no_undo_for_what_has_trained_or_is_undone(
+    client, project, annotator, history_url
+):
+    pair = make_pair(project=project, annotator=annotator, frozen_at=timezone.now())
+    frozen = pair.decision.comparison.judgments.get()
+    undone = make_judgment(
+        project=project, annotator=annotator, undone_at=timezone.now()
+    )
+    text = html(client.get(history_url))
+    for judgment in (frozen, undone):
+        assert reverse("undo", args=[judgment.pk]) not in text
+    assert "trained on" in text and "undone" in text
+
+
+def test_history_never_tells_which_policy_answered(
+    client, project, annotator, history_url
+):
+    make_judgment(project=project, annotator=annotator)
+    assert project.channel.serving.name not in html(client.get(history_url))
+
+
+def test_queries_of_history_do_not_grow_and_it_has_pages(
+    client, project, annotator, history_url, django_assert_max_num_queries
+):
+    def queries() -> int:
+        with django_assert_max_num_queries(20) as counted:
+            client.get(history_url)
+        return len(counted)
+
+    make_judgment(project=project, annotator=annotator)
+    few = queries()
+    for _number in range(25):
+        make_judgment(comparison=make_comparison(project=project), annotator=annotator)
+    assert queries() == few
+    assert Judgment.objects.count() == 26
+    assert len(client.get(history_url, {"page": "2"}).context["judgments"]) == 1
+
+
+# --- Settings ----------------------------------------------------------------------------------
+@pytest.fixture
+def settings_url(client, project, manager):
+    client.force_login(manager)
+    return reverse("project_settings", args=[project.slug])
+
+
+def filled_in(project, **changes) -> dict:
+    """What a browser sends for the form as it is shown, with some fields changed."""
+    form = SettingsForm(project)
+    data = {name: form[name].value() for name in form.fields}
+    data = {name: value for name, value in data.items() if value not in (None, False)}
+    return {
+        **data,
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+
+
+def test_saving_the_form_as_it_is_changes_no_setting(client, project, settings_url):
+    before = project_settings.of(project)
+    response = client.post(settings_url, filled_in(project))
+    assert response.status_code == 302, response.context["form"].errors
+    project.refresh_from_db()
+    assert project_settings.of(project) == before
+
+
+def test_settings_are_saved_each_in_its_place(client, project, settings_url):
+    data = filled_in(
+        project,
+        name="New name",
+        sampling__temperature="0.7",
+        rules__similarity__max_ratio="0.8",
+        ask_reasons="correct\r\n\r\n polite ",
+        round__config__beta="0.2",
+        round__config__lora__r="8",
+    )
+    del data["rules.identical.on"]
+    response = client.post(settings_url, data)
+    assert response.status_code == 302, response.context["form"].errors
+    project.refresh_from_db()
+    own = project_settings.of(project)
+    assert project.name == "New name"
+    assert own.sampling["temperature"] == 0.7
+    assert own.rules["similarity"] == {"on": True, "max_ratio": 0.8}
+    assert own.rules["identical"] == {"on": False}
+    assert own.ask_reasons == ["correct", "polite"]
+    assert own.round["config"] == {"beta": 0.2, "lora": {"r": 8}}
+
+
+def test_an_emptied_field_falls_back_to_its_default(client, project, settings_url):
+    project.settings = {"stock": 3, "round": {"config": {"beta": 0.3, "seed": 7}}}
+    project.save()
+    data = filled_in(project, stock="", round__config__beta="")
+    client.post(settings_url, data)
+    project.refresh_from_db()
+    own = project_settings.of(project)
+    assert own.stock == project_settings.ProjectSettings().stock
+    assert own.round["config"].get("beta") is None
+    assert own.round["config"]["seed"] == 7, "what the form does not show is kept"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sampling__temperature", "-1"),
+        ("sampling__temperature", "hot"),
+        ("sampling__top_p", "0"),
+        ("rules__similarity__max_ratio", "2"),
+        ("quota", "0"),
+        ("held_out_share", "nan"),
+        ("name", ""),
+    ],
+)
+def test_a_wrong_setting_is_422_named_at_its_field_and_nothing_is_saved(
+    client, project, settings_url, field, value
+):
+    response = client.post(
+        settings_url, filled_in(project, stock="7", **{field: value})
+    )
+    assert response.status_code == 422
+    assert list(response.context["form"].errors) == [field.replace("__", ".")]
+    project.refresh_from_db()
+    assert project_settings.of(project).stock == 3

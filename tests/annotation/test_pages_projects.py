@@ -1,0 +1,275 @@
+"""Home, a project's overview, a new project, members, and the frame around them."""
+
+import pytest
+from django.urls import reverse
+
+from annotation.models import Project, Role
+from tests.factories import (
+    make_base,
+    make_comparison,
+    make_judgment,
+    make_lease,
+    make_pair,
+    make_project,
+    make_prompt,
+    make_user,
+)
+from training.models import TrainingRound
+
+
+def html(response) -> str:
+    return response.content.decode()
+
+
+# --- Home ---------------------------------------------------------------------------
+def test_home_tells_an_annotator_how_much_waits(client, project, annotator):
+    """Four are open; one of them is judged by the annotator, one by somebody else,
+    whose judgment fills its only slot: two wait."""
+    for _number in range(2):
+        make_comparison(project=project)
+    make_judgment(project=project, annotator=annotator)
+    make_judgment(project=project)
+    client.force_login(annotator)
+    text = html(client.get(reverse("home")))
+    assert "Comparisons waiting for you: 2" in text
+    assert reverse("compare", args=[project.slug]) in text
+
+
+def test_the_pair_on_ones_own_desk_counts_as_waiting(client, project, annotator):
+    make_lease(comparison=make_comparison(project=project), annotator=annotator)
+    make_lease(comparison=make_comparison(project=project))
+    client.force_login(annotator)
+    assert "Comparisons waiting for you: 1" in html(client.get(reverse("home")))
+
+
+def test_home_tells_a_manager_what_is_missing_until_a_round(client, project, manager):
+    client.force_login(manager)
+    assert "It has no prompts yet" in html(client.get(reverse("home")))
+    make_prompt(project=project)
+    assert "Nothing has been judged yet" in html(client.get(reverse("home")))
+    judgment = make_judgment(project=project, verdict="first")
+    assert "no sound pair yet" in html(client.get(reverse("home")))
+    make_pair(judgment=judgment)
+    assert "of them new: 1. A round can start" in html(client.get(reverse("home")))
+
+
+def test_home_shows_a_running_round_with_its_progress(client, project, manager):
+    TrainingRound.objects.create(
+        project=project,
+        number=3,
+        state="training",
+        start=make_base(),
+        reference="base",
+        data="all",
+        step=40,
+        total_steps=96,
+    )
+    client.force_login(manager)
+    text = html(client.get(reverse("home")))
+    assert "Round 3: training" in text
+    assert '<progress value="40" max="96"' in text
+
+
+def test_home_sends_a_reviewer_to_the_pairs(client, project):
+    client.force_login(make_user(project=project, role=Role.REVIEWER))
+    assert reverse("pairs", args=[project.slug]) in html(client.get(reverse("home")))
+
+
+def test_home_tells_a_stranger_whom_to_ask(client, db):
+    client.force_login(make_user("newcomer"))
+    text = html(client.get(reverse("home")))
+    assert "Ask the manager" in text and "newcomer" in text
+    assert reverse("new_project") not in text
+
+
+def test_home_needs_the_same_queries_for_one_project_and_for_many(
+    client, project, manager, django_assert_num_queries
+):
+    client.force_login(manager)
+    # Session, user, projects with their figures, two for permissions, the rounds.
+    with django_assert_num_queries(6) as counted:
+        client.get(reverse("home"))
+    for _number in range(5):
+        make_comparison(project=make_project(members={manager: Role.MANAGER}))
+    with django_assert_num_queries(len(counted)):
+        client.get(reverse("home"))
+
+
+# --- Overview ------------------------------------------------------------------------
+def test_the_overview_shows_the_funnel_with_what_was_lost(client, project):
+    make_pair(project=project)
+    rejected = make_pair(project=project, state="rejected")
+    rejected.verdicts.create(rule="similarity", result="reject", reason="0.97")
+    client.force_login(make_user(project=project, role=Role.REVIEWER))
+    text = html(client.get(reverse("project", args=[project.slug])))
+    assert "−1 The two answers are too similar" in text
+    assert "−1 wait for the next round" in text
+
+
+def test_an_annotator_sees_neither_funnel_nor_members_nor_policy(
+    client, project, annotator, manager
+):
+    client.force_login(annotator)
+    text = html(client.get(reverse("project", args=[project.slug])))
+    assert "From judgments to training" not in text
+    assert manager.username not in text
+    assert project.channel.serving.name not in text
+
+
+def test_the_overview_counts_each_members_judgments_of_this_project_alone(
+    client, project, manager, annotator
+):
+    make_judgment(project=project, annotator=annotator)
+    make_judgment(project=project, annotator=annotator, undone_at="2026-01-01T00:00Z")
+    make_judgment(project=make_project(), annotator=annotator)
+    client.force_login(manager)
+    members = client.get(reverse("project", args=[project.slug])).context["members"]
+    assert {m.user.username: m.n_judgments for m in members} == {
+        "alice": 1,
+        "mallory": 0,
+    }
+
+
+def test_guidelines_are_rendered_and_harmless(client, project, annotator):
+    project.guidelines = "**Be kind** <img src=x onerror=alert(1)>"
+    project.save()
+    client.force_login(annotator)
+    text = html(client.get(reverse("project", args=[project.slug])))
+    assert "<strong>Be kind</strong>" in text
+    assert "<img src=x" not in text
+
+
+def test_queries_of_the_overview_do_not_grow_with_the_rows(
+    client, project, manager, django_assert_max_num_queries
+):
+    def queries() -> int:
+        with django_assert_max_num_queries(40) as counted:
+            client.get(reverse("project", args=[project.slug]))
+        return len(counted)
+
+    client.force_login(manager)
+    make_pair(project=project)
+    few = queries()
+    for _number in range(5):
+        make_pair(project=project)
+    assert queries() == few
+
+
+# --- New project -----------------------------------------------------------------------
+@pytest.fixture
+def creator(client, db):
+    make_base()
+    user = make_user(is_staff=True)
+    client.force_login(user)
+    return user
+
+
+def test_staff_make_a_project_and_become_its_manager(client, creator, monkeypatch):
+    monkeypatch.setattr("inference.services.ensure_base", make_base)
+    response = client.post(reverse("new_project"), {"name": "Cooking help"})
+    made = Project.objects.get()
+    assert response["Location"] == reverse("prompts", args=[made.slug])
+    assert made.memberships.get().role == Role.MANAGER
+    assert made.memberships.get().user == creator
+
+
+@pytest.mark.parametrize("slug", ["new", "taken", "not a slug"])
+def test_a_short_name_that_cannot_be_is_422_and_keeps_what_was_typed(
+    client, creator, slug
+):
+    make_project(slug="taken")
+    data = {"name": "Cooking", "slug": slug, "guidelines": "be kind"}
+    response = client.post(reverse("new_project"), data)
+    assert response.status_code == 422
+    assert "be kind" in html(response)
+    assert Project.objects.count() == 1
+
+
+def test_others_may_not_make_projects(client, db):
+    client.force_login(make_user())
+    assert client.get(reverse("new_project")).status_code == 403
+
+
+# --- Members ------------------------------------------------------------------------------
+@pytest.fixture
+def members_url(client, project, manager):
+    client.force_login(manager)
+    return reverse("members", args=[project.slug])
+
+
+def roles(project) -> dict[str, str]:
+    return dict(project.memberships.values_list("user__username", "role"))
+
+
+def test_a_manager_adds_changes_and_removes_a_member(client, project, members_url):
+    make_user("dora")
+    client.post(members_url, {"username": "dora", "role": "annotator"})
+    assert roles(project) == {"mallory": "manager", "dora": "annotator"}
+    client.post(members_url, {"username": "dora", "role": "reviewer"})
+    assert roles(project)["dora"] == "reviewer"
+    response = client.post(members_url, {"username": "dora", "remove": "1"})
+    assert response.status_code == 302
+    assert roles(project) == {"mallory": "manager"}
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"username": "nobody", "role": "annotator"}, "There is no user"),
+        ({"username": "mallory", "role": "annotator"}, "at least one manager"),
+        ({"username": "mallory", "remove": "1"}, "at least one manager"),
+        ({"username": "mallory", "role": "emperor"}, "emperor"),
+        ({"username": "", "role": "annotator"}, "required"),
+    ],
+)
+def test_a_wrong_member_is_422_with_the_reason_and_changes_nothing(
+    client, project, members_url, data, told
+):
+    response = client.post(members_url, data)
+    assert response.status_code == 422
+    assert told in html(response)
+    assert roles(project) == {"mallory": "manager"}
+
+
+# --- The frame -----------------------------------------------------------------------------
+def test_every_page_forbids_inline_code_and_has_none(client, project, manager):
+    make_pair(project=project, annotator=manager)
+    make_comparison(project=project)
+    client.force_login(manager)
+    names = ["project", "compare", "history", "pairs", "prompts", "members"]
+    urls = [reverse(name, args=[project.slug]) for name in [*names, "project_settings"]]
+    for url in [*urls, reverse("home"), "/nothing/"]:
+        response = client.get(url)
+        policy = response["Content-Security-Policy"]
+        assert "unsafe" not in policy and "script-src 'self'" in policy
+        text = html(response)
+        for inline in (" style=", "<style", " onclick=", " onsubmit=", "<script>"):
+            assert inline not in text, f"{url}: {inline}"
+
+
+def test_the_language_can_be_switched_and_the_page_says_so(client, db):
+    assert '<html lang="en"' in html(client.get(reverse("login")))
+    response = client.post(
+        reverse("set_language"), {"language": "zh-hans", "next": reverse("login")}
+    )
+    assert response["Location"] == reverse("login")
+    assert '<html lang="zh-hans"' in html(client.get(reverse("login")))
+
+
+def test_signing_in_with_a_wrong_password_says_so(client, db):
+    make_user("alice", password="right")
+    response = client.post(reverse("login"), {"username": "alice", "password": "wrong"})
+    assert 'role="alert"' in html(response)
+    response = client.post(reverse("login"), {"username": "alice", "password": "right"})
+    assert response["Location"] == reverse("home")
+
+
+def test_the_navigation_shows_what_the_role_may_open(
+    client, project, annotator, manager
+):
+    prompts = reverse("prompts", args=[project.slug])
+    url = reverse("project", args=[project.slug])
+    client.force_login(annotator)
+    assert f'href="{prompts}"' not in html(client.get(url))
+    client.force_login(manager)
+    assert f'href="{prompts}"' in html(client.get(url))

@@ -10,12 +10,12 @@ from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from annotation import queries
 from annotation.models import (
     Comparison,
     Judgment,
     Lease,
     Membership,
-    PreferencePair,
     Project,
     Prompt,
     Slot,
@@ -25,8 +25,8 @@ from annotation.models import (
 def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
     """Each project with `n_…` counts and the user's `role_here`, in one query."""
     mine = Judgment.objects.filter(annotator=user, undone_at=None)
-    pairs = PreferencePair.objects.filter(superseded_at=None)
-    sound = pairs.filter(state="accepted", prompt__is_held_out=False)
+    here: Any = OuterRef("pk")
+    pairs, sound = queries.standing_pairs(here), queries.sound_pairs(here)
     return projects.annotate(
         role_here=Subquery(
             Membership.objects.filter(project=OuterRef("pk"), user=user).values("role")

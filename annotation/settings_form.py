@@ -120,8 +120,8 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
     (
         _("Rules"),
         _(
-            "A pair trains only if it passes every rule that is on. Unequal shortest"
-            " lengths favour long answers: raise one with care."
+            "A pair is kept from training where something ticked here holds. Unequal"
+            " shortest lengths favour long answers: raise one with care."
         ),
         [],
     ),
@@ -273,10 +273,14 @@ class SettingsForm(forms.Form):
             self.fields[setting.name] = _field(setting)
 
     def groups(self) -> Iterator[dict[str, Any]]:
-        """The groups with their bound fields, for the template."""
+        """The groups with their bound fields; a rule's fields make one block."""
         for title, about, settings in self.settings_groups:
-            fields = [self[setting.name] for setting in settings]
-            yield {"title": title, "about": about, "fields": fields}
+            blocks: dict[str, list[forms.BoundField]] = {}
+            for setting in settings:
+                is_rule = setting.name.startswith("rules.")
+                block = setting.name.rpartition(".")[0] if is_rule else setting.name
+                blocks.setdefault(block, []).append(self[setting.name])
+            yield {"title": title, "about": about, "blocks": list(blocks.values())}
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -315,16 +319,20 @@ def _lookup(tree: dict[str, Any], dotted: str) -> Any:
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set a value deep down; an empty one removes what was there (the default holds).
+    """Set a value deep down; None removes what was there, emptied branches with it.
 
     Branches are copied on the way: the project's own settings stay as they are.
     """
-    *path, last = dotted.split(".")
-    for name in path:
-        branch = tree.get(name)
-        tree[name] = dict(branch) if isinstance(branch, dict) else {}
-        tree = tree[name]
-    if value is None:
-        tree.pop(last, None)
+    name, _dot, rest = dotted.partition(".")
+    if not rest:
+        if value is None:
+            tree.pop(name, None)
+        else:
+            tree[name] = value
+        return
+    branch = dict(tree[name]) if isinstance(tree.get(name), dict) else {}
+    _put(branch, rest, value)
+    if branch or name in ("round", "config"):
+        tree[name] = branch
     else:
-        tree[last] = value
+        tree.pop(name, None)

@@ -77,3 +77,8 @@ document.addEventListener("keydown", (event) => {
     menu.querySelector("summary").focus();
   }
 });
+
+// On a phone the navigation scrolls sideways: where one is should be in sight.
+document
+  .querySelector(".project-nav [aria-current]")
+  ?.scrollIntoView({ block: "nearest", inline: "center" });

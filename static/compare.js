@@ -66,7 +66,9 @@ function sendKept() {
   const [name, pick] = kept("pick:")[0] ?? [];
   if (!name || sending) return;
   sending = name;
-  htmx.ajax("POST", pick.url, { target: "#pair", swap: "outerHTML", values: pick.values });
+  htmx
+    .ajax("POST", pick.url, { target: "#pair", swap: "outerHTML", values: pick.values })
+    .catch(() => {}); // told by the event, see stillKept
 }
 
 function retryLater() {
@@ -97,24 +99,39 @@ document.addEventListener("submit", (event) => {
   keep(`pick:${lease}`, { url: form.getAttribute("action"), values });
 }, true);
 
+// The second half of a double click would fall on the pair that came meanwhile.
+document.addEventListener("click", (event) => {
+  if (event.detail > 1 && event.target.closest(".verdicts button")) event.preventDefault();
+}, true);
+
 document.addEventListener("htmx:afterRequest", (event) => {
   const { xhr, requestConfig } = event.detail;
   if (requestConfig?.verb !== "post") return;
   sending = "";
   const [name] = pickOf(requestConfig.path) ?? [];
-  const answered = xhr.status >= 200 && xhr.status < 500 && xhr.status !== 403;
-  if (answered && !isSignInPage(xhr.responseURL)) {
-    if (name) forget(name);
-    if (name && xhr.status < 300) forget(name.replace("pick:", "draft:"));
-    if (kept("pick:").length) retryLater();
-    if (xhr.status < 400 || [409, 410, 422].includes(xhr.status)) return;
-  } else if (name && (xhr.status === 0 || xhr.status >= 500)) {
-    notice.textContent = pair().dataset.kept;
-    live.textContent = pair().dataset.kept;
-    retryLater();
+  // 0, 403 and 5xx are no answer, nor is the sign-in page: the pick stays kept.
+  if (xhr.status < 200 || xhr.status >= 500 || xhr.status === 403) {
+    if (!name) release();
+    return;
   }
-  if (!name) release();
+  if (isSignInPage(xhr.responseURL)) return;
+  if (!name) return;
+  forget(name);
+  if (xhr.status < 300) forget(name.replace("pick:", "draft:"));
+  if (kept("pick:").length) retryLater();
 });
+
+function stillKept(event) {
+  const { requestConfig, xhr } = event.detail;
+  if (!pickOf(requestConfig?.path) || (xhr.status && xhr.status < 500)) return;
+  notice.textContent = pair().dataset.kept;
+  live.textContent = pair().dataset.kept;
+  retryLater();
+}
+
+for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {
+  document.addEventListener(name, stillKept);
+}
 
 function release() {
   delete pair().dataset.busy;

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation import desk, judging, leasing, queries
+from annotation import desk, judging, leasing
 from annotation.access import needs
 from annotation.errors import InvalidJudgment, Refused
 from annotation.forms import JudgmentForm
@@ -133,7 +133,6 @@ def _over(request: HttpRequest, form: JudgmentForm, error: Refused) -> HttpRespo
 def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
     if request.htmx:
         return page(request, f"{TEMPLATE}#pair", context, status=status)
-    context["waiting"] = queries.waiting(request.project)
     context["guidelines"] = safe_html(request.project.guidelines)
     return page(request, TEMPLATE, context, status=status)
 

@@ -13,7 +13,7 @@ from annotation.forms import NewProjectForm
 from annotation.models import Project, Role
 from annotation.overview import member_counts, with_figures
 from annotation.pages import page, safe_html
-from annotation.words import lost_words
+from annotation.words import RULES, lost_words
 from inference.queries import readiness
 
 
@@ -31,7 +31,11 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
         "guidelines": safe_html(request.project.guidelines),
     }
     if at_least(request.role, Role.REVIEWER):
-        context["funnel"] = [_with_words(step) for step in queries.funnel(request.project)]
+        steps = queries.funnel(request.project)
+        # A rule that lost nothing would only lengthen the table.
+        context["funnel"] = [
+            _with_words(step) for step in steps if step["lost"] or step["step"] not in RULES
+        ]
         context["most"] = max((step["count"] for step in context["funnel"]), default=0)
         context["serving"] = request.project.channel.serving
         context["parts"] = readiness()

@@ -1,0 +1,108 @@
+"""A real Chromium against the live server; any console error or CSP violation fails.
+
+`browse(user, …)` opens a page signed in as that user. What a test expects to go wrong
+(a cut network, a refused act) it says with `browse.expected.append("part of message")`.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+from django.test import Client
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+# Playwright's loop runs in this thread, which Django takes for asynchronous code.
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+WIDE, NARROW = (1440, 900), (390, 844)
+REPORT_VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", (event) =>
+  console.error(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`));
+"""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    assert found, "No Chromium on PATH; on Debian: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Browse:
+    """Opens pages and gathers what went wrong in them."""
+
+    def __init__(self, browser: Browser, url: str):
+        self.browser, self.url = browser, url
+        self.contexts: list[BrowserContext] = []
+        self.problems: list[str] = []
+        self.expected: list[str] = []
+
+    def __call__(
+        self,
+        user=None,
+        path: str = "/",
+        *,
+        size: tuple[int, int] = WIDE,
+        javascript: bool = True,
+    ) -> Page:
+        context = self.browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            java_script_enabled=javascript,
+            reduced_motion="reduce",
+            locale="en",
+        )
+        context.set_default_timeout(8000)
+        context.add_init_script(REPORT_VIOLATIONS)
+        if user is not None:
+            context.add_cookies([self._session(user)])
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.goto(self.url + path)
+        return page
+
+    def _session(self, user) -> dict[str, str]:
+        client = Client()
+        client.force_login(user)
+        value = client.cookies[settings.SESSION_COOKIE_NAME].value
+        return {"name": settings.SESSION_COOKIE_NAME, "value": value, "url": self.url}
+
+    def _on_console(self, message) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.text} ({message.location.get('url', '')})")
+
+    def unexpected(self) -> list[str]:
+        return [
+            problem
+            for problem in self.problems
+            if not any(part in problem for part in self.expected)
+        ]
+
+
+@pytest.fixture
+def browse(chromium, live_server, transactional_db, monkeypatch) -> Iterator[Browse]:
+    # Nobody answers at the broker here; a nudge for new stock is not what is tested.
+    monkeypatch.setattr(
+        "annotation.tasks.fill_stock.apply_async", lambda *args, **options: None
+    )
+    opener = Browse(chromium, live_server.url)
+    yield opener
+    for context in opener.contexts:
+        context.close()
+    assert not opener.unexpected()

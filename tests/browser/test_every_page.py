@@ -1,0 +1,178 @@
+"""Every page of annotation: axe finds nothing, light and dark; nothing scrolls sideways."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.urls import reverse
+from playwright.sync_api import Page, expect
+
+from annotation.models import Role
+from annotation.rendering import render_markdown
+from tests.browser.conftest import NARROW, WIDE
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_judgment,
+    make_pair,
+    make_project,
+    make_prompt,
+    make_user,
+)
+
+TEXT = """Heat the **pan**, then:
+
+1. butter
+2. egg
+
+```python
+a_line_of_code_that_is_much_wider_than_a_phone = "and has no space to break at" * 3
+```
+
+| when | how long |
+|---|---|
+| soft | six minutes |
+
+> 水开后煮六分钟 https://example.org/a-very-long-address-without-any-space-in-it-at-all-for-the-phone
+"""
+PATHS = {
+    "home": "/",
+    "new_project": "/projects/new/",
+    "not_found": "/nothing/here/",
+    **{
+        name: f"/projects/kitchen/{name}/"
+        for name in ("compare", "history", "prompts", "members", "settings", "pairs")
+    },
+    "overview": "/projects/kitchen/",
+    "waiting": "/projects/empty/compare/",
+}
+
+
+@pytest.fixture
+def manager(transactional_db):
+    """A manager whose project has something on every page."""
+    user = make_user("manager", is_staff=True, is_superuser=True)
+    project = make_project(
+        slug="kitchen",
+        name="厨房帮手 with a name that is rather long for a telephone",
+        guidelines=TEXT,
+        settings={"ask_strength": True, "ask_reasons": ["correct", "clear"]},
+        members={user: Role.MANAGER, make_user("rita"): Role.REVIEWER},
+    )
+    make_project(slug="empty", members={user: Role.MANAGER})
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "I want to fry an egg."},
+        {"role": "assistant", "content": TEXT},
+        {"role": "user", "content": "And how long?"},
+    ]
+    prompt = make_prompt(project=project, messages=messages)
+    answers = [
+        make_completion(TEXT, prompt=prompt, html=render_markdown(TEXT)) for _ in "ab"
+    ]
+    make_comparison(a=answers[0], b=answers[1])
+    make_judgment(project=project, annotator=user, verdict="tie", comment="both fine")
+    make_judgment(project=project, annotator=user, undone_at="2026-01-01T00:00Z")
+    rejected = make_pair(project=project, annotator=user, state="rejected")
+    rejected.verdicts.create(rule="cut_off", result="reject", reason="at 256 tokens")
+    make_pair(project=project)
+    return user
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds, light and dark."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found += [
+            f"{scheme} {rule['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
+            for rule in Axe().run(page).response["violations"]
+            for node in rule["nodes"]
+        ]
+    return found
+
+
+def unfold(page: Page) -> None:
+    page.evaluate("for (const d of document.querySelectorAll('main details')) d.open = true")
+
+
+def test_axe_finds_nothing_on_any_page(browse, manager):
+    browse.expected.append("404")
+    page = browse(manager, "/")
+    found = {}
+    for name, path in PATHS.items():
+        page.goto(browse.url + path)
+        unfold(page)
+        if problems := violations(page):
+            found[name] = problems
+    assert not found
+
+
+def test_axe_finds_nothing_where_things_went_wrong_or_are_open(browse, manager):
+    browse.expected += ["404", "403", "422"]
+    page = browse(None, "/login/")
+    page.get_by_label("Username").fill("nobody")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    found = {"login": violations(page)}
+    page = browse(manager, "/projects/kitchen/settings/")
+    page.get_by_label("Temperature").fill("-1")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert").first).to_contain_text("Temperature")
+    found["settings"] = violations(page)
+    page.goto(browse.url + "/projects/kitchen/prompts/")
+    page.get_by_label("Or paste it here").fill('{"prompt": "ok?"}\n{oops')
+    page.get_by_role("button", name="Import").click()
+    expect(page.get_by_role("heading", name="Import finished")).to_be_visible()
+    found["import"] = violations(page)
+    page.goto(browse.url + "/projects/kitchen/compare/")
+    page.keyboard.press("?")
+    found["help"] = violations(page)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Guidelines").click()
+    found["guidelines"] = violations(page)
+    page = browse(make_user("stranger"), "/")
+    found["stranger"] = violations(page)
+    assert not any(found.values()), found
+
+
+def test_no_page_scrolls_sideways_wide_or_on_a_phone_or_at_twice_the_size(
+    browse, manager
+):
+    browse.expected.append("404")
+    page = browse(manager, "/")
+    too_wide = {}
+    for name, path in PATHS.items():
+        page.goto(browse.url + path)
+        unfold(page)
+        for width, height in (WIDE, NARROW, (720, 450)):
+            page.set_viewport_size({"width": width, "height": height})
+            over = page.evaluate(
+                "document.documentElement.scrollWidth"
+                " - document.documentElement.clientWidth"
+            )
+            if over > 0:
+                too_wide[f"{name} at {width}"] = over
+    assert not too_wide
+
+
+def test_every_page_is_usable_in_chinese(browse, manager):
+    page = browse(manager, "/")
+    page.get_by_role("button", name="中文").click()
+    expect(page.locator("html")).to_have_attribute("lang", "zh-hans")
+    expect(page.get_by_role("button", name="中文")).to_have_attribute("aria-pressed", "true")
+
+
+def test_an_old_page_still_works_after_signing_in_again_elsewhere(browse, manager):
+    """Signing in changes the CSRF token; the page takes the new one from its cookie."""
+    manager.set_password("secret words")
+    manager.save()
+    page = browse(None, "/login/?next=/projects/kitchen/compare/")
+    for _again in range(2):
+        page.get_by_label("Username").fill("manager")
+        page.get_by_label("Password").fill("secret words")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#pair")).to_be_visible()
+        old = page
+        page = old.context.new_page()
+        page.goto(browse.url + "/login/?next=/projects/kitchen/compare/")
+    old.keyboard.press("s")
+    expect(old.locator(".done")).to_contain_text("Skipped")

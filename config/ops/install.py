@@ -246,12 +246,24 @@ def _pip(arguments: list[str], count: int) -> None:
     options = ["--disable-pip-version-check", "--progress-bar", "off"]
     code = run_logged([*pip, *options, *arguments], LOG, show)
     words = LOG.read_bytes()[already:].decode(errors="replace")
+    if code < 0:
+        raise Problem(
+            f"Installing was broken off: pip was ended by signal {-code} (9 is often "
+            "want of memory). Run the same command again; it goes on where it stopped."
+        )
     if code != 0:
         missing = re.search(r"No matching distribution found for (\S+)", words)
         if missing and not _is_network(words):
+            unreachable = "(from versions: none)" in words
             raise _NotFound(
                 f"pip finds no {missing[1]} for Python {sys.version.split()[0]} on "
-                f"{os.uname().machine}. What pip said is in {LOG}."
+                f"{os.uname().machine}"
+                + (
+                    ", nor any other version: is the network there? "
+                    if unreachable
+                    else ". "
+                )
+                + f"What pip said is in {LOG}."
             )
         raise Problem(_explain(words, "Installing"))
 

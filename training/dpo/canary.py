@@ -93,19 +93,18 @@ def base_canary(model: Any, tokenizer: Any) -> dict[str, Any]:
     return _canary(model, ids, logprobs, logprobs)
 
 
-def policy_canary(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """The canary of a PEFT model: with its adapter, and with it disabled."""
+def policy_canary(model: Any, token_ids: Sequence[list[int]]) -> dict[str, Any]:
+    """The canary of a PEFT model over `canary_token_ids`, with and without adapter."""
     base = model.get_base_model()
-    ids = canary_token_ids(tokenizer, base.get_input_embeddings().weight.shape[0])
-    logprobs = sequence_logprobs(base, ids)
+    logprobs = sequence_logprobs(base, token_ids)
     with model.disable_adapter():
-        base_logprobs = sequence_logprobs(base, ids)
-    return _canary(base, ids, logprobs, base_logprobs)
+        base_logprobs = sequence_logprobs(base, token_ids)
+    return _canary(base, token_ids, logprobs, base_logprobs)
 
 
 def _canary(
     model: Any,
-    token_ids: list[list[int]],
+    token_ids: Sequence[list[int]],
     logprobs: list[list[float]],
     base_logprobs: list[list[float]],
 ) -> dict[str, Any]:

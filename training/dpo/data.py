@@ -131,6 +131,12 @@ def _pair_of(
     ids = _given_ids(row, vocabulary)
     if ids is None:
         prompt, chosen, rejected, left_out = _tokenized(row, tokenizer)
+        highest = max(prompt + chosen + rejected, default=0)
+        if highest >= vocabulary:
+            raise _BadRow(
+                f"the tokenizer gives id {highest}, but the model knows {vocabulary}"
+                " ids; they do not belong together."
+            )
         if left_out:
             report.left_out_of_prompt.append(line)
     else:
@@ -182,6 +188,8 @@ def _given_ids(
 def _tokenized(
     row: dict[str, Any], tokenizer: Any
 ) -> tuple[list[int], list[int], list[int], bool]:
+    if "completion" in row and "label" in row:
+        raise _BadRow("unpaired rows (KTO) are not in this version of the trainer.")
     for key in ("chosen", "rejected"):
         if key not in row:
             raise _BadRow(f'"{key}" is missing.')

@@ -1,7 +1,7 @@
 """A run from its folder's inputs to its outputs; what `python -m training.dpo` calls.
 
-Loads, prepares, trains, then writes adapter/, canary.json, pairs_scored.jsonl and
-summary.json. Leaves out the loop itself; see `train.py`.
+Loads and prepares, then hands over to the loop (`train.py`) and the outputs
+(`outputs.py`). Leaves out the process around it; see `__main__.py`.
 """
 
 import hashlib
@@ -9,25 +9,23 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from training.dpo.batches import Layout, Schedule
-from training.dpo.canary import policy_canary
+from training.dpo.canary import canary_token_ids
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, settle
 from training.dpo.errors import Stopped, TrainerError
-from training.dpo.evaluate import Objective, evaluate
-from training.dpo.files import read_jsonl, sha256_of_file, write_json, write_jsonl
+from training.dpo.evaluate import Objective
+from training.dpo.files import sha256_of_file
 from training.dpo.lock import folder_lock
 from training.dpo.loss import LossSettings
-from training.dpo.metrics import Figures
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
     adapter_parameters,
@@ -37,13 +35,13 @@ from training.dpo.model import (
     load_base,
     load_tokenizer,
     pick_device,
-    save_adapter,
 )
+from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.process import StopFlag
 from training.dpo.progress import Progress, say
 from training.dpo.reference import PairSet, fixed_logps
 from training.dpo.status import StatusFile
-from training.dpo.train import Position, Run, resume_source, train
+from training.dpo.train import Run, resume_source, train
 
 UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from")
 """Config keys that name places; the hash of what lies there counts instead."""
@@ -77,22 +75,14 @@ def run_folder(run_dir: Path, stop: StopFlag) -> None:
 
 def explained(error: Exception) -> Exception:
     """`error`, or a TrainerError in plain words where its cause is well known."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    cpu_is_full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if cpu_is_full or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return TrainerError(
             "Out of memory: set micro_batch_size to 1, or lower max_length."
         )
     if isinstance(error, OSError) and error.errno == 28:
         return TrainerError("The disk is full; free some space and resume.")
     return error
-
-
-@dataclass
-class Prepared:
-    run: Run
-    tokenizer: Any
-    reports: dict[str, RowReport]
-    hashes: dict[str, str]
-    seconds: dict[str, float]
 
 
 def _run(run_dir: Path, stop: StopFlag, status: StatusFile) -> None:
@@ -102,7 +92,7 @@ def _run(run_dir: Path, stop: StopFlag, status: StatusFile) -> None:
     stop.check()
     position = train(prepared.run)
     stop.check()
-    _finish(prepared, position, started)
+    write_outputs(prepared, position, started)
 
 
 def prepare(
@@ -117,6 +107,10 @@ def prepare(
         torch.set_num_threads(earlier["threads"])
     tokenizer = load_tokenizer(config.base_model)
     base = load_base(config.base_model, config.dtype, device)
+    # Now, because a template that refuses them should not waste a training.
+    canary_ids = canary_token_ids(
+        tokenizer, base.get_input_embeddings().weight.shape[0]
+    )
     stop.check()
     pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
     settled = settle(config, sum(p.numel() for p in base.parameters()), len(pairs))
@@ -163,7 +157,7 @@ def prepare(
         log=MetricsLog(run_dir / "metrics.jsonl"),
     )
     seconds = {"loading": loaded - started, "reference": time.monotonic() - loaded}
-    return Prepared(run, tokenizer, reports, hashes, seconds)
+    return Prepared(run, canary_ids, reports, hashes, seconds)
 
 
 def _read_data(
@@ -266,88 +260,3 @@ def _pad_id(tokenizer: Any) -> int:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _finish(prepared: Prepared, position: Position, started: float) -> None:
-    run = prepared.run
-    run.status.phase(
-        "scoring", len(run.data.pairs), step=position.step, eta_seconds=None
-    )
-
-    def each(done: int) -> None:
-        run.stop.check()
-        run.status.progress(phase_done=done)
-
-    figures = evaluate(run.model, run.data, run.layout, run.objective, each)
-    run.status.phase("saving")
-    write_jsonl(run.folder / "pairs_scored.jsonl", _scored(run, figures))
-    files = save_adapter(run.model, run.folder / "adapter", run.config.base_model)
-    write_json(run.folder / "canary.json", policy_canary(run.model, prepared.tokenizer))
-    prepared.seconds |= {
-        "training": position.seconds,
-        "this_process": time.monotonic() - started,
-    }
-    write_json(
-        run.folder / "summary.json", _summary(prepared, position, figures, files)
-    )
-
-
-def _scored(run: Run, figures: Figures) -> list[dict[str, Any]]:
-    """Each trained pair's id and final figures, in the file's order."""
-    rows = [
-        {
-            "id": run.data.pairs[index].id,
-            "line": run.data.pairs[index].line,
-            "margin": figures.margins[place],
-            "rewards/chosen": figures.chosen_rewards[place],
-            "rewards/rejected": figures.rejected_rewards[place],
-            "loss": figures.losses[place],
-        }
-        for place, index in enumerate(figures.indexes)
-    ]
-    return sorted(rows, key=lambda row: row["line"])
-
-
-def _summary(
-    prepared: Prepared, position: Position, figures: Figures, files: dict[str, str]
-) -> dict[str, Any]:
-    run = prepared.run
-    evaluated = [
-        {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
-        for _, row in read_jsonl(run.log.path)
-        if "eval_loss" in row
-    ]
-    ends = {"start": evaluated[0], "end": evaluated[-1]} if evaluated else None
-    return {
-        "rows": {name: report.as_dict() for name, report in prepared.reports.items()},
-        "steps": position.step,
-        "epochs": run.settled.epochs,
-        "batch_size": run.settled.batch_size,
-        "learning_rate": run.settled.learning_rate,
-        "chosen": run.settled.as_dict(),
-        "tokens": position.num_tokens,
-        "seconds": {name: round(s, 3) for name, s in prepared.seconds.items()},
-        "peak_memory_bytes": _peak_memory(),
-        "final": figures.metrics(),
-        "held_out": ends,
-        "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
-        "device": run.model.get_base_model().device.type,
-        "threads": torch.get_num_threads(),
-        "forward": asdict(run.layout),
-        "base_parameters": sum(
-            p.numel() for n, p in run.model.named_parameters() if "lora_" not in n
-        ),
-        "trained_parameters": sum(p.numel() for p in run.parameters.values()),
-        "config": as_dict(run.config),
-        "hashes": prepared.hashes | {f"adapter/{name}": h for name, h in files.items()},
-        "versions": {
-            name: version(name)
-            for name in ("torch", "transformers", "peft", "safetensors")
-        },
-    }
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -187,6 +187,18 @@ def test_held_out_pairs_are_evaluated_when_asked_and_steps_logged_when_asked(mak
     assert [row["step"] for row in rows if "eval_loss" in row] == [0, 8, 16, 18]
 
 
+def test_dropout_is_used_if_asked_for(make_run):
+    """The first two steps have B = 0, where it changes nothing; then it does."""
+    config = {"batch_size": 6, "epochs": 4, "warmup_ratio": 0}
+    plain = make_run("plain", **config)
+    dropped = make_run("dropped", **config, lora={"r": 4, "dropout": 0.5})
+    train_here(plain)
+    train_here(dropped)
+    one, other = (read_rows(run / "metrics.jsonl") for run in (plain, dropped))
+    assert one[0]["loss"] == other[0]["loss"]
+    assert one[-1]["loss"] != other[-1]["loss"]
+
+
 def test_one_token_answers_train(make_run):
     pairs = [
         {"prompt_ids": [5, 6, 7], "chosen_ids": [9], "rejected_ids": [10], "id": "x"},

@@ -1,0 +1,119 @@
+"""What a run leaves when its last step is done: adapter/, canary.json,
+pairs_scored.jsonl and summary.json. Leaves out metrics.jsonl and status.json, which
+grow while it trains.
+"""
+
+import resource
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from training.dpo.canary import policy_canary
+from training.dpo.config import as_dict
+from training.dpo.data import RowReport
+from training.dpo.evaluate import evaluate
+from training.dpo.files import read_jsonl, write_json, write_jsonl
+from training.dpo.metrics import Figures
+from training.dpo.model import save_adapter
+from training.dpo.train import Position, Run
+
+
+@dataclass
+class Prepared:
+    """A run ready for its first step, and what summary.json tells of the way there."""
+
+    run: Run
+    canary_ids: list[list[int]]
+    reports: dict[str, RowReport]
+    hashes: dict[str, str]
+    seconds: dict[str, float]
+
+
+def write_outputs(prepared: Prepared, position: Position, started: float) -> None:
+    run = prepared.run
+    run.status.phase(
+        "scoring", len(run.data.pairs), step=position.step, eta_seconds=None
+    )
+
+    def each(done: int) -> None:
+        run.stop.check()
+        run.status.progress(phase_done=done)
+
+    figures = evaluate(run.model, run.data, run.layout, run.objective, each)
+    run.status.phase("saving")
+    write_jsonl(run.folder / "pairs_scored.jsonl", _scored(run, figures))
+    files = save_adapter(run.model, run.folder / "adapter", run.config.base_model)
+    write_json(
+        run.folder / "canary.json", policy_canary(run.model, prepared.canary_ids)
+    )
+    prepared.seconds |= {
+        "training": position.seconds,
+        "this_process": time.monotonic() - started,
+    }
+    write_json(
+        run.folder / "summary.json", _summary(prepared, position, figures, files)
+    )
+
+
+def _scored(run: Run, figures: Figures) -> list[dict[str, Any]]:
+    """Each trained pair's id and final figures, in the file's order."""
+    rows = [
+        {
+            "id": run.data.pairs[index].id,
+            "line": run.data.pairs[index].line,
+            "margin": figures.margins[place],
+            "rewards/chosen": figures.chosen_rewards[place],
+            "rewards/rejected": figures.rejected_rewards[place],
+            "loss": figures.losses[place],
+        }
+        for place, index in enumerate(figures.indexes)
+    ]
+    return sorted(rows, key=lambda row: row["line"])
+
+
+def _summary(
+    prepared: Prepared, position: Position, figures: Figures, files: dict[str, str]
+) -> dict[str, Any]:
+    run = prepared.run
+    evaluated = [
+        {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
+        for _, row in read_jsonl(run.log.path)
+        if "eval_loss" in row
+    ]
+    ends = {"start": evaluated[0], "end": evaluated[-1]} if evaluated else None
+    return {
+        "rows": {name: report.as_dict() for name, report in prepared.reports.items()},
+        "steps": position.step,
+        "epochs": run.settled.epochs,
+        "batch_size": run.settled.batch_size,
+        "learning_rate": run.settled.learning_rate,
+        "chosen": run.settled.as_dict(),
+        "tokens": position.num_tokens,
+        "seconds": {name: round(s, 3) for name, s in prepared.seconds.items()},
+        "peak_memory_bytes": _peak_memory(),
+        "final": figures.metrics(),
+        "held_out": ends,
+        "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
+        "device": run.model.get_base_model().device.type,
+        "threads": torch.get_num_threads(),
+        "forward": asdict(run.layout),
+        "base_parameters": sum(
+            p.numel() for n, p in run.model.named_parameters() if "lora_" not in n
+        ),
+        "trained_parameters": sum(p.numel() for p in run.parameters.values()),
+        "config": as_dict(run.config),
+        "hashes": prepared.hashes | {f"adapter/{name}": h for name, h in files.items()},
+        "versions": {
+            name: version(name)
+            for name in ("torch", "transformers", "peft", "safetensors")
+        },
+    }
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -371,7 +371,10 @@ def measure(
 ) -> Measure:
     """About `samples` fresh answers of the policy, as the project samples them."""
     settings = project_settings.of(project).sampling
-    params = SamplingParams.from_dict(settings)
+    try:
+        params = SamplingParams.from_dict(settings)
+    except ValueError as error:
+        raise SimulationError(f"the project cannot be sampled: {error}") from error
     prompts = prompts_to_measure(project, samples)
     each = -(-samples // len(prompts))
     system = settings.get("system_prompt")

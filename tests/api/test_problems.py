@@ -1,6 +1,7 @@
 """Errors that every call shares: always a problem document, never a page or a 500."""
 
 import json
+from datetime import timedelta
 
 import pytest
 from django.test import Client
@@ -31,6 +32,13 @@ def test_a_real_token_signs_in_and_its_user_must_be_active(alice, nobody):
 
     alice.user.is_active = False
     alice.user.save()
+    assert_problem(nobody.get(f"{V1}/projects", headers=headers), 401)
+
+
+def test_a_token_that_has_expired_is_401(alice, nobody):
+    _row, token = AuthToken.objects.create(alice.user, expiry=timedelta(seconds=-1))
+    AuthToken.objects.create(alice.user)
+    headers = {"Authorization": f"Bearer {token}"}
     assert_problem(nobody.get(f"{V1}/projects", headers=headers), 401)
 
 

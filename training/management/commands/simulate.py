@@ -22,6 +22,7 @@ from training.client import ProblemError, Round
 from training.simulation import Crew, Measure, RoundReport, SimulationError
 
 INTERRUPTED = 130
+USUAL_GOAL = 0.8
 
 
 class Command(BaseCommand):
@@ -56,7 +57,9 @@ class Command(BaseCommand):
             help="fresh answers that measure a policy",
         )
         parser.add_argument(
-            "--goal", type=float, help="exit with 1 below this share of the wanted kind"
+            "--goal",
+            type=float,
+            help="share of the wanted kind; below it the command exits with 1",
         )
         parser.add_argument("--seed", type=int, default=0)
 
@@ -171,14 +174,13 @@ class Command(BaseCommand):
 
     def conclude(self, reports: list[RoundReport], options: dict[str, Any]) -> None:
         first, last = reports[0].before.wanted, reports[-1].after.wanted
-        line = f"{options['prefer']}: {first:.0%} → {last:.0%} of the answers"
-        goal = options["goal"]
-        if goal is None:
-            self.stdout.write(line)
-        elif last >= goal:
-            self.stdout.write(f"{line}; the goal of {goal:.0%} is reached")
-        else:
-            self.stdout.write(f"{line}; the goal of {goal:.0%} is missed")
+        goal = USUAL_GOAL if options["goal"] is None else options["goal"]
+        outcome = "reached" if last >= goal else "missed"
+        self.stdout.write(
+            f"{options['prefer']}: {first:.0%} → {last:.0%} of the answers; "
+            f"the goal of {goal:.0%} is {outcome}"
+        )
+        if options["goal"] is not None and last < goal:
             raise SystemExit(1)
 
 

@@ -212,6 +212,14 @@ def rollback(channel: Channel, by: AbstractBaseUser | None = None) -> Deployment
     return _flip(channel, target, by, is_rollback=True)
 
 
+def rollback_target(channel: Channel) -> Policy | None:
+    """What a rollback would let serve; None where there is nothing to go back to."""
+    try:
+        return _before(channel)
+    except DeployRefused:
+        return None
+
+
 def _before(channel: Channel) -> Policy:
     """What `channel.serving` replaced when it was last deployed (not rolled back to)."""
     policy = channel.serving

@@ -72,22 +72,16 @@ def resolve(
     name = defaults.get("preset") or "cumulative"
     if name not in PRESETS:
         raise _unknown("preset", name, list(PRESETS))
-    usual_start, usual_reference, usual_data = PRESETS[name]
-    start = start or defaults.get("start") or usual_start
-    reference = reference or defaults.get("reference") or usual_reference
-    data = data or defaults.get("data") or usual_data
+    usual = plain_recipe(project, name)
+    start = start or defaults.get("start") or PRESETS[name][0]
+    reference = reference or defaults.get("reference") or usual.reference
+    data = data or defaults.get("data") or usual.data
     if reference not in Reference.values:
         raise _unknown("reference", reference, Reference.values)
     if data not in Data.values:
         raise _unknown("data", data, Data.values)
     policy = _policy(project, start)
     recipe = Recipe(name, policy, reference, data, {})
-    usual = replace(
-        recipe,
-        start=_policy(project, usual_start),
-        reference=usual_reference,
-        data=usual_data,
-    )
     return replace(
         recipe,
         preset=name if recipe == usual else "",
@@ -95,6 +89,18 @@ def resolve(
             policy, {**(defaults.get("config") or {}), **(config or {})}
         ),
     )
+
+
+def usual_preset(project: Project) -> str:
+    """The preset of the project's own settings."""
+    name = project_settings.of(project).round.get("preset")
+    return name if name in PRESETS else "cumulative"
+
+
+def plain_recipe(project: Project, preset: str) -> Recipe:
+    """A preset as it stands, with nothing of anybody's config."""
+    start, reference, data = PRESETS[preset]
+    return Recipe(preset, _policy(project, start), reference, data, {})
 
 
 def _unknown(field: str, value: Any, known: list[str]) -> RoundRefused:
@@ -175,6 +181,22 @@ def trained_pairs(start: Policy) -> QuerySet[RoundPair]:
     )
 
 
+def count_pairs(project: Project, recipe: Recipe) -> int:
+    """How many pairs choose_pairs would give, without reading them."""
+    sound = sound_pairs(project)
+    if recipe.data == Data.ALL:
+        return sound.count()
+    seen = sound.filter(pk__in=trained_pairs(recipe.start).values("pair")).count()
+    new = sound.count() - seen
+    if recipe.data == Data.NEW:
+        return new
+    return new + min(_replayed(new), seen)
+
+
+def _replayed(new: int) -> int:
+    return round(new * REPLAY_SHARE / (1 - REPLAY_SHARE))
+
+
 def with_answers(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:
     """The pairs by id, with what rows.pair_row reads of them in one query."""
     answers = [
@@ -201,8 +223,7 @@ def choose_pairs(project: Project, recipe: Recipe) -> list[tuple[PreferencePair,
     if recipe.data == Data.NEW or not new:
         return [(pair, False) for pair in new]
     seen = [pair for pair in sound if pair.pk in trained]
-    wanted = round(len(new) * REPLAY_SHARE / (1 - REPLAY_SHARE))
     chooser = random.Random(seed_of(recipe.config))
-    replayed = chooser.sample(seen, min(wanted, len(seen)))
+    replayed = chooser.sample(seen, min(_replayed(len(new)), len(seen)))
     both = [(pair, False) for pair in new] + [(pair, True) for pair in replayed]
     return sorted(both, key=lambda item: item[0].pk)

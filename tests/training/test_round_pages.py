@@ -1,0 +1,382 @@
+"""The pages of rounds: who may, what they show, polling, cancel and resume."""
+
+import html
+import json
+import re
+
+import pytest
+from django.urls import reverse
+
+from inference.errors import InferenceError
+from tests.factories import make_policy, make_user
+from tests.training.conftest import make_pairs
+from training import attempts, ingest
+from training.models import TrainingRound
+from training.rounds import start_round
+from training.running import run_round
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def as_manager(client, manager):
+    client.force_login(manager)
+    return client
+
+
+@pytest.fixture
+def as_reviewer(client, project):
+    client.force_login(make_user(project=project, role="reviewer"))
+    return client
+
+
+@pytest.fixture
+def running(project, manager):
+    """A round in training at step 12 of 40."""
+    make_pairs(project, 3)
+    training_round = attempts.claim(start_round(project, manager).pk)
+    TrainingRound.objects.filter(pk=training_round.pk).update(
+        state="training",
+        step=12,
+        total_steps=40,
+        eta_seconds=31,
+        activity={"phase": "training", "done": 12, "of": 40},
+    )
+    ingest.store_metrics(
+        training_round,
+        [
+            {
+                "step": step,
+                "loss": 0.69 - step / 100,
+                "rewards/chosen": -step / 10,
+                "rewards/rejected": -step / 4,
+                "rewards/margins": step * 0.15,
+                "rewards/accuracies": 0.5,
+            }
+            for step in range(1, 13)
+        ],
+    )
+    training_round.refresh_from_db()
+    return training_round
+
+
+def rounds_url(project):
+    return reverse("rounds", args=[project.slug])
+
+
+def series_in(response):
+    found = re.search(r'data-series="([^"]*)"', response.content.decode())
+    return json.loads(html.unescape(found[1]))
+
+
+# --- The list and its form -------------------------------------------------------------
+
+
+def test_the_list_offers_the_start_with_the_number_of_pairs(as_manager, project):
+    make_pairs(project, 4, held_out=1)
+    page = as_manager.get(rounds_url(project)).content.decode()
+    assert page.count("<b>4</b> pairs to train on now") == 2
+    assert "Start the round" in page
+
+
+def test_a_reviewer_reads_the_list_but_is_offered_no_start(as_reviewer, project):
+    response = as_reviewer.get(rounds_url(project))
+    assert response.status_code == 200
+    assert b"Start the round" not in response.content
+
+
+def test_a_manager_starts_a_round_and_is_taken_to_it(as_manager, project, manager):
+    make_pairs(project, 2)
+    response = as_manager.post(
+        rounds_url(project),
+        {"preset": "incremental", "beta": "0.2", "lora_r": "8", "epochs": ""},
+    )
+    training_round = TrainingRound.objects.get()
+    assert response.status_code == 302
+    assert response.url == reverse("round", args=[training_round.pk])
+    assert training_round.created_by == manager
+    assert training_round.preset == "incremental"
+    assert training_round.config == {"beta": 0.2, "lora": {"r": 8}}
+
+
+def test_a_refusal_says_why_and_shows_the_funnel(as_manager, project):
+    make_pairs(project, 1)
+    response = as_manager.post(rounds_url(project), {"preset": "cumulative"})
+    assert response.status_code == 422
+    page = response.content.decode()
+    assert "There are 1 sound pairs" in page
+    assert "Where the pairs are lost" in page and "Pairs for training" in page
+    assert not TrainingRound.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"preset": "quick"},
+        {"beta": "a lot"},
+        {"epochs": "-1"},
+        {"start": "policy-0099-00000000"},
+        {"learning_rate": "nan"},
+        {"seed": "1.5"},
+    ],
+)
+def test_a_wrong_field_starts_nothing_and_is_named(as_manager, project, wrong):
+    make_pairs(project, 2)
+    response = as_manager.post(rounds_url(project), wrong)
+    assert response.status_code == 422
+    assert b'class="error"' in response.content or b"alert" in response.content
+    assert not TrainingRound.objects.exists()
+
+
+def test_what_only_the_trainer_refuses_is_shown_too(as_manager, project):
+    make_pairs(project, 2)
+    response = as_manager.post(rounds_url(project), {"beta": "0"})
+    assert response.status_code == 422
+    assert "&quot;beta&quot; must be" in response.content.decode()
+
+
+def test_while_a_round_runs_the_list_leads_to_it(as_manager, project, running):
+    page = as_manager.get(rounds_url(project)).content.decode()
+    assert "Round 1 is training" in page and "Start the round" not in page
+    assert as_manager.post(rounds_url(project), {}).status_code == 409
+
+
+def test_the_list_takes_the_same_queries_for_many_rounds(
+    as_reviewer, project, manager, django_assert_num_queries
+):
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    make_pairs(project, 2)
+
+    def count():
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            as_reviewer.get(rounds_url(project))
+        return len(queries)
+
+    start_round(project, manager)
+    TrainingRound.objects.update(state="failed")
+    one = count()
+    for _ in range(3):
+        start_round(project, manager)
+        TrainingRound.objects.update(state="failed")
+    assert count() == one
+
+
+# --- One round -------------------------------------------------------------------------
+
+
+def test_the_page_shows_progress_and_draws_from_the_database(as_reviewer, running):
+    response = as_reviewer.get(reverse("round", args=[running.pk]))
+    page = response.content.decode()
+    assert "Training: step 12 of 40" in page and "about 31 s left" in page
+    assert '<progress aria-label="Steps done" max="40" value="12">' in page
+    series = series_in(response)
+    lines = {line["name"]: line["points"] for line in series["rewards"]}
+    assert lines["rewards/margins"][-1] == [12, 1.8]
+    assert set(lines) == {"rewards/chosen", "rewards/rejected", "rewards/margins"}
+    assert "Both rewards fall while the margin rises" in page
+    # The numbers of the charts, for whoever does not see them.
+    assert '<td class="numeric">1.8</td>' in page
+    assert "Cancel the round" not in page
+
+
+def test_no_inline_code_or_style_is_on_the_page(as_manager, running):
+    page = as_manager.get(reverse("round", args=[running.pk])).content.decode()
+    assert not re.search(r"<script(?![^>]*\bsrc=)", page)
+    assert not re.search(r"\sstyle=|\son\w+=|<style", page)
+
+
+def test_polling_gets_the_fragment_and_304_while_nothing_changes(as_manager, running):
+    url = reverse("round_status", args=[running.pk])
+    first = as_manager.get(url, HTTP_HX_REQUEST="true")
+    assert first.status_code == 200
+    assert b"<html" not in first.content
+    assert b'id="live-round"' in first.content
+    assert b'hx-swap-oob="true"' in first.content
+    assert b'hx-trigger="every 2s"' in first.content
+    etag = first["ETag"]
+    again = as_manager.get(url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=etag)
+    assert again.status_code == 304 and again.content == b""
+    attempts.heartbeat(running, step=13)
+    moved = as_manager.get(url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=etag)
+    assert moved.status_code == 200 and b"step 13 of 40" in moved.content
+    assert "no-cache" in moved["Cache-Control"] and "private" in moved["Cache-Control"]
+
+
+def test_polling_ends_with_286_once_the_round_is_over(as_manager, running):
+    url = reverse("round_status", args=[running.pk])
+    etag = as_manager.get(url, HTTP_HX_REQUEST="true")["ETag"]
+    attempts.failed(running, "The trainer failed: no memory left")
+    over = as_manager.get(url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=etag)
+    assert over.status_code == 286
+    assert b"no memory left" in over.content and b"Resume" in over.content
+    assert b"hx-trigger" not in over.content
+    # Also for a page that was opened when it was over already.
+    page = as_manager.get(reverse("round", args=[running.pk]))
+    assert b"hx-trigger" not in page.content
+
+
+def test_a_page_of_a_finished_round_names_its_policy_and_hardest_pairs(
+    as_manager, project, manager
+):
+    pairs = make_pairs(project, 3)
+    training_round = start_round(project, manager)
+    run_round(training_round.pk)
+    training_round.refresh_from_db()
+    page = as_manager.get(reverse("round", args=[training_round.pk])).content.decode()
+    assert training_round.policy.name in page and "candidate" in page
+    assert page.index("0.500") < page.index("1.500") < page.index("2.500")
+    assert str(pairs[0].prompt) in page
+    assert "eval_rewards/accuracies" in page
+
+
+def test_untrusted_text_is_escaped(as_manager, project, manager):
+    from tests.factories import make_comparison, make_completion, make_pair, make_prompt
+
+    prompt = make_prompt("<script>alert(1)</script>", project=project)
+    bad = make_completion("<img src=x onerror=alert(1)>", prompt=prompt)
+    make_pair(comparison=make_comparison(prompt=prompt, a=bad))
+    make_pairs(project, 1)
+    training_round = start_round(project, manager)
+    run_round(training_round.pk)
+    page = as_manager.get(reverse("round", args=[training_round.pk])).content.decode()
+    assert "<script>alert" not in page and "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_manager_cancels_and_resumes(as_manager, running):
+    page = reverse("round", args=[running.pk])
+    assert as_manager.post(reverse("cancel_round", args=[running.pk])).url == page
+    running.refresh_from_db()
+    assert running.cancel_requested
+    assert "Stopping" in as_manager.get(page).content.decode()
+    attempts.cancelled(running)
+    assert as_manager.post(reverse("resume_round", args=[running.pk])).url == page
+    running.refresh_from_db()
+    assert running.state == "queued"
+
+
+def test_a_refused_act_is_explained_on_the_page(as_manager, running):
+    TrainingRound.objects.filter(pk=running.pk).update(state="publishing")
+    response = as_manager.post(reverse("cancel_round", args=[running.pk]))
+    assert response.status_code == 409
+    assert b"can no longer be cancelled" in response.content
+
+
+@pytest.mark.parametrize("name", ["round", "round_status"])
+def test_who_may_read_a_round(client, project, running, name):
+    url = reverse(name, args=[running.pk])
+    assert client.get(url).status_code == 302
+    client.force_login(make_user())
+    assert client.get(url).status_code == 404
+    client.force_login(make_user(project=project))
+    assert client.get(url).status_code == 403
+    client.force_login(make_user(project=project, role="reviewer"))
+    assert client.get(url).status_code == 200
+    assert client.post(url).status_code == 405
+    assert client.get(reverse(name, args=[10**6])).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["cancel_round", "resume_round"])
+def test_only_a_manager_acts_on_a_round(client, project, running, name):
+    url = reverse(name, args=[running.pk])
+    client.force_login(make_user())
+    assert client.post(url).status_code == 404
+    client.force_login(make_user(project=project, role="reviewer"))
+    assert client.post(url).status_code == 403
+    assert client.get(url).status_code == 405
+    running.refresh_from_db()
+    assert not running.cancel_requested
+
+
+def test_a_reviewer_starts_nothing(as_reviewer, project):
+    make_pairs(project, 2)
+    assert as_reviewer.post(rounds_url(project), {}).status_code == 403
+    assert not TrainingRound.objects.exists()
+
+
+# --- Policies --------------------------------------------------------------------------
+
+
+def test_policies_show_state_ancestry_and_what_made_them(as_reviewer, project, manager):
+    make_pairs(project, 2)
+    training_round = start_round(project, manager)
+    run_round(training_round.pk)
+    training_round.refresh_from_db()
+    child = make_policy(project=project, parent=training_round.policy, number=99)
+    page = as_reviewer.get(reverse("policies", args=[project.slug])).content.decode()
+    assert page.index(child.name) < page.index(f"{project.base.name}</span> <span")
+    assert f"{training_round.policy.name}</span> → <strong>this</strong>" in page
+    assert "Round 1" in page and "Deploy" not in page
+
+
+def test_a_refused_deployment_changes_nothing_and_says_why(as_manager, project):
+    """No vLLM runs here, so inference refuses by itself."""
+    policy = make_policy(project=project)
+    response = as_manager.post(reverse("deploy", args=[policy.name]))
+    assert response.status_code == 409
+    page = response.content.decode()
+    assert "Nothing was changed" in page and "run_vllm" in page
+    project.channel.refresh_from_db()
+    assert project.channel.serving == project.base
+
+
+def test_deploying_and_rolling_back(as_manager, project, manager, monkeypatch):
+    from training import promotion
+
+    asked = []
+
+    class Done:
+        policy = project.base
+
+    monkeypatch.setattr(
+        promotion, "promote", lambda *a: asked.append(("promote", *a)) or Done
+    )
+    monkeypatch.setattr(
+        promotion, "rollback", lambda *a: asked.append(("rollback", *a)) or Done
+    )
+    policy = make_policy(project=project)
+    policies = reverse("policies", args=[project.slug])
+    assert as_manager.post(reverse("deploy", args=[policy.name])).url == policies
+    assert as_manager.post(reverse("deploy_base", args=[project.slug])).url == policies
+    assert as_manager.post(reverse("rollback", args=[project.slug])).url == policies
+    assert asked == [
+        ("promote", policy, manager),
+        ("promote", project.base, manager, project),
+        ("rollback", project, manager),
+    ]
+    assert (
+        f"{project.base.name} serves now." in as_manager.get(policies).content.decode()
+    )
+
+
+def test_nothing_to_roll_back_to_is_said(as_manager, project):
+    response = as_manager.post(reverse("rollback", args=[project.slug]))
+    assert response.status_code == 409
+    assert b"nothing to roll back to" in response.content
+
+
+def test_a_server_out_of_reach_is_a_refusal_too(as_manager, project, monkeypatch):
+    from training import promotion
+
+    def broken(*_args):
+        raise InferenceError("vLLM does not answer.")
+
+    monkeypatch.setattr(promotion, "promote", broken)
+    policy = make_policy(project=project)
+    response = as_manager.post(reverse("deploy", args=[policy.name]))
+    assert response.status_code == 409 and b"does not answer" in response.content
+
+
+@pytest.mark.parametrize("name", ["deploy", "deploy_base", "rollback"])
+def test_only_a_manager_deploys(client, project, name):
+    policy = make_policy(project=project)
+    url = reverse(name, args=[policy.name if name == "deploy" else project.slug])
+    client.force_login(make_user())
+    assert client.post(url).status_code == 404
+    client.force_login(make_user(project=project, role="reviewer"))
+    assert client.post(url).status_code == 403
+    assert client.get(url).status_code == 405

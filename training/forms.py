@@ -1,0 +1,126 @@
+"""The form that starts a round. What may be started is recipes.py's to say."""
+
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+
+from inference.models import Policy
+from training.models import TrainingRound
+from training.recipes import BASE, PRESETS, SERVING
+
+AS_PRESET = ("", _("as the way above says"))
+
+NUMBERS = ("beta", "learning_rate", "epochs", "warmup_ratio")
+WHOLE = ("batch_size", "max_length", "seed")
+
+
+def _number(label: Any, help_text: Any, **limits: Any) -> forms.FloatField:
+    widget = forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"})
+    return forms.FloatField(
+        label=label, help_text=help_text, required=False, widget=widget, **limits
+    )
+
+
+class RoundForm(forms.Form):
+    """Empty fields leave the choice to the project, the preset or the trainer."""
+
+    preset = forms.ChoiceField(
+        label=_("Way"), choices=[(name, name) for name in PRESETS], required=False
+    )
+    start = forms.ChoiceField(
+        label=_("Start from"),
+        required=False,
+        help_text=_("The weights that training changes."),
+    )
+    reference = forms.ChoiceField(
+        label=_("Reference"),
+        required=False,
+        choices=[AS_PRESET, *TrainingRound.Reference.choices],
+        help_text=_("What the policy is held near to, and measured against."),
+    )
+    data = forms.ChoiceField(
+        label=_("Pairs"),
+        required=False,
+        choices=[AS_PRESET, *TrainingRound.Data.choices],
+        help_text=_("New: not trained on by what the round starts from."),
+    )
+    beta = _number(
+        "Beta",
+        _("Usually 0.1 to 0.5; 0.1 if empty. Larger stays nearer to the reference."),
+        min_value=0,
+    )
+    learning_rate = _number(
+        _("Learning rate"),
+        _(
+            "Chosen by the model's size if empty: 5e-4 for the starter model, 2e-5 to"
+            " 1e-4 for 0.5 to 8 billion weights."
+        ),
+        min_value=0,
+    )
+    epochs = _number(
+        _("Epochs"),
+        _(
+            "Passes over the pairs. If empty, enough for 50 updates; 1 to 3 on thousands"
+            " of pairs."
+        ),
+        min_value=0,
+    )
+    batch_size = forms.IntegerField(
+        label=_("Batch size"),
+        help_text=_("Pairs per update; chosen by their number if empty."),
+        required=False,
+        min_value=1,
+    )
+    lora_r = forms.IntegerField(
+        label=_("LoRA rank"),
+        help_text=_("Usually 8 to 64; 16 if empty. How much an adapter can hold."),
+        required=False,
+        min_value=1,
+    )
+    max_length = forms.IntegerField(
+        label=_("Longest pair, in tokens"),
+        help_text=_("Prompt and answer; 1024 if empty. What is longer is cut."),
+        required=False,
+        min_value=2,
+    )
+    warmup_ratio = _number(
+        _("Warm-up"),
+        _("Share of the steps in which the learning rate rises; 0.1 if empty."),
+        min_value=0,
+        max_value=0.99,
+    )
+    seed = forms.IntegerField(
+        label=_("Seed"),
+        help_text=_("The same seed and pairs give the same policy; 42 if empty."),
+        required=False,
+        min_value=0,
+    )
+
+    def __init__(self, *args: Any, policies: list[Policy], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        startable = [p for p in policies if not p.is_base and not p.rejected_reason]
+        named = [(p.name, p.name) for p in reversed(startable)]
+        start = self.fields["start"]
+        assert isinstance(start, forms.ChoiceField)
+        start.choices = [
+            AS_PRESET,
+            (BASE, _("the base")),
+            (SERVING, _("the policy that serves")),
+            *named,
+        ]
+
+    def asked(self) -> dict[str, Any]:
+        """The keywords of start_round; what was left empty is left out."""
+        cleaned = self.cleaned_data
+        asked: dict[str, Any] = {
+            name: cleaned[name]
+            for name in ("preset", "start", "reference", "data")
+            if cleaned[name]
+        }
+        config = {
+            name: cleaned[name] for name in NUMBERS + WHOLE if cleaned[name] is not None
+        }
+        if cleaned["lora_r"] is not None:
+            config["lora"] = {"r": cleaned["lora_r"]}
+        return asked | {"config": config}

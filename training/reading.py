@@ -1,0 +1,181 @@
+"""What a round's curves say, in plain words.
+
+Rules of thumb, each with the figure it rests on; they look at the curves alone and
+say nothing about what people prefer. Leaves out drawing; see static/round.js.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+
+from django.utils.translation import gettext as _
+
+from training.queries import is_number
+
+Rows = list[tuple[int, dict]]
+
+EARLIEST = 5
+"""Steps below which curves say nothing."""
+
+FLAT = 0.01
+"""How near to ln 2 a loss still counts as unmoved."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """`tone` is "", "good" or "warn"."""
+
+    tone: str
+    text: str
+
+
+def read_curves(rows: Rows, n_pairs: int, is_finished: bool) -> list[Remark]:
+    """Remarks on a round's DPO steps so far, the most important first."""
+    if len(rows) < EARLIEST:
+        return []
+    remarks = [*_loss(rows), *_rewards(rows), *_held_out(rows, is_finished)]
+    if not is_finished:
+        return remarks
+    return remarks + _fit(rows, n_pairs)
+
+
+def _ends(rows: Rows, name: str) -> tuple[float, float] | None:
+    """Means of the first and of the last tenth of a curve (at least 2 steps each)."""
+    values = [v for _step, row in rows if is_number(v := row.get(name))]
+    if len(values) < EARLIEST:
+        return None
+    size = max(2, len(values) // 10)
+    return fmean(values[:size]), fmean(values[-size:])
+
+
+def _loss(rows: Rows) -> list[Remark]:
+    ends = _ends(rows, "loss")
+    if ends is None:
+        return []
+    start, end = ends
+    untrained = math.log(2)
+    if abs(start - untrained) < 0.05 and abs(end - untrained) < FLAT:
+        return [
+            Remark(
+                "warn",
+                _(
+                    "The loss stays near 0.693, which is what guessing gives: so far the"
+                    " policy has learned next to nothing. If it stays so to the end,"
+                    " raise the learning rate or the epochs."
+                ),
+            )
+        ]
+    if end > start + 0.05:
+        return [
+            Remark(
+                "warn",
+                _(
+                    "The loss rises, from %(start).3f to %(end).3f: the learning rate is"
+                    " probably too high."
+                )
+                % {"start": start, "end": end},
+            )
+        ]
+    return [
+        Remark(
+            "",
+            _("The loss went from %(start).3f to %(end).3f; guessing gives 0.693.")
+            % {"start": start, "end": end},
+        )
+    ]
+
+
+def _rewards(rows: Rows) -> list[Remark]:
+    chosen, rejected = _ends(rows, "rewards/chosen"), _ends(rows, "rewards/rejected")
+    margins = _ends(rows, "rewards/margins")
+    if chosen is None or rejected is None or margins is None:
+        return []
+    grows = margins[1] > margins[0] + 0.02
+    if not grows:
+        return []
+    both_fall = chosen[1] < chosen[0] - 0.02 and rejected[1] < rejected[0] - 0.02
+    if both_fall and chosen[1] < -1 and chosen[1] < 0.7 * rejected[1]:
+        return [
+            Remark(
+                "warn",
+                _(
+                    "The chosen answers lose nearly as much as the rejected ones"
+                    " (%(chosen).2f and %(rejected).2f): the policy moves away from both."
+                    " A larger beta, fewer epochs or more varied pairs hold it."
+                )
+                % {"chosen": chosen[1], "rejected": rejected[1]},
+            )
+        ]
+    if both_fall:
+        return [
+            Remark(
+                "good",
+                _(
+                    "Both rewards fall while the margin rises. That is expected: DPO only"
+                    " asks for a gap between the two, and the likelihood taken from the"
+                    " rejected answers is partly taken from similar chosen ones too."
+                ),
+            )
+        ]
+    return [
+        Remark(
+            "good",
+            _(
+                "The margin rose from %(start).2f to %(end).2f: the policy tells the"
+                " chosen answers from the rejected ones more clearly than its reference."
+            )
+            % {"start": margins[0], "end": margins[1]},
+        )
+    ]
+
+
+def _held_out(rows: Rows, is_finished: bool) -> list[Remark]:
+    name = "eval_rewards/accuracies"
+    scored = [v for _step, row in rows if is_number(v := row.get(name))]
+    if not scored:
+        if not is_finished:
+            return []
+        return [
+            Remark(
+                "",
+                _(
+                    "No pairs are held out, so these curves only show how well the pairs"
+                    " were learned, not whether anything else got better."
+                ),
+            )
+        ]
+    first = 100 * scored[0]
+    last = 100 * scored[-1]
+    if len(scored) == 1:
+        text = _("On pairs it never trains on, it ranks %(last).0f %% correctly.")
+        return [Remark("", text % {"last": last})]
+    text = _(
+        "On pairs it never trains on, it ranked %(first).0f %% correctly at the start"
+        " and %(last).0f %% now."
+    ) % {"first": first, "last": last}
+    if last < first - 5:
+        return [
+            Remark(
+                "warn",
+                text + " " + _("That is worse: it learned these pairs by heart."),
+            )
+        ]
+    return [Remark("good" if last > first + 5 else "", text)]
+
+
+def _fit(rows: Rows, n_pairs: int) -> list[Remark]:
+    accuracy, loss = _ends(rows, "rewards/accuracies"), _ends(rows, "loss")
+    if accuracy is None or loss is None:
+        return []
+    if accuracy[1] > 0.99 and loss[1] < 0.05:
+        return [
+            Remark(
+                "warn",
+                _(
+                    "Every one of the %(count)d pairs is ranked right with a loss near 0:"
+                    " they are known by heart. More pairs help more than more epochs now."
+                )
+                % {"count": n_pairs},
+            )
+        ]
+    return []

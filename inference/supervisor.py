@@ -65,6 +65,7 @@ class Supervisor:
         self.rendering = RenderingCheck(Path(base.base_model))
         self.server: Server | None = None
         self._given_up: set[str] = set()
+        self._idle_looks = 0
         self._deaths = 0
         self._start_at = 0.0
         self._tend_at = 0.0
@@ -132,7 +133,8 @@ class Supervisor:
         if self.server is not None:
             reason = self.replica.wanted_reason or _("asked to")
             logger.info("vLLM finishes its answers and stops (%s)", reason)
-            self.server.stop(self._beat_while_draining)
+            self._idle_looks = 0
+            self.server.stop(self._has_drained)
             self.server = None
             logger.info("vLLM has stopped")
         self._ready_at = None
@@ -140,11 +142,22 @@ class Supervisor:
         self._start_at = 0.0
         self._note(Replica.State.STOPPED, self.replica.wanted_reason)
 
-    def _beat_while_draining(self) -> bool:
-        """A second request to end is in a hurry: what still drains is killed."""
+    def _has_drained(self) -> bool:
+        """Whether it may be killed: nothing runs any more, or we are in a hurry.
+
+        Left alone, an idle vLLM takes eleven seconds to end its worker. Two looks, so
+        that the last answer is also sent. The second request to end is a hurry.
+        """
         with contextlib.suppress(DatabaseFailure):
             self._note(Replica.State.STARTING, _("finishing its answers"))
-        return self.stop.count > 1
+        try:
+            metrics = self.client.metrics()
+        except InferenceError:
+            metrics = {}
+        queues = ("num_requests_running", "num_requests_waiting")
+        is_idle = all(metrics.get(queue) == 0 for queue in queues)
+        self._idle_looks = self._idle_looks + 1 if is_idle else 0
+        return self._idle_looks >= 2 or self.stop.count > 1
 
     def _bury(self, status: int) -> None:
         assert self.server is not None

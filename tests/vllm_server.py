@@ -116,6 +116,7 @@ class VLLMServer:
     def __init__(self, model: Path) -> None:
         self.model = model
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self.log = settings.DATA_DIR / "run_vllm.log"
         self.process: subprocess.Popen | None = None
 

@@ -4,16 +4,15 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
-from django.conf import settings
 
 from inference.errors import AdapterRefused
 from inference.models import Policy, Replica
 from inference.policies import deploy_policy, register_policy, rollback
 from inference.queries import readiness
-from inference.replicas import client_of, replica_urls
+from inference.replicas import client_of
 from inference.sampling import SamplingParams
 from inference.services import (
     count_tokens,
@@ -53,8 +52,8 @@ def logprobs_of(model_folder, adapter, prompt_ids, answer_ids):
     return scores.gather(1, ids[0, len(prompt_ids) :, None])[:, 0].tolist()
 
 
-def loaded():
-    return set(client_of(replica_urls()[0]).models())
+def loaded(vllm):
+    return set(client_of(vllm.url).models())
 
 
 def test_a_pair_comes_with_the_ids_and_logprobs_that_transformers_computes(
@@ -104,7 +103,7 @@ def test_a_trained_adapter_is_checked_served_and_rolled_back(vllm, runs, tiny_mo
     rollback(channel)
     channel.refresh_from_db()
     assert channel.serving == base
-    assert policy.name in loaded()  # kept, so that going forward again is instant
+    assert policy.name in loaded(vllm)  # kept, so that going forward again is instant
 
 
 def test_a_canary_that_does_not_match_refuses_and_unloads(vllm, runs, tmp_path):
@@ -120,7 +119,7 @@ def test_a_canary_that_does_not_match_refuses_and_unloads(vllm, runs, tmp_path):
     policy.refresh_from_db()
     assert channel.serving == base
     assert "unlike the trained policy" in policy.rejected_reason
-    assert policy.name not in loaded()
+    assert policy.name not in loaded(vllm)
 
 
 def test_an_adapter_without_effect_is_refused(vllm, tiny_model, runs, tmp_path):
@@ -155,44 +154,44 @@ def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
         lambda: Replica.objects.get().state != Replica.State.READY, 10, "it is noticed"
     )
     vllm.wait_until_ready()
-    assert {base.name, first.name, second.name} <= loaded()
+    assert {base.name, first.name, second.name} <= loaded(vllm)
     generate_pair(Policy.objects.get(pk=second.pk), CHAT, SHORT)
     assert "vLLM died (signal 9); starting it again" in vllm.log.read_text()
 
 
-def test_stopped_on_demand_it_leaves_no_process_and_starts_again(vllm):
+def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
+    base = create_channel("demo").serving
     family = vllm.family()
-    set_wanted("stopped", "a round needs the memory")
-    wait_until("stopped", 60)
-    assert [p.pid for p in alive(family)] == [vllm.process.pid]
+    client = client_of(vllm.url)
+    with ThreadPoolExecutor(1) as pool:
+        long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
+        answer = pool.submit(client.chat, base.name, CHAT, 2, 1, long)
+        wait_for(lambda: client.metrics()["num_requests_running"] > 0, 30, "it samples")
+        set_wanted("stopped", "a round needs the memory")
+        wait_until("stopped", 90)
+        lengths = [len(choice.token_ids) for choice in answer.result().choices]
+    assert lengths == [900, 900]
+    wait_for(lambda: alive(family) == family[:1], 10, "only run_vllm is left")
     replica = Replica.objects.get()
     assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")
     set_wanted("running")
-    vllm.wait_for_engine()
-
-
-def test_run_vllm_killed_with_9_leaves_no_process(vllm_session, transactional_db):
-    """Right after the test above: vLLM is starting, all its processes exist."""
-    vllm_session.start()
-    family = vllm_session.wait_for_engine()
-    assert {"VLLM::EngineCore", "VLLM::Worker"} & {_title(p) for p in family} or (
-        len(family) >= 4
-    )
-    os.kill(vllm_session.process.pid, signal.SIGKILL)
-    vllm_session.process.wait()
-    wait_for(lambda: not alive(family), 10, "vLLM dies with run_vllm")
 
 
 def test_run_vllm_ends_cleanly_on_sigterm(vllm_session, transactional_db):
+    """While vLLM starts: all its processes exist, none is ready."""
     vllm_session.start()
     family = vllm_session.wait_for_engine()
     os.kill(vllm_session.process.pid, signal.SIGTERM)
     assert vllm_session.process.wait(60) == 0
     wait_for(lambda: not alive(family), 10, "nothing is left")
-    replica = Replica.objects.get(url=replica_urls()[0])
+    replica = Replica.objects.get(url=vllm_session.url)
     assert replica.state == Replica.State.STOPPED
-    assert (settings.DATA_DIR / "logs" / "vllm.log").exists()
 
 
-def _title(process: psutil.Process) -> str:
-    return " ".join(process.cmdline())
+def test_run_vllm_killed_with_9_leaves_no_process(vllm_session, transactional_db):
+    vllm_session.start()
+    family = vllm_session.wait_for_engine()
+    assert len(family) >= 4
+    os.kill(vllm_session.process.pid, signal.SIGKILL)
+    vllm_session.process.wait()
+    wait_for(lambda: not alive(family), 10, "vLLM dies with run_vllm")

@@ -18,6 +18,8 @@ class Command(BaseCommand):
         "With VLLM_URLS it runs none, but gives those servers their adapters back. "
         "Ctrl-C or SIGTERM ends it after the answers under way, a second one at once."
     )
+    # The URLs and all they import are no concern of it.
+    requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         settings.DATA_DIR.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from annotation.models import (
     Slot,
     StockReservation,
 )
+from annotation.nudging import send
 from annotation.rendering import render_markdown
 from inference import queries as inference_queries
 from inference import services as inference
@@ -53,20 +54,14 @@ class _Order:
 
 
 def nudge(project: Project) -> None:
-    """Ask for the stock to be filled once the transaction has committed.
-
-    Never raises: the beat asks again, so a broker that is down costs seconds.
-    """
+    """Ask for the stock to be filled once the transaction has committed."""
     transaction.on_commit(partial(_send_nudge, project.pk), robust=True)
 
 
 def _send_nudge(project_id: int) -> None:
     from annotation.tasks import fill_stock as task  # It imports this module.
 
-    try:
-        task.apply_async(args=[project_id], retry=False, expires=30)
-    except Exception as fault:  # kombu raises whatever its transport raises
-        logger.warning("The stock wasn't nudged; the beat will do it: %s", fault)
+    send(task, project_id, expires=30)
 
 
 def fresh(project: Project) -> int:

@@ -4,6 +4,7 @@ from celery import shared_task
 
 from annotation import checking, stock
 from annotation.models import Project
+from annotation.nudging import send
 
 
 @shared_task(name="annotation.tasks.fill_stock")
@@ -18,7 +19,7 @@ def fill_stocks() -> None:
     """A nudge for each project whose stock is short or of an earlier policy."""
     for project in Project.objects.select_related("channel"):
         if stock.is_wanting(project):
-            fill_stock.apply_async(args=[project.pk], retry=False, expires=30)
+            send(fill_stock, project.pk, expires=30)
 
 
 @shared_task(name="annotation.tasks.check_pairs")

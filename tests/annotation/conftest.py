@@ -32,6 +32,6 @@ def nudges(monkeypatch):
     sent: list[int] = []
     monkeypatch.setattr(
         "annotation.tasks.fill_stock.apply_async",
-        lambda args, **options: sent.append(args[0]),
+        lambda args, **options: sent.append(*args),
     )
     return sent

@@ -1,0 +1,180 @@
+"""Real processes and threads on one database: nothing doubled, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from urllib.parse import urlsplit
+
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from annotation.errors import AlreadyUndone, Frozen, PairsChanged
+from annotation.freezing import freeze_pairs
+from annotation.importing import import_prompts
+from annotation.judging import undo
+from annotation.leasing import take_lease
+from annotation.models import (
+    Comparison,
+    Decision,
+    Judgment,
+    Lease,
+    PreferencePair,
+    Prompt,
+    Slot,
+)
+from tests.factories import make_comparison, make_pair, make_project, make_user
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db(transaction=True)]
+
+PROCESSES = 6
+
+
+def database_url() -> str:
+    """Of the test's own database, for another process."""
+    name = connection.settings_dict["NAME"]
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{name}"
+    return urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl()
+
+
+def start_racer(project, user, seed):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            *("-m", "tests.annotation.racer"),
+            *(project.slug, user.username, str(seed)),
+        ],
+        cwd=settings.BASE_DIR,
+        env=os.environ
+        | {"DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "config.settings"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_that_judge_together_never_exceed_a_quota_nor_lose_a_judgment():
+    project = make_project(settings={"stock": 0})
+    for number in range(30):
+        make_comparison(project=project, quota=1 + number % 3)
+    users = [make_user(project=project) for _ in range(PROCESSES)]
+    racers = [start_racer(project, user, seed) for seed, user in enumerate(users)]
+    try:
+        for racer in racers:
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        lines = [line for racer in racers for line in racer.stdout]
+        assert [racer.wait(60) for racer in racers] == [0] * PROCESSES
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.wait()
+    acknowledged = [json.loads(line) for line in lines]
+
+    answers = [answer for one in acknowledged for answer in one["answers"]]
+    assert [answer for answer in answers if "error" in answer] == []
+    for one in acknowledged:
+        first, second = one["answers"]
+        assert first["id"] == second["id"]
+        assert {first["replay"], second["replay"]} == {False, True}
+    stored = {str(pk) for pk in Judgment.objects.values_list("pk", flat=True)}
+    assert Counter(a["id"] for a in answers) == dict.fromkeys(stored, 2)
+    undone = Judgment.objects.filter(undone_at__isnull=False)
+    assert {str(j.pk) for j in undone} == {
+        one["answers"][0]["id"] for one in acknowledged if one["undone"]
+    }
+    standing = Counter(
+        Judgment.objects.filter(undone_at=None).values_list("comparison", flat=True)
+    )
+    for comparison in Comparison.objects.all():
+        assert standing[comparison.pk] == comparison.slots.count()
+    assert set(Slot.objects.values_list("state", flat=True)) == {"judged"}
+    assert not Lease.objects.filter(outcome="").exists()
+    assert Decision.objects.filter(superseded_at=None).count() == 30
+
+
+def together(*acts):
+    """Run each act in a thread at the same moment; what they returned or raised."""
+    start = threading.Barrier(len(acts))
+    results = [None] * len(acts)
+
+    def run(place, act):
+        try:
+            start.wait(30)
+            results[place] = act()
+        except Exception as error:
+            results[place] = error
+        finally:
+            connection.close()
+
+    threads = [
+        threading.Thread(target=run, args=(place, act))
+        for place, act in enumerate(acts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_of_an_undo_and_a_freeze_at_the_same_moment_exactly_one_happens():
+    project = make_project()
+    for _ in range(12):
+        pair = make_pair(project=project)
+        judgment = Judgment.objects.get(comparison=pair.decision.comparison)
+        undone, frozen = together(
+            lambda judgment=judgment: undo(judgment),
+            lambda pair=pair: freeze_pairs(project, [pair]),
+        )
+        pair.refresh_from_db()
+        judgment.refresh_from_db()
+        if isinstance(undone, Lease):
+            assert isinstance(frozen, PairsChanged), frozen
+            assert pair.superseded_at and not pair.frozen_at and judgment.undone_at
+        else:
+            assert isinstance(undone, Frozen), undone
+            assert frozen is None
+            assert pair.frozen_at and not pair.superseded_at and not judgment.undone_at
+    assert PreferencePair.objects.count() == 12
+
+
+def test_two_undos_at_the_same_moment_undo_once():
+    project = make_project()
+    for _ in range(6):
+        judgment = Judgment.objects.get(
+            comparison=make_pair(project=project).decision.comparison
+        )
+        results = together(*[lambda judgment=judgment: undo(judgment)] * 2)
+        assert sorted(type(result).__name__ for result in results) == [
+            AlreadyUndone.__name__,
+            Lease.__name__,
+        ]
+
+
+def test_one_annotator_in_many_tabs_holds_one_lease():
+    project = make_project(settings={"stock": 0})
+    user = make_user(project=project)
+    for _ in range(8):
+        make_comparison(project=project)
+    leases = together(*[lambda: take_lease(project, user)] * 6)
+
+    assert {lease.pk for lease in leases} == {Lease.objects.get().pk}
+    assert Slot.objects.filter(state="leased").count() == 1
+
+
+def test_two_imports_of_the_same_file_at_once_count_exactly():
+    from io import BytesIO
+
+    project = make_project()
+    file = b"".join(b'{"prompt": "question %d"}\n' % n for n in range(700))
+    reports = together(*[lambda: import_prompts(project, BytesIO(file), "jsonl")] * 2)
+    assert sum(report.accepted for report in reports) == 700
+    assert sum(report.duplicates for report in reports) == 700
+    assert Prompt.objects.count() == 700

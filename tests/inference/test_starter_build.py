@@ -1,6 +1,7 @@
 """Building the starter model: miniatures of it, by real training, into real folders."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -31,9 +32,9 @@ MINIATURE = {
     "intermediate_size": 64,
     "layers": 2,
     "heads": 1,
-    "steps": 3,
-    "rows": 4,
-    "chats_per_topic": 2,
+    "steps": 2,
+    "rows": 2,
+    "chats_per_topic": 1,
 }
 CHAT = [
     {"role": "user", "content": "How do I brew 绿茶?"},
@@ -151,11 +152,9 @@ def test_packing_keeps_every_chat_that_fits_a_row_whole():
 
 def test_training_lowers_the_loss(tmp_path):
     """An untrained model of 320 tokens has a loss near ln 320 = 5.8."""
-    build(tmp_path / "starter", **MINIATURE | {"steps": 30})
-    import json
-
+    build(tmp_path / "starter", **MINIATURE | {"steps": 24})
     facts = json.loads((tmp_path / "starter" / "starter.json").read_text())
-    assert facts["loss"] < 5.0
+    assert facts["loss"] < 5.5
     assert facts["recipe"]["seed"] == 7
 
 

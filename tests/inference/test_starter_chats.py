@@ -62,7 +62,7 @@ def test_every_answer_is_on_topic_in_its_style_and_wide_enough_to_train_on(topic
     """Twenty columns is the demo project's floor for both answers of a pair."""
     rng = random.Random(0)
     for style in STYLE_SHARES:
-        for _ in range(12):
+        for _ in range(6):
             answer = write_answer(rng, topic, style)
             assert any(word in answer.lower() for word in topic.words), answer
             assert columns(answer) >= 20, answer
@@ -75,7 +75,7 @@ def test_every_answer_is_on_topic_in_its_style_and_wide_enough_to_train_on(topic
 def test_every_question_names_its_topic(topic):
     rng = random.Random(1)
     for kind in ("seen", "unseen"):
-        for _ in range(12):
+        for _ in range(6):
             question = write_question(rng, topic, kind)
             found = topic_of(question)
             assert found and found.name == topic.name, question

@@ -134,7 +134,10 @@ class Supervisor:
             reason = self.replica.wanted_reason or _("asked to")
             logger.info("vLLM finishes its answers and stops (%s)", reason)
             self._idle_looks = 0
-            self.server.stop(self._has_drained)
+            if self._ready_at is None:
+                self.server.kill()  # nobody was given it to ask yet
+            else:
+                self.server.stop(self._has_drained)
             self.server = None
             logger.info("vLLM has stopped")
         self._ready_at = None

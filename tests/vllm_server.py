@@ -73,7 +73,7 @@ def make_adapter(run_folder: Path, base: Path, seed: int = 1, rank: int = 8) -> 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from training.dpo.canary import policy_canary
+    from training.dpo.canary import canary_token_ids, policy_canary
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -89,7 +89,8 @@ def make_adapter(run_folder: Path, base: Path, seed: int = 1, rank: int = 8) -> 
             if "lora_B" in name:
                 weight.normal_(std=0.1)
     model.save_pretrained(run_folder / "adapter")
-    canary = policy_canary(model, AutoTokenizer.from_pretrained(base))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    canary = policy_canary(model, canary_token_ids(tokenizer, len(tokenizer)))
     (run_folder / "canary.json").write_text(json.dumps(canary))
     return run_folder / "adapter"
 

@@ -1,7 +1,7 @@
 """What `make run` supervises, and how it tells that all of it is ready.
 
-Redis (unless REDIS_URL), vLLM's keeper (unless VLLM_URLS), the web server, one Celery
-worker per queue, and beat. Stopped in the opposite order: web and workers, then vLLM,
+Redis (unless REDIS_URL), vLLM's keeper, the web server, one Celery worker per queue,
+and beat. Stopped in the opposite order: web and workers, then vLLM,
 then Redis.
 """
 
@@ -26,11 +26,11 @@ FIRST, MIDDLE, LAST = 10, 20, 30
 def parts_for(settings: Settings, redis_socket: Path) -> list[Part]:
     """The parts that these settings ask for."""
     parts = [] if settings.redis_url else [redis_part(settings.data_dir, redis_socket)]
-    if not settings.vllm_urls:
-        # run_vllm gives vLLM 40 s to finish what it is answering.
-        parts.append(Part("vllm", [PYTHON, "manage.py", "run_vllm"], MIDDLE, grace=45))
     return [
         *parts,
+        # It gives vLLM 40 s to finish what it is answering. With VLLM_URLS it starts
+        # none, but watches those servers and gives them their adapters.
+        Part("vllm", [PYTHON, "manage.py", "run_vllm"], MIDDLE, grace=45),
         web_part(settings),
         # Named after what they do; each has its queue to itself.
         worker_part("default", concurrency=2, grace=30),

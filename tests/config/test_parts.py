@@ -27,7 +27,10 @@ def test_everything_runs_here_by_default():
 
 def test_servers_of_somebody_else_are_not_started():
     assert "redis" not in names(replace(SETTINGS, redis_url="redis://x"))
-    assert "vllm" not in names(replace(SETTINGS, vllm_urls="http://x"))
+
+
+def test_vllm_servers_of_somebody_else_are_watched():
+    assert "vllm" in names(replace(SETTINGS, vllm_urls="http://x"))
 
 
 def test_workers_stop_before_vllm_and_redis_last():

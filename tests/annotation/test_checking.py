@@ -1,0 +1,328 @@
+"""Verdicts and states as stored, freezing, and what the funnel and exports make of it."""
+
+import json
+
+import pytest
+from django.utils import timezone
+
+from annotation import checking, tasks
+from annotation.checking import check_again, check_pair, check_waiting
+from annotation.errors import PairsChanged
+from annotation.exporting import FORMATS, jsonl, rows
+from annotation.freezing import freeze_pairs
+from annotation.judging import submit_judgment
+from annotation.leasing import skip, take_lease
+from annotation.models import PreferencePair, RuleVerdict
+from annotation.queries import (
+    annotator_counts,
+    funnel,
+    held_out_pairs,
+    my_history,
+    sound_pairs,
+    waiting,
+)
+from inference.errors import InferenceError
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_judgment,
+    make_lease,
+    make_pair,
+    make_project,
+    make_prompt,
+    make_user,
+)
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+GOOD = "Water boils at a hundred degrees at sea level, lower on a mountain."
+OTHER = "It depends: pressure falls with height and the boiling point with it."
+
+
+def unchecked(project, chosen=GOOD, rejected=OTHER, held_out=False, **chosen_fields):
+    prompt = make_prompt(project=project, is_held_out=held_out)
+    a = make_completion(chosen, prompt=prompt, **chosen_fields)
+    b = make_completion(rejected, prompt=prompt)
+    lease = make_lease(comparison=make_comparison(a=a, b=b))
+    return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+
+
+def test_a_sound_pair_is_accepted_with_every_verdict_stored(project):
+    pair = unchecked(project)
+    assert check_pair(pair) == "accepted"
+    verdicts = {v.rule: (v.result, v.params) for v in pair.verdicts.all()}
+    assert len(verdicts) == 7
+    assert {result for result, _params in verdicts.values()} == {"pass"}
+    assert verdicts["chosen_width"][1] == {"min_columns": 50}
+
+
+def test_a_rejected_pair_keeps_the_reason(project):
+    pair = unchecked(project, chosen="Too short.")
+    tasks.check_pairs()
+    pair.refresh_from_db()
+    assert pair.state == "rejected"
+    verdict = pair.verdicts.get(result="reject")
+    assert verdict.rule == "chosen_width"
+    assert "10 columns" in verdict.reason
+
+
+def test_a_projects_own_rules_are_used(project):
+    project.settings = {
+        "rules": {
+            "chosen_width": {"min_columns": 5},
+            "rejected_width": {"min_columns": 5},
+        }
+    }
+    project.save()
+    assert check_pair(unchecked(project, "Because.", "Who knows?")) == "accepted"
+
+
+def test_an_edited_answer_is_counted_by_the_model_and_marked_if_it_cannot_be(
+    project, annotator, monkeypatch
+):
+    make_comparison(project=project)
+    lease = take_lease(project, annotator)
+    submit_judgment(lease, verdict="first", edited=GOOD)
+    pair = PreferencePair.objects.get(kind="edited")
+    asked = []
+
+    def count(messages):
+        asked.append(messages)
+        return 33  # the whole chat; the prompt of 3 is known from sampling
+
+    monkeypatch.setattr("inference.services.count_tokens", count)
+    monkeypatch.setitem(
+        checking.validation.RULES,
+        "max_length",
+        lambda facts, params: checking.validation.RuleResult(
+            "reject", f"{facts.prompt_tokens}+{facts.chosen_tokens}"
+        ),
+    )
+    check_pair(pair)
+    assert pair.verdicts.get(rule="max_length").reason == "3+30"
+    assert asked == [
+        [*pair.prompt.messages, {"role": "assistant", "content": GOOD}],
+    ]
+    monkeypatch.undo()
+
+    def down(messages):
+        raise InferenceError("No vLLM server is ready.")
+
+    monkeypatch.setattr("inference.services.count_tokens", down)
+    assert check_pair(pair) == "accepted"
+    assert pair.verdicts.get(rule="max_length").result == "could_not_check"
+    project.settings = {"accept_unchecked": False}
+    project.save()
+    assert check_pair(PreferencePair.objects.get(pk=pair.pk)) == "rejected"
+
+
+def test_checking_again_replaces_verdicts_but_never_of_a_frozen_pair(project):
+    free, frozen = unchecked(project), unchecked(project)
+    check_waiting(project)
+    freeze_pairs(project, [frozen])
+    project.settings = {"rules": {"chosen_width": {"min_columns": 500}}}
+    project.save()
+
+    assert check_again(project) == 1
+    assert check_waiting() == 1
+    frozen = PreferencePair.objects.get(pk=frozen.pk)
+    assert check_pair(frozen) == "accepted"
+    free.refresh_from_db()
+    assert (free.state, frozen.state) == ("rejected", "accepted")
+    assert RuleVerdict.objects.filter(pair=free).count() == 7
+
+
+def test_checking_many_pairs_costs_no_query_for_what_is_shared(
+    project, django_assert_max_num_queries
+):
+    for _ in range(10):
+        unchecked(project)
+    with django_assert_max_num_queries(2 + 10 * 5):
+        assert check_waiting() == 10
+
+
+def test_freezing_is_all_or_nothing(project):
+    sound = [make_pair(project=project) for _ in range(3)]
+    freeze_pairs(project, sound[:1])
+    at = PreferencePair.objects.get(pk=sound[0].pk).frozen_at
+    for bad in (
+        make_pair(project=project, state="rejected"),
+        make_pair(project=project, superseded_at=timezone.now()),
+        make_pair(),  # of another project
+    ):
+        with pytest.raises(PairsChanged):
+            freeze_pairs(project, [*sound, bad])
+        assert PreferencePair.objects.filter(frozen_at__isnull=False).count() == 1
+    freeze_pairs(project, [pair.pk for pair in sound])
+    sound[0].refresh_from_db()
+    assert sound[0].frozen_at == at
+    assert PreferencePair.objects.filter(frozen_at__isnull=False).count() == 3
+
+
+def test_only_accepted_standing_pairs_off_held_out_prompts_train(project):
+    sound = make_pair(project=project)
+    held = make_pair(
+        comparison=make_comparison(
+            prompt=make_prompt(project=project, is_held_out=True)
+        )
+    )
+    make_pair(project=project, state="rejected")
+    make_pair(project=project, state="unchecked")
+    make_pair(project=project, superseded_at=timezone.now())
+    make_pair()
+    for purpose in ("gold", "repeat", "head_to_head"):
+        make_pair(comparison=make_comparison(project=project, purpose=purpose))
+    imported = PreferencePair.objects.create(
+        project=project,
+        prompt=sound.prompt,
+        kind="imported",
+        state="accepted",
+        chosen=make_completion(prompt=sound.prompt, source="imported"),
+        rejected=make_completion(prompt=sound.prompt, source="imported"),
+    )
+
+    assert set(sound_pairs(project)) == {sound, imported}
+    assert set(held_out_pairs(project)) == {held}
+
+
+def test_the_funnel_says_what_was_lost_where(project):
+    """Four comparisons judged: a tie, a short answer, a cut-off and short one (lost to
+    the cut-off, the earlier rule), and three that pass, one of them held out, one
+    frozen; one waits for its second judgment, one pair for its check.
+    """
+    annotator = make_user(project=project)
+    make_comparison(project=project)
+    submit_judgment(take_lease(project, annotator), verdict="tie")
+    unchecked(project, chosen="Too short.")
+    unchecked(project, chosen="Short", finish_reason="length")
+    frozen = unchecked(project)
+    unchecked(project)
+    unchecked(project, held_out=True)
+    check_waiting(project)
+    freeze_pairs(project, [frozen])
+    make_judgment(comparison=make_comparison(project=project, quota=2))
+    unchecked(project)
+
+    steps = {step["step"]: step for step in funnel(project)}
+    assert {name: step["count"] for name, step in steps.items()} == {
+        "judgments": 8,
+        "decided": 7,
+        "pairs": 6,
+        "checked": 5,
+        "identical": 5,
+        "empty": 5,
+        "cut_off": 4,
+        "chosen_width": 3,
+        "rejected_width": 3,
+        "similarity": 3,
+        "max_length": 3,
+        "accepted": 3,
+        "sound": 2,
+        "trained": 1,
+    }
+    assert {n: s["lost"] for n, s in steps.items() if s["lost"]} == {
+        "decided": {"undecided": 1},
+        "pairs": {"tie": 1},
+        "checked": {"unchecked": 1},
+        "cut_off": {"cut_off": 1},
+        "chosen_width": {"chosen_width": 1},
+        "sound": {"held_out": 1},
+        "trained": {"not_yet": 1},
+    }
+    assert all(step["label"] for step in steps.values())
+    json.dumps(list(steps.values()))
+
+
+def test_the_funnel_and_counts_cost_the_same_however_much_there_is(
+    project, django_assert_num_queries
+):
+    for _ in range(2):
+        with django_assert_num_queries(6):
+            funnel(project)
+        with django_assert_num_queries(2):
+            annotator_counts(project)
+        with django_assert_num_queries(1):
+            waiting(project)
+        for _ in range(5):
+            unchecked(project, chosen="Too short.")
+        check_waiting(project)
+
+
+def test_who_judged_and_skipped_how_much(project, annotator, other_annotator):
+    for _ in range(3):
+        make_comparison(project=project)
+    submit_judgment(take_lease(project, annotator), verdict="tie")
+    skip(take_lease(project, annotator))
+    skip(take_lease(project, other_annotator))
+
+    alice, bob = annotator_counts(project)
+    assert (alice["username"], alice["judgments"], alice["skips"]) == ("alice", 1, 1)
+    assert alice["mean_seconds"] < 60
+    assert (bob["username"], bob["judgments"], bob["skips"]) == ("bob", 0, 1)
+
+
+def test_my_history_is_mine_newest_first_and_says_what_can_be_undone(
+    project, annotator, other_annotator, django_assert_num_queries
+):
+    pairs = [
+        make_pair(
+            judgment=make_judgment(
+                lease=make_lease(
+                    comparison=make_comparison(project=project), annotator=who
+                )
+            )
+        )
+        for who in (annotator, annotator, other_annotator)
+    ]
+    freeze_pairs(project, pairs[:1])
+    with django_assert_num_queries(1):
+        mine = [
+            (j.comparison.prompt_id, j.can_undo, j.lease.first.text)
+            for j in my_history(project, annotator)
+        ]
+    assert [one[:2] for one in mine] == [
+        (pairs[1].prompt_id, True),
+        (pairs[0].prompt_id, False),
+    ]
+
+
+def test_pairs_go_out_as_trl_and_openai(project):
+    prompt = make_prompt("为什么?", project=project)
+    a = make_completion(
+        "好", prompt=prompt, sampling={"system_prompt": "Be kind.", "max_tokens": 9}
+    )
+    pair = make_pair(comparison=make_comparison(a=a), weight=0.5)
+    asked = [{"role": "system", "content": "Be kind."}, *prompt.messages]
+
+    def answer(completion):
+        return [{"role": "assistant", "content": completion.text}]
+
+    assert {"trl", "openai"} == FORMATS
+    assert list(rows(sound_pairs(project), "trl")) == [
+        {
+            "id": str(pair.pk),
+            "prompt": asked,
+            "chosen": answer(a),
+            "rejected": answer(pair.rejected),
+            "weight": 0.5,
+        }
+    ]
+    (line,) = jsonl([pair], "openai")
+    assert "为什么" in line
+    assert json.loads(line) == {
+        "input": {"messages": asked},
+        "preferred_output": answer(a),
+        "non_preferred_output": answer(pair.rejected),
+    }
+    pair.weight = 1.0
+    assert "weight" not in next(rows([pair]))
+
+
+def test_exporting_costs_the_same_queries_however_many_pairs(
+    django_assert_num_queries,
+):
+    project = make_project()
+    for _ in range(5):
+        make_pair(project=project)
+    with django_assert_num_queries(1):
+        assert len(list(jsonl(sound_pairs(project)))) == 5

@@ -109,7 +109,7 @@ def _announce(settings: Settings) -> None:
             terminal.line(
                 f"Still starting after {seconds(begun)}: {waiting}. Logs: {logs}"
             )
-        time.sleep(0.5)
+        time.sleep(1)
     passwords = os.path.relpath(settings.data_dir / "passwords.txt", ROOT)
     terminal.line(f"ready: {settings.address}")
     terminal.line(

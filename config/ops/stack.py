@@ -71,6 +71,8 @@ def write_config(parts: Sequence[Part], data_dir: Path) -> Path:
         f"childlogdir={_escaped(data_dir / 'logs')}",
     ]
     socket = run / "supervisor.sock"
+    # Left by an instance that was killed; the caller holds the lock on DATA_DIR.
+    socket.unlink(missing_ok=True)
     if len(os.fsencode(socket)) < SOCKET_LIMIT:
         lines += [
             "[unix_http_server]",

@@ -66,8 +66,9 @@ function sendKept() {
   const [name, pick] = kept("pick:")[0] ?? [];
   if (!name || sending) return;
   sending = name;
+  pair().dataset.busy = "true";
   htmx
-    .ajax("POST", pick.url, { target: "#pair", swap: "outerHTML", values: pick.values })
+    .ajax("POST", pick.url, { target: "#pair", swap: "outerHTML settle:0ms", values: pick.values })
     .catch(() => {}); // told by the event, see stillKept
 }
 
@@ -110,11 +111,12 @@ document.addEventListener("htmx:afterRequest", (event) => {
   sending = "";
   const [name] = pickOf(requestConfig.path) ?? [];
   // 0, 403 and 5xx are no answer, nor is the sign-in page: the pick stays kept.
-  if (xhr.status < 200 || xhr.status >= 500 || xhr.status === 403) {
-    if (!name) release();
+  const answered = xhr.status >= 200 && xhr.status < 500 && xhr.status !== 403;
+  if (!answered || isSignInPage(xhr.responseURL)) {
+    if (name !== `pick:${pair().dataset.lease}`) release();
     return;
   }
-  if (isSignInPage(xhr.responseURL)) return;
+  if (xhr.status >= 400) release();
   if (!name) return;
   forget(name);
   if (xhr.status < 300) forget(name.replace("pick:", "draft:"));

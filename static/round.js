@@ -39,7 +39,7 @@ function dataset(line) {
     pointRadius: isHeldOut || line.points.length === 1 ? 3.5 : 0,
     pointHoverRadius: 4.5,
     pointHitRadius: 12,
-    tension: 0,
+    clip: 6,
   };
 }
 
@@ -55,12 +55,15 @@ function options(kind) {
     interaction: { mode: "index", axis: "x", intersect: false },
     font: { family: css("--text") },
     scales: {
-      x: { ...axis, type: "linear", title: { display: true, text: section.dataset.step, color: ink }, ticks: { ...axis.ticks, precision: 0, maxTicksLimit: 10 } },
+      x: { ...axis, type: "linear", bounds: "data", title: { display: true, text: section.dataset.step, color: ink }, ticks: { ...axis.ticks, precision: 0, maxTicksLimit: 10 } },
       y: { ...axis, ...(kind === "accuracy" ? { min: 0, max: 1 } : {}), ticks: { ...axis.ticks, maxTicksLimit: 7 } },
     },
     plugins: {
-      legend: { labels: { color: css("--ink"), usePointStyle: true, pointStyle: "line", pointStyleWidth: 28, boxHeight: 8 } },
+      legend: { labels: { color: css("--ink"), boxWidth: 26, boxHeight: 0 } },
       tooltip: {
+        boxWidth: 10,
+        boxHeight: 10,
+        boxPadding: 4,
         callbacks: {
           title: (items) => (items.length ? `${section.dataset.step} ${items[0].parsed.x}` : ""),
           label: (item) => `${item.dataset.label}: ${number(item.parsed.y)}`,

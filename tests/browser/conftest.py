@@ -11,10 +11,19 @@ from collections.abc import Iterator
 import pytest
 from django.conf import settings
 from django.test import Client
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 # Playwright's loop runs in this thread, which Django takes for asynchronous code.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+# A busy machine may be slow; what never comes still fails.
+expect.set_options(timeout=20_000)
 
 FLAGS = [
     "--no-sandbox",
@@ -66,7 +75,7 @@ class Browse:
             reduced_motion="reduce",
             locale="en",
         )
-        context.set_default_timeout(8000)
+        context.set_default_timeout(20_000)
         context.add_init_script(REPORT_VIOLATIONS)
         if user is not None:
             context.add_cookies([self._session(user)])

@@ -41,7 +41,8 @@ class FakeProcess:
 
     def __init__(self, base, port):
         self.status = None
-        self.stopped = self.killed = False
+        self.stopped = []
+        self.killed = False
         self.started.append(self)
 
     def age(self):
@@ -54,8 +55,8 @@ class FakeProcess:
         return "OSError: no room"
 
     def stop(self, while_waiting):
-        while_waiting()
-        self.stopped = True
+        """Asks a few times, as if each took a second."""
+        self.stopped = [while_waiting() for _ in range(4)]
 
     def kill(self):
         self.killed = True
@@ -200,6 +201,45 @@ def test_stopped_when_wanted_and_started_again_when_wanted(look, fake):
     Replica.objects.update(wanted="running")
     assert look().state == "starting"
     assert len(FakeProcess.started) == 2
+
+
+def test_one_that_is_still_starting_is_stopped_by_killing_it(look, fake):
+    look()
+    Replica.objects.update(wanted="stopped")
+    assert look().state == "stopped"
+    process = FakeProcess.started[0]
+    assert (process.killed, process.stopped) == (True, [])
+
+
+def metrics(*running):
+    """/metrics, look by look."""
+    counts = list(running)
+
+    def answer(body):
+        lines = ["vllm:num_requests_waiting 0.0"]
+        lines.append(f"vllm:num_requests_running {counts.pop(0)}.0")
+        return 200, "\n".join(lines)
+
+    return answer
+
+
+def test_it_is_patient_while_answers_run_and_not_when_they_are_done(look, fake):
+    fake.is_up = True
+    look(), look()
+    fake.on_metrics = metrics(2, 1, 0, 0)
+    Replica.objects.update(wanted="stopped")
+    look()
+    assert FakeProcess.started[0].stopped == [False, False, False, True]
+
+
+def test_a_second_request_to_end_is_a_hurry(look, fake):
+    fake.is_up = True
+    look(), look()
+    fake.on_metrics = metrics(1, 1, 1, 1)
+    look.supervisor.stop.count = 2
+    Replica.objects.update(wanted="stopped")
+    look()
+    assert FakeProcess.started[0].stopped[0] is True
 
 
 def test_a_server_that_does_not_start_in_time_is_started_again(look, fake, settings):

@@ -12,7 +12,7 @@ from training.recipes import BASE, PRESETS, SERVING
 AS_PRESET = ("", _("as the way above says"))
 
 NUMBERS = ("beta", "learning_rate", "epochs", "warmup_ratio")
-WHOLE = ("batch_size", "max_length", "seed")
+WHOLE = ("batch_size", "micro_batch_size", "max_length", "seed")
 
 
 def _number(label: Any, help_text: Any, **limits: Any) -> forms.FloatField:
@@ -69,6 +69,15 @@ class RoundForm(forms.Form):
     batch_size = forms.IntegerField(
         label=_("Batch size"),
         help_text=_("Pairs per update; chosen by their number if empty."),
+        required=False,
+        min_value=1,
+    )
+    micro_batch_size = forms.IntegerField(
+        label=_("Pairs at a time"),
+        help_text=_(
+            "In one forward pass; chosen by memory if empty. Lower it when memory runs"
+            " out: the result stays the same."
+        ),
         required=False,
         min_value=1,
     )

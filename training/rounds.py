@@ -91,12 +91,19 @@ def _refuse_second(project: Project) -> None:
 
 
 def _too_few(count: int, data: str) -> str:
-    is_all = data == TrainingRound.Data.ALL
-    what = _("sound pairs") if is_all else _("new sound pairs")
-    return _(
-        "There are %(count)d %(what)s and a round needs at least %(least)d. Judge more"
-        " comparisons; the funnel says where pairs are lost."
-    ) % {"count": count, "what": what, "least": FEWEST_PAIRS}
+    if data == TrainingRound.Data.ALL:
+        message = _(
+            "A round needs at least %(least)d sound pairs; there are %(count)d."
+        )
+    else:
+        message = _(
+            "A round needs at least %(least)d new sound pairs; there are %(count)d."
+        )
+    return (
+        message % {"count": count, "least": FEWEST_PAIRS}
+        + " "
+        + _("Judge more comparisons; the funnel says where pairs are lost.")
+    )
 
 
 def _create(

@@ -104,7 +104,7 @@ def test_a_refusal_says_why_and_shows_the_funnel(as_manager, project):
     response = as_manager.post(rounds_url(project), {"preset": "cumulative"})
     assert response.status_code == 422
     page = response.content.decode()
-    assert "There are 1 sound pairs" in page
+    assert "at least 2 sound pairs; there are 1." in page
     assert "Where the pairs are lost" in page and "Pairs for training" in page
     assert not TrainingRound.objects.exists()
 

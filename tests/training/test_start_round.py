@@ -121,7 +121,7 @@ def test_too_few_pairs_are_refused_with_the_funnel(project, manager):
     with pytest.raises(RoundRefused) as refusal:
         start_round(project, manager)
     assert refusal.value.status == 422
-    assert "1 sound pairs" in refusal.value.message
+    assert "at least 2 sound pairs; there are 1." in refusal.value.message
     counts = {step["step"]: step["count"] for step in refusal.value.funnel}
     assert counts["accepted"] == 6 and counts["sound"] == 1
     assert not TrainingRound.objects.exists()
@@ -211,7 +211,7 @@ def test_only_new_is_refused_where_nothing_is_new(project, manager):
     finished(start_round(project, manager), policy)
     with pytest.raises(RoundRefused) as refusal:
         start_round(project, manager, start=policy.name, data="new")
-    assert "0 new sound pairs" in refusal.value.message
+    assert "at least 2 new sound pairs; there are 0." in refusal.value.message
 
 
 def test_an_override_is_no_longer_the_preset(project, manager):

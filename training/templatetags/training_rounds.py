@@ -17,7 +17,9 @@ def put_running_rounds(projects: Iterable[Project]) -> str:
         project__in=[project.pk for project in projects],
         state__in=TrainingRound.ACTIVE,
     )
-    by_project = {training_round.project_id: training_round for training_round in active}
+    by_project = {
+        training_round.project_id: training_round for training_round in active
+    }
     for project in projects:
         project.running_round = by_project.get(project.pk)
     return ""

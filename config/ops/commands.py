@@ -84,8 +84,13 @@ def test_all(arguments: list[str]) -> int:
 def lint(arguments: list[str]) -> int:
     """ruff and mypy; all of them, whatever the first ones say."""
     install.ensure(dev=True)
-    tools = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
-    failed = [" ".join(t) for t in tools if steps.run([PYTHON, "-m", *t]) != 0]
+    short = ["--output-format", "concise"]
+    tools = {
+        "ruff check": ["ruff", "check", *short, "."],
+        "ruff format": ["ruff", "format", "--check", *short, "."],
+        "mypy": ["mypy"],
+    }
+    failed = [n for n, tool in tools.items() if steps.run([PYTHON, "-m", *tool]) != 0]
     if failed:
         terminal.line(f"lint failed: {', '.join(failed)}")
     return 1 if failed else 0

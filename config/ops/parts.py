@@ -37,7 +37,9 @@ def parts_for(settings: Settings, redis_socket: Path) -> list[Part]:
         worker_part("generate", concurrency=4, grace=30),
         # The trainer writes a checkpoint when asked to stop: it gets a minute for it.
         worker_part("gpu", concurrency=1, grace=60, sessions=True),
-        Part("beat", [*_celery(), "beat", "--loglevel", "INFO", "--pidfile="], LAST),
+        Part(
+            "beat", [*_celery(), "beat", "--loglevel", "INFO", "--pidfile="], LAST, 20
+        ),
     ]
 
 

@@ -36,6 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.die_with_parent:
             stop.die_with_parent(options.die_with_parent)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise TrainerError(
+                "Training on several processes (torchrun) is not in this version of"
+                " the trainer; start it as a single process."
+            )
         if not options.run_dir.is_dir():
             raise TrainerError(f"{options.run_dir} is no folder.")
         # Loaded only now, so that a signal during this import is a tidy stop.

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,10 +54,10 @@ def save_checkpoint(
         fsync_path(folder)
         hashes = {name: sha256_of_file(final / name) for name in (TENSORS, STATE)}
         write_json(final / MARKER, hashes)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise TrainerError(
-            f"The checkpoint of step {step} could not be written ({error.strerror});"
+            f"The checkpoint of step {step} could not be written ({error});"
             " free some disk space and resume."
         ) from error
     _prune(folder)

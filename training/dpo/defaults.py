@@ -74,9 +74,12 @@ def _epochs(pairs: int, batch: int) -> float:
 
 
 def _batch(pairs: int, epochs: float) -> int:
-    largest = 32 if pairs >= 5000 else 16
+    largest = min(pairs, 32 if pairs >= 5000 else 16)
     batch = 1
-    while batch < largest and math.ceil(pairs / (2 * batch)) * epochs >= WANTED_UPDATES:
+    while (
+        2 * batch <= largest
+        and math.ceil(pairs / (2 * batch)) * epochs >= WANTED_UPDATES
+    ):
         batch *= 2
     return batch
 

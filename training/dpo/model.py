@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from training.dpo.config import LoraConfig, TrainingConfig
 from training.dpo.errors import TrainerError
@@ -120,7 +121,7 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
+            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
         }
     )
 
@@ -137,6 +138,7 @@ def _parent_adapter(model: Any, folder: str, lora: LoraConfig) -> Any:
         raise TrainerError(
             f'config.json: "parent_adapter" {folder} is no LoRA adapter.'
         )
+    _refuse_unserved(settings, folder)
     if lora.r not in (None, settings.r):
         raise TrainerError(
             f'config.json: "lora.r" is {lora.r}, but the parent adapter has rank'
@@ -158,6 +160,23 @@ def _parent_adapter(model: Any, folder: str, lora: LoraConfig) -> Any:
         raise TrainerError(
             f'config.json: "parent_adapter" {folder} does not fit the base model: {first}'
         ) from error
+
+
+def _refuse_unserved(settings: peft.LoraConfig, folder: str) -> None:
+    """Refuse kinds of adapter that would train or be served other than they say."""
+    targets = settings.target_modules
+    names = [targets] if isinstance(targets, str) else list(targets or ())
+    for unfit, what in (
+        (settings.modules_to_save, "whole modules (modules_to_save)"),
+        (settings.use_dora, "DoRA"),
+        (settings.bias != "none", "biases"),
+        (any(name.endswith("lm_head") for name in names), "an adapter on lm_head"),
+    ):
+        if unfit:
+            raise TrainerError(
+                f'config.json: "parent_adapter" {folder} holds {what}, which is not in'
+                " this version of the trainer."
+            )
 
 
 def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

@@ -80,7 +80,7 @@ def explained(error: Exception) -> Exception:
         return TrainerError(
             "Out of memory: set micro_batch_size to 1, or lower max_length."
         )
-    if isinstance(error, OSError) and error.errno == 28:
+    if "No space left on device" in str(error):
         return TrainerError("The disk is full; free some space and resume.")
     return error
 

@@ -130,6 +130,23 @@ def test_a_parent_of_another_rank_is_refused(make_run, parent):
         train_here(make_run(parent_adapter=str(parent), lora={"r": 8}))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("modules_to_save", ["lm_head"], "modules_to_save"),
+        ("target_modules", ["q_proj", "lm_head"], "lm_head"),
+        ("use_dora", True, "DoRA"),
+    ],
+)
+def test_a_parent_that_would_be_served_wrongly_is_refused(
+    make_run, parent, key, value, said
+):
+    path = parent / "adapter_config.json"
+    path.write_text(json.dumps(read_json(path) | {key: value}))
+    with pytest.raises(TrainerError, match=said):
+        train_here(make_run(parent_adapter=str(parent), lora={}))
+
+
 def test_reference_log_probs_are_taken_once(make_run, monkeypatch):
     """A second run over the same pairs and weights, whatever its beta, takes none."""
     first = make_run("first", epochs=1)

@@ -1,0 +1,71 @@
+"""What is chosen where config.json leaves it open."""
+
+import subprocess
+import sys
+
+import pytest
+from transformers import LlamaConfig
+
+from training.dpo.config import TrainingConfig
+from training.dpo.defaults import forward_tokens, settle
+
+
+@pytest.mark.parametrize(
+    ("pairs", "epochs", "batch", "updates"),
+    [
+        (1, 50, 1, 50),  # 50 epochs are the most
+        (10, 6, 1, 60),
+        (16, 6, 1, 96),  # two a step would make 48
+        (52, 6, 4, 78),  # eight a step: 7 · 6 = 42
+        (89, 6, 8, 72),
+        (600, 3, 16, 114),  # sixteen a step are the most
+        (6000, 1, 32, 188),
+    ],
+)
+def test_batch_and_epochs_leave_at_least_fifty_updates(pairs, epochs, batch, updates):
+    settled = settle(TrainingConfig("m"), 2_000_000, pairs)
+    assert (settled.epochs, settled.batch_size) == (epochs, batch)
+    assert -(-pairs // batch) * epochs == updates >= 50
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rate"),
+    [(2e6, 5e-4), (135e6, 2e-4), (494e6, 1e-4), (3e9, 5e-5), (7.6e9, 2e-5)],
+)
+def test_larger_models_get_smaller_rates(parameters, rate):
+    settled = settle(TrainingConfig("m"), int(parameters), 100)
+    assert settled.learning_rate == rate
+    assert settled.reasons["learning_rate"] != "given"
+
+
+def test_what_is_given_stays():
+    config = TrainingConfig("m", learning_rate=1e-5, epochs=1, batch_size=7)
+    settled = settle(config, 2_000_000, 20)
+    values = (settled.learning_rate, settled.epochs, settled.batch_size)
+    assert values == (1e-5, 1, 7)
+    assert set(settled.reasons.values()) == {"given"}
+
+
+def test_epochs_make_up_for_a_large_batch_that_was_given():
+    """20 pairs by 10: two steps an epoch, so 25 epochs for 50 updates."""
+    assert settle(TrainingConfig("m", batch_size=10), 2_000_000, 20).epochs == 25
+
+
+def test_a_forward_pass_fits_half_the_memory():
+    """24 layers, hidden 896, inner 4864: 4 · 24 · (16 · 896 + 4 · 4864) = 3,244,032
+    bytes a token; half of 16 GiB holds 2648, so 2048; 1 GiB only 165, the least is 256.
+    """
+    config = LlamaConfig(hidden_size=896, intermediate_size=4864, num_hidden_layers=24)
+    assert forward_tokens(config, 16 << 30, on_gpu=False) == 2048
+    assert forward_tokens(config, 1 << 30, on_gpu=False) == 256
+    assert forward_tokens(config, 1 << 40, on_gpu=False) == 8192
+    assert forward_tokens(config, 1 << 40, on_gpu=True) == 32768
+
+
+def test_reading_a_config_needs_no_torch():
+    """So that a web process may check one."""
+    script = (
+        "import sys, training.dpo.config, training.dpo.defaults, training.dpo.status;"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

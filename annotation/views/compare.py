@@ -55,7 +55,9 @@ def judge(request: HttpRequest, key: UUID) -> HttpResponse:
     try:
         submitted = judging.submit_judgment(lease, **form.cleaned_data)
     except InvalidJudgment as error:
-        form.add_error(error.field if error.field in form.fields else None, error.message)
+        form.add_error(
+            error.field if error.field in form.fields else None, error.message
+        )
         return _show(request, lease, form=form, status=422)
     except Refused as error:
         return _over(request, form, error)

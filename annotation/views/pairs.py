@@ -48,13 +48,17 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
 
 @require_safe
 @needs(Role.REVIEWER)
-def export_pairs(request: HttpRequest, slug: str) -> HttpResponse | StreamingHttpResponse:
+def export_pairs(
+    request: HttpRequest, slug: str
+) -> HttpResponse | StreamingHttpResponse:
     """The sound pairs as JSON lines, streamed."""
     chosen = request.GET.get("format", "trl")
     if chosen not in exporting.FORMATS:
         known = ", ".join(sorted(exporting.FORMATS))
         message = _("There is no such format; these are: %(known)s.") % {"known": known}
-        return HttpResponse(message, status=422, content_type="text/plain; charset=utf-8")
+        return HttpResponse(
+            message, status=422, content_type="text/plain; charset=utf-8"
+        )
     lines = exporting.jsonl(queries.sound_pairs(request.project), chosen)
     name = f"{request.project.slug}-pairs-{chosen}.jsonl"
     return StreamingHttpResponse(

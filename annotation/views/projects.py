@@ -34,7 +34,9 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
         steps = queries.funnel(request.project)
         # A rule that lost nothing would only lengthen the table.
         context["funnel"] = [
-            _with_words(step) for step in steps if step["lost"] or step["step"] not in RULES
+            _with_words(step)
+            for step in steps
+            if step["lost"] or step["step"] not in RULES
         ]
         context["most"] = max((step["count"] for step in context["funnel"]), default=0)
         context["serving"] = request.project.channel.serving
@@ -67,5 +69,7 @@ def new_project(request: HttpRequest) -> HttpResponse:
 
 
 def _with_words(step: dict) -> dict:
-    lost = [(lost_words(rule), number) for rule, number in step["lost"].items() if number]
+    lost = [
+        (lost_words(rule), number) for rule, number in step["lost"].items() if number
+    ]
     return {**step, "lost": lost}

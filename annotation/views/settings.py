@@ -21,7 +21,9 @@ def project_settings(request: HttpRequest, slug: str) -> HttpResponse:
         return _show(request, SettingsForm(request.project))
     form = SettingsForm(request.project, request.POST)
     if form.is_valid():
-        wanted = {name: form.cleaned_data[name] for name in ("name", "guidelines", "settings")}
+        wanted = {
+            name: form.cleaned_data[name] for name in ("name", "guidelines", "settings")
+        }
         try:
             projects.update_project(request.project, **wanted)
         except Refused as error:

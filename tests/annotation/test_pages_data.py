@@ -18,6 +18,8 @@ from tests.factories import (
     make_user,
 )
 
+pytestmark = pytest.mark.both_databases
+
 
 def html(response) -> str:
     return response.content.decode()

@@ -16,6 +16,8 @@ from tests.factories import (
 )
 from training.models import TrainingRound
 
+pytestmark = pytest.mark.both_databases
+
 
 def html(response) -> str:
     return response.content.decode()
@@ -273,3 +275,16 @@ def test_the_navigation_shows_what_the_role_may_open(
     assert f'href="{prompts}"' not in html(client.get(url))
     client.force_login(manager)
     assert f'href="{prompts}"' in html(client.get(url))
+
+
+def test_a_fault_of_ours_is_a_calm_page_without_a_traceback(client, db, monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("annotation.views.home.with_figures", broken)
+    client.raise_request_exception = False
+    client.force_login(make_user())
+    response = client.get(reverse("home"))
+    assert response.status_code == 500
+    assert "Something broke on our side" in html(response)
+    assert "secret detail" not in html(response)

@@ -47,7 +47,9 @@ def test_four_keys_judge_and_each_brings_the_next_pair(compare):
     for number, key in enumerate("120b", start=1):
         expect(question(page)).to_contain_text(f"Question number {number}?")
         page.keyboard.press(key)
-    expect(page.get_by_role("heading", name="The next pair is on its way")).to_be_visible()
+    expect(
+        page.get_by_role("heading", name="The next pair is on its way")
+    ).to_be_visible()
     assert verdicts() == ["first", "second", "tie", "both_bad"]
 
 
@@ -75,7 +77,9 @@ def test_u_undoes_the_last_judgment_and_brings_its_pair_back(compare):
 def test_s_skips_and_the_pair_does_not_come_back(compare):
     page = compare(pairs=1)
     page.keyboard.press("s")
-    expect(page.get_by_role("heading", name="The next pair is on its way")).to_be_visible()
+    expect(
+        page.get_by_role("heading", name="The next pair is on its way")
+    ).to_be_visible()
     assert verdicts() == []
     assert Lease.objects.get().outcome == "skipped"
 
@@ -153,7 +157,9 @@ def test_a_pick_made_while_the_network_is_cut_is_kept_and_sent_once_it_is_back(
     page.locator("h1").click()
     page.context.set_offline(True)
     page.keyboard.press("1")
-    expect(page.get_by_role("alert")).to_contain_text("Your pick is kept on this device")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Your pick is kept on this device"
+    )
     expect(page.get_by_label("Comment (optional)")).to_have_value("typed offline")
     assert verdicts() == []
     page.context.set_offline(False)
@@ -177,7 +183,9 @@ def test_an_answer_that_got_lost_on_the_way_back_makes_no_second_judgment(
 
     page.route("**/judge/", lose_the_answer, times=1)
     page.keyboard.press("2")
-    expect(page.get_by_role("alert")).to_contain_text("Your pick is kept on this device")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Your pick is kept on this device"
+    )
     assert verdicts() == ["second"]
     page.evaluate("window.dispatchEvent(new Event('online'))")
     expect(question(page)).to_contain_text("Question number 2?")
@@ -189,7 +197,9 @@ def test_a_pick_survives_closing_the_page_while_offline(compare, browse):
     page = compare()
     page.context.set_offline(True)
     page.keyboard.press("0")
-    expect(page.get_by_role("alert")).to_contain_text("Your pick is kept on this device")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Your pick is kept on this device"
+    )
     page.context.set_offline(False)
     page.evaluate("localStorage.length")  # the pick is there before the page goes
     page.reload()
@@ -282,3 +292,15 @@ def test_guidelines_open_in_a_drawer(compare):
     expect(page.get_by_role("dialog")).to_contain_text("Be kind.")
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_the_page_weighs_little_and_asks_nobody_else(compare, live_server):
+    """Design §7: at most 150 kB over the wire; here even uncompressed."""
+    page = compare()
+    entries = page.evaluate(
+        """[...performance.getEntriesByType("navigation"),
+            ...performance.getEntriesByType("resource")]
+           .map((entry) => [entry.name, entry.encodedBodySize])"""
+    )
+    assert all(url.startswith(live_server.url) for url, _size in entries)
+    assert sum(size for _url, size in entries) < 150_000

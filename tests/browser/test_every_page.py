@@ -90,7 +90,9 @@ def violations(page: Page) -> list[str]:
 
 
 def unfold(page: Page) -> None:
-    page.evaluate("for (const d of document.querySelectorAll('main details')) d.open = true")
+    page.evaluate(
+        "for (const d of document.querySelectorAll('main details')) d.open = true"
+    )
 
 
 def test_axe_finds_nothing_on_any_page(browse, manager):
@@ -157,7 +159,9 @@ def test_every_page_is_usable_in_chinese(browse, manager):
     page = browse(manager, "/")
     page.get_by_role("button", name="中文").click()
     expect(page.locator("html")).to_have_attribute("lang", "zh-hans")
-    expect(page.get_by_role("button", name="中文")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="中文")).to_have_attribute(
+        "aria-pressed", "true"
+    )
 
 
 def test_an_old_page_still_works_after_signing_in_again_elsewhere(browse, manager):

@@ -68,6 +68,8 @@ class _Body:
     reasons: list[str]
     comment: str
     edited: str
+    edited_html: str
+    """Rendered before the transaction, which is to be short."""
 
 
 def judgment_for(user, pk: uuid.UUID | str) -> Judgment:
@@ -146,7 +148,7 @@ def _store(lease: Lease, body: _Body, body_sha256: str) -> Submitted:
         strength=body.strength if winner else None,
         reasons=body.reasons,
         comment=body.comment,
-        edited=_edited_completion(lease, winner, body.edited),
+        edited=_edited_completion(lease, winner, body),
         body_sha256=body_sha256,
         seconds=max(0.0, (now - lease.created_at).total_seconds()),
     )
@@ -190,15 +192,15 @@ def _fill_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
 
 
 def _edited_completion(
-    lease: Lease, winner: Completion | None, text: str
+    lease: Lease, winner: Completion | None, body: _Body
 ) -> Completion | None:
-    if not text or winner is None:
+    if not body.edited or winner is None:
         return None
     return Completion.objects.create(
         prompt_id=winner.prompt_id,
         source=Completion.Source.EDITED,
-        text=text,
-        html=render_markdown(text),
+        text=body.edited,
+        html=body.edited_html,
         edited_from=winner,
         author_id=lease.annotator_id,
     )
@@ -230,7 +232,8 @@ def _checked(lease, verdict, strength, reasons, comment, edited) -> _Body:
             raise InvalidJudgment(
                 "edited", _("The edited answer is the same as the one it improves.")
             )
-    return _Body(verdict, strength, list(reasons or ()), comment, edited)
+    html = render_markdown(edited) if edited else ""
+    return _Body(verdict, strength, list(reasons or ()), comment, edited, html)
 
 
 def _checked_text(field: str, value: object, longest: int) -> str:

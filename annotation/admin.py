@@ -1,0 +1,188 @@
+"""The admin: to look at every row, and to repair what services don't.
+
+What a change would break (judgments, leases, slots, decisions, pairs …) is read-only:
+those rows follow from each other and are changed by services alone. Projects, members
+and prompts may be edited; a project's settings are checked as everywhere.
+"""
+
+from django import forms
+from django.contrib import admin
+
+from annotation import models, project_settings
+from annotation.errors import SettingsError
+from annotation.texts import sha256_of
+
+
+class ReadOnly(admin.ModelAdmin):
+    """Rows to look at: no form that could break an invariant."""
+
+    show_full_result_count = False
+    list_per_page = 50
+
+    def has_add_permission(self, request):
+        return False
+
+    def has_change_permission(self, request, obj=None):
+        return False
+
+    def has_delete_permission(self, request, obj=None):
+        return False
+
+
+class ProjectForm(forms.ModelForm):
+    def clean_settings(self):
+        try:
+            return project_settings.checked(self.cleaned_data["settings"] or {})
+        except SettingsError as wrong:
+            raise forms.ValidationError(wrong.message) from None
+
+
+class MembershipInline(admin.TabularInline):
+    model = models.Membership
+    extra = 0
+    raw_id_fields = ["user"]
+
+
+@admin.register(models.Project)
+class ProjectAdmin(admin.ModelAdmin):
+    form = ProjectForm
+    list_display = ["slug", "name", "base", "created_at"]
+    search_fields = ["slug", "name"]
+    # Addresses, channel and policies hang on these.
+    readonly_fields = ["slug", "channel", "base", "created_at"]
+    inlines = [MembershipInline]
+
+    def has_add_permission(self, request):
+        return False  # The page makes the channel with it.
+
+
+@admin.register(models.Membership)
+class MembershipAdmin(admin.ModelAdmin):
+    list_display = ["user", "project", "role"]
+    list_filter = ["role", "project"]
+    list_select_related = ["user", "project"]
+    search_fields = ["user__username", "project__slug"]
+    raw_id_fields = ["user", "project"]
+
+
+@admin.register(models.Prompt)
+class PromptAdmin(ReadOnly):
+    list_display = ["id", "__str__", "project", "is_held_out", "created_at"]
+    list_filter = ["project", "is_held_out"]
+    list_select_related = ["project"]
+    search_fields = ["sha256"]
+    readonly_fields = ["hash_of_the_messages"]
+
+    @admin.display(description="hash of the messages as they are")
+    def hash_of_the_messages(self, prompt):
+        return sha256_of(prompt.messages)
+
+
+@admin.register(models.Completion)
+class CompletionAdmin(ReadOnly):
+    list_display = ["id", "__str__", "source", "policy", "finish_reason", "created_at"]
+    list_filter = ["source", "finish_reason", "policy"]
+    list_select_related = ["policy"]
+    search_fields = ["=id", "=prompt__id"]
+
+
+class SlotInline(admin.TabularInline):
+    model = models.Slot
+    extra = 0
+    can_delete = False
+    fields = readonly_fields = ["number", "state", "lease", "expires_at"]
+
+
+@admin.register(models.Comparison)
+class ComparisonAdmin(ReadOnly):
+    list_display = ["id", "project", "prompt", "policy", "purpose", "state"]
+    list_filter = ["project", "state", "purpose", "policy"]
+    list_select_related = ["project", "prompt", "policy"]
+    search_fields = ["=id", "=prompt__id"]
+    inlines = [SlotInline]
+
+
+@admin.register(models.Lease)
+class LeaseAdmin(ReadOnly):
+    list_display = ["key", "project", "annotator", "comparison_id", "outcome"]
+    list_display += ["created_at", "expires_at", "ended_at"]
+    list_filter = ["project", "outcome"]
+    list_select_related = ["project", "annotator"]
+    search_fields = ["=key", "annotator__username", "=comparison__id"]
+    date_hierarchy = "created_at"
+
+
+@admin.register(models.Slot)
+class SlotAdmin(ReadOnly):
+    list_display = ["id", "comparison_id", "number", "state", "lease_id", "expires_at"]
+    list_filter = ["state"]
+    search_fields = ["=comparison__id", "=lease__key"]
+
+
+@admin.register(models.Judgment)
+class JudgmentAdmin(ReadOnly):
+    list_display = [
+        "id",
+        "project",
+        "annotator",
+        "comparison_id",
+        "verdict",
+        "winner_id",
+    ]
+    list_display += ["seconds", "created_at", "undone_at"]
+    list_filter = ["project", "verdict", ("undone_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["project", "annotator"]
+    search_fields = ["=id", "annotator__username", "=comparison__id"]
+    date_hierarchy = "created_at"
+
+
+@admin.register(models.Decision)
+class DecisionAdmin(ReadOnly):
+    list_display = ["id", "comparison_id", "outcome", "winner_id", "method"]
+    list_display += ["created_at", "superseded_at"]
+    list_filter = ["outcome", "method", ("superseded_at", admin.EmptyFieldListFilter)]
+    search_fields = ["=comparison__id"]
+
+
+class RuleVerdictInline(admin.TabularInline):
+    model = models.RuleVerdict
+    extra = 0
+    can_delete = False
+    fields = readonly_fields = ["rule", "result", "reason", "params", "checked_at"]
+
+
+@admin.register(models.PreferencePair)
+class PreferencePairAdmin(ReadOnly):
+    list_display = ["id", "project", "prompt", "kind", "state", "weight"]
+    list_display += ["frozen_at", "superseded_at"]
+    list_filter = [
+        "project",
+        "kind",
+        "state",
+        ("frozen_at", admin.EmptyFieldListFilter),
+    ]
+    list_select_related = ["project", "prompt"]
+    search_fields = ["=id", "=prompt__id", "=decision__comparison__id"]
+    inlines = [RuleVerdictInline]
+
+
+@admin.register(models.RuleVerdict)
+class RuleVerdictAdmin(ReadOnly):
+    list_display = ["pair_id", "rule", "result", "reason", "checked_at"]
+    list_filter = ["result", "rule"]
+    search_fields = ["=pair__id"]
+
+
+@admin.register(models.StockReservation)
+class StockReservationAdmin(admin.ModelAdmin):
+    """May be deleted: a prompt that rests is then tried again at once."""
+
+    list_display = ["prompt", "project", "is_resting", "until"]
+    list_filter = ["project", "is_resting"]
+    list_select_related = ["prompt", "project"]
+
+    def has_add_permission(self, request):
+        return False
+
+    def has_change_permission(self, request, obj=None):
+        return False

@@ -10,16 +10,24 @@ under the new policy, `base_logprobs` the same under the base model without adap
 difference to `logprobs` is at most `tolerance`; a server running another dtype takes
 the larger of the two dtypes' `TOLERANCES`. It serves the adapter at all only if it is
 nearer to `logprobs` than to `base_logprobs`, wherever those two differ by more.
+
+`python -m training.dpo.canary BASE_MODEL OUT.json` writes that of a base model alone,
+for processes that must not load torch themselves.
 """
 
+import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from training.dpo.batches import Row
 from training.dpo.errors import TrainerError
+from training.dpo.files import write_json
 from training.dpo.forward import score_rows
+from training.dpo.model import load_base, load_tokenizer, pick_device
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
 """Mean absolute log-prob difference per token that rounding may explain."""
@@ -117,3 +125,26 @@ def _canary(
             {"token_ids": i, "logprobs": p, "base_logprobs": b} for i, p, b in rows
         ],
     }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write a base model's canary; exit code 0, or 1 with a sentence on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m training.dpo.canary")
+    parser.add_argument("base_model", help="folder or hub id")
+    parser.add_argument("out", type=Path, help="file to write")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16")
+    )
+    options = parser.parse_args(arguments)
+    try:
+        tokenizer = load_tokenizer(options.base_model)
+        model = load_base(options.base_model, options.dtype, pick_device())
+        write_json(options.out, base_canary(model, tokenizer))
+    except (TrainerError, OSError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

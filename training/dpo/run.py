@@ -105,6 +105,7 @@ def prepare(
     if "threads" in earlier:
         # Sums depend on how they are split among threads.
         torch.set_num_threads(earlier["threads"])
+        status.progress(step=earlier["step"])
     tokenizer = load_tokenizer(config.base_model)
     base = load_base(config.base_model, config.dtype, device)
     # Now, because a template that refuses them should not waste a training.

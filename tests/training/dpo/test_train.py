@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.dpo.runs import PAIRS, chat, read_json, read_rows, train_here
 from training.dpo.canary import base_canary
+from training.dpo.canary import main as canary_command
 from training.dpo.errors import TrainerError
 
 METRICS = {
@@ -89,6 +90,8 @@ def test_the_canary_tells_the_policy_from_the_base(make_run, base_model):
     model = AutoModelForCausalLM.from_pretrained(base_model).eval()
     tokenizer = AutoTokenizer.from_pretrained(base_model)
     alone = base_canary(model, tokenizer)
+    assert canary_command([str(base_model), str(run / "base.json")]) == 0
+    assert read_json(run / "base.json") == alone
     assert len(canary["prompts"]) == 3
     assert "怎样" in tokenizer.decode(canary["prompts"][1]["token_ids"])
     for prompt, base in zip(canary["prompts"], alone["prompts"], strict=True):

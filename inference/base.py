@@ -24,13 +24,14 @@ FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
 """What is fetched from a hub: no pickled weights, no code."""
 
 
-def ensure_base() -> Policy:
+def ensure_base(fetch: bool = False) -> Policy:
     """The row of the base that MODEL names now; made at the first call.
 
     A base keeps its row wherever its folder moves: its name is a hash of its files.
+    `fetch` allows a hub id to be fetched, which may take long: not within a request.
     Raises InferenceError saying what to do when there is no model.
     """
-    folder = base_folder()
+    folder = base_folder(fetch)
     digest = base_sha256(folder)
     policy, _created = Policy.objects.get_or_create(
         name=f"policy-0000-{digest[:8]}",
@@ -42,8 +43,8 @@ def ensure_base() -> Policy:
     return policy
 
 
-def base_folder() -> Path:
-    """The folder of the base model; a hub id is fetched (or found in the hub's cache)."""
+def base_folder(fetch: bool = False) -> Path:
+    """The folder of the base model; a hub id's is in the hub's cache, or fetched."""
     if not settings.MODEL:
         folder = settings.MODELS_DIR / "starter"
         missing = _("There is no starter model: run manage.py build_starter_model.")
@@ -52,7 +53,7 @@ def base_folder() -> Path:
             "folder": folder
         }
     elif HUB_ID.fullmatch(settings.MODEL):
-        return _snapshot(settings.MODEL)
+        return _snapshot(settings.MODEL, fetch)
     else:
         raise InferenceError(
             _("MODEL is %(model)s: neither a folder here nor a hub id (owner/name).")
@@ -64,15 +65,20 @@ def base_folder() -> Path:
     return folder.resolve()
 
 
-def _snapshot(hub_id: str) -> Path:
+def _snapshot(hub_id: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     with contextlib.suppress(LocalEntryNotFoundError):
         # What is here already is used as it is: a base must not change under a project.
         folder = Path(snapshot_download(hub_id, local_files_only=True))
-        if any(folder.glob("*.safetensors")) and (folder / "config.json").is_file():
+        if _is_complete(folder):
             return folder
+    if not fetch:
+        raise InferenceError(
+            _("The model %(model)s is not here yet: run manage.py fetch_model.")
+            % {"model": hub_id}
+        )
     try:
         return Path(snapshot_download(hub_id, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -84,6 +90,17 @@ def _snapshot(hub_id: str) -> Path:
             % {"model": hub_id, "reason": str(error).partition("\n")[0][:200]},
             permanent=True,
         ) from error
+
+
+def _is_complete(folder: Path) -> bool:
+    """False for what an interrupted fetch left."""
+    if not (folder / "config.json").is_file() or not weight_files(folder):
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return True
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return all((folder / shard).is_file() for shard in shards)
 
 
 def base_config(folder: str | Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Brings the data up to date before the parts start: `python -m config.ops.prepare`.
 
-Migrations, static files, the starter model (unless MODEL is set), the demo project.
+Migrations, static files, the starter model (or the one of MODEL), the demo project.
 One process for all of it, as starting Django is most of the time. Each step does
 nothing when there is nothing to do.
 """
@@ -47,8 +47,8 @@ def prepare() -> None:
     print("Bringing the database up to date …", flush=True)
     call_command("migrate", interactive=False, verbosity=0)
     collect_static()
-    if not settings.MODEL:
-        call_command("build_starter_model")
+    # In either case the demo project below needs the base model to be here.
+    call_command("fetch_model" if settings.MODEL else "build_starter_model")
     call_command("setup_demo")
     # What the supervisor cannot know without Django.
     facts = {"redis_socket": str(settings.REDIS_SOCKET)}

@@ -1,8 +1,10 @@
 """Policy 0: found, named by its files, and explained when it is missing."""
 
+import json
 import os
 
 import pytest
+from django.core.management import CommandError, call_command
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from inference import base as base_module
@@ -106,8 +108,22 @@ def test_a_hub_id_without_a_network_is_a_sentence(settings, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     settings.MODEL = "somebody/some-model"
-    with pytest.raises(InferenceError, match="could not be fetched.*network"):
+    with pytest.raises(CommandError, match="could not be fetched.*network"):
+        call_command("fetch_model")
+
+
+def test_a_request_never_fetches_a_model(settings, monkeypatch):
+    asked = []
+
+    def nothing_here(hub_id, **options):
+        asked.append(options)
+        raise LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_here)
+    settings.MODEL = "somebody/some-model"
+    with pytest.raises(InferenceError, match="fetch_model"):
         ensure_base()
+    assert asked == [{"local_files_only": True}]
 
 
 def test_a_hub_id_is_taken_from_the_cache_without_asking_the_network(
@@ -122,5 +138,25 @@ def test_a_hub_id_is_taken_from_the_cache_without_asking_the_network(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     settings.MODEL = "somebody/some-model"
+    call_command("fetch_model")
     assert ensure_base().base_model == str(folder)
-    assert asked == [("somebody/some-model", {"local_files_only": True})]
+    assert asked == [("somebody/some-model", {"local_files_only": True})] * 2
+
+
+def test_half_a_fetched_model_is_fetched_to_its_end(settings, monkeypatch, tmp_path):
+    folder = write_base(tmp_path / "snapshot")
+    index = {"weight_map": {"a": "model.safetensors", "b": "second.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    fetched = []
+
+    def download(hub_id, local_files_only=False, **options):
+        if not local_files_only:
+            fetched.append(options["allow_patterns"])
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    settings.MODEL = "somebody/some-model"
+    ensure_base(fetch=True)
+    (patterns,) = fetched
+    assert "*.safetensors" in patterns
+    assert not any("bin" in pattern or ".py" in pattern for pattern in patterns)

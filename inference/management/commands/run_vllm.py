@@ -34,6 +34,6 @@ class Command(BaseCommand):
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, stop)
             try:
-                supervise(ensure_base(), stop)
+                supervise(ensure_base(fetch=True), stop)
             except InferenceError as error:
                 raise CommandError(str(error)) from error

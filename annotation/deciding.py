@@ -41,16 +41,20 @@ def decide(comparison: Comparison) -> Decision | None:
     One verdict of more than half of the judgments decides; else they are split. A
     decision that a person made (another `method`) stands whatever the count.
     """
-    comparison = locked(comparison.pk)
+    return decide_locked(locked(comparison.pk))
+
+
+def decide_locked(comparison: Comparison) -> Decision | None:
+    """The same for a row that `locked` gave in this transaction."""
     standing = Decision.objects.filter(
         comparison=comparison, superseded_at=None
     ).first()
     if standing is not None and standing.method != "majority":
         return standing
     judgments = list(
-        Judgment.objects.filter(comparison=comparison, undone_at=None)
-        .select_related("winner", "edited")
-        .order_by("created_at")
+        Judgment.objects.filter(comparison=comparison, undone_at=None).order_by(
+            "created_at"
+        )
     )
     # What is left open of a withdrawn comparison will never be filled.
     unfilled = (
@@ -95,8 +99,10 @@ def _make_pairs(
 ) -> None:
     """better > worse, and edited > better where somebody improved the better one."""
     won = [j for j in judgments if j.winner_id == decision.winner_id]
-    weights = project_settings.of(comparison.project).strength_weights
-    weight = sum(weights.get(str(j.strength), 1.0) for j in won) / len(won)
+    weight = 1.0
+    if any(j.strength for j in won):
+        weights = project_settings.of(comparison.project).strength_weights
+        weight = sum(weights.get(str(j.strength), 1.0) for j in won) / len(won)
     loser_id = (
         comparison.b_id if decision.winner_id == comparison.a_id else comparison.a_id
     )

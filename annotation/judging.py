@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from annotation import leasing, project_settings, texts
 from annotation.access import role_of
-from annotation.deciding import decide, locked, supersede
+from annotation.deciding import decide_locked, locked, supersede
 from annotation.errors import (
     AlreadyUndone,
     Frozen,
@@ -102,10 +102,14 @@ def submit_judgment(
     body_sha256 = texts.sha256_of(
         [verdict, strength, list(reasons or ()), comment, edited]
     )
-    replay = _replay(lease, body_sha256)
-    if replay is not None:
-        return replay
-    body = _checked(lease, verdict, strength, reasons, comment, edited)
+    try:
+        body = _checked(lease, verdict, strength, reasons, comment, edited)
+    except InvalidJudgment:
+        # What was taken once is answered again, even if it would be refused today.
+        replay = _replay(lease, body_sha256)
+        if replay is not None:
+            return replay
+        raise
     try:
         with transaction.atomic():
             return _store(lease, body, body_sha256)
@@ -154,7 +158,7 @@ def _store(lease: Lease, body: _Body, body_sha256: str) -> Submitted:
     )
     Lease.objects.filter(pk=lease.pk).update(outcome=Lease.Outcome.JUDGED, ended_at=now)
     lease.outcome, lease.ended_at = Lease.Outcome.JUDGED, now
-    decide(comparison)
+    decide_locked(comparison)
     return Submitted(judgment, is_replay=False)
 
 
@@ -276,13 +280,14 @@ def undo(judgment: Judgment) -> Lease:
     for _attempt in range(3):
         try:
             with transaction.atomic():
-                return _undo(judgment)
+                key = _undo(judgment)
+            return leasing.lease_of(key)
         except IntegrityError:
             continue  # Took a lease in another tab at the same moment: end that too.
     raise AlreadyUndone(_("Another tab was working at the same moment. Try again."))
 
 
-def _undo(judgment: Judgment) -> Lease:
+def _undo(judgment: Judgment) -> uuid.UUID:
     comparison = locked(judgment.comparison_id)
     now = timezone.now()
     standing = Judgment.objects.filter(pk=judgment.pk, undone_at=None)
@@ -303,6 +308,5 @@ def _undo(judgment: Judgment) -> Lease:
     ).update(state=Slot.State.LEASED, lease=key, expires_at=until)
     assert freed == 1, "a standing judgment fills its slot"
     judgment.undone_at = now
-    return leasing.make_lease(
-        comparison.pk, judgment.project, judgment.annotator, key, now, until
-    )
+    leasing.make_lease(comparison, judgment.annotator_id, key, until)
+    return key

@@ -48,14 +48,21 @@ def take_lease(project: Project, annotator) -> Lease | None:
             return held
         try:
             with transaction.atomic():
-                lease = _claim(project, annotator, minutes)
+                key = _claim(project, annotator, minutes)
         except IntegrityError:
             continue  # Another tab was quicker: what it took is held now.
         nudge(project)
-        if lease is not None:
-            lease.is_new = True
+        if key is None:
+            return None
+        lease = lease_of(key)
+        lease.is_new = True
         return lease
     return None
+
+
+def lease_of(key: uuid.UUID) -> Lease:
+    """The lease with what a page shows of it."""
+    return with_content(Lease.objects).get(pk=key)
 
 
 def lease_for(user, key: uuid.UUID | str) -> Lease:
@@ -111,7 +118,7 @@ def _held(project: Project, annotator, minutes: float) -> Lease | None:
     return lease
 
 
-def _claim(project: Project, annotator, minutes: float) -> Lease | None:
+def _claim(project: Project, annotator, minutes: float) -> uuid.UUID | None:
     now = timezone.now()
     waiting = (
         Comparison.objects.filter(project=project, state=Comparison.State.OPEN)
@@ -136,74 +143,65 @@ def _claim(project: Project, annotator, minutes: float) -> Lease | None:
     last = 0
     while True:
         window = list(waiting.filter(pk__gt=last)[:WINDOW])
-        lease = _claim_among(window, project, annotator, now, minutes)
-        if lease is not None or len(window) < WINDOW:
-            return lease
+        key = _claim_among(window, annotator, now, minutes)
+        if key is not None or len(window) < WINDOW:
+            return key
         last = window[-1]
 
 
 def _claim_among(
-    comparison_ids: list[int],
-    project: Project,
-    annotator,
-    now: datetime,
-    minutes: float,
-) -> Lease | None:
+    comparison_ids: list[int], annotator, now: datetime, minutes: float
+) -> uuid.UUID | None:
     while comparison_ids:
         slots = Slot.objects.filter(free_slots(now), comparison__in=comparison_ids)
         if connection.features.has_select_for_update_skip_locked:
             slots = slots.select_for_update(skip_locked=True, of=("self",))
-        slot = slots.order_by("comparison_id", "number").first()
+        slot = (
+            slots.select_related("comparison")
+            .order_by("comparison_id", "number")
+            .first()
+        )
         if slot is None:
             return None
-        lease = grant(slot, project, annotator, now, minutes)
-        if lease is not None:
-            return lease
+        key = _grant(slot, annotator, now, minutes)
+        if key is not None:
+            return key
     return None
 
 
-def grant(
-    slot: Slot, project: Project, annotator, now: datetime, minutes: float
-) -> Lease | None:
-    """Take the free slot; None if it is no longer free. Inside a transaction.
+def _grant(slot: Slot, annotator, now: datetime, minutes: float) -> uuid.UUID | None:
+    """Take the free slot: the new lease's key, None if it is no longer free.
 
-    Raises IntegrityError where the annotator holds another active lease.
+    Inside a transaction; IntegrityError where the annotator holds another lease.
     """
     key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
-    old_lease_id = slot.lease_id
-    taken = Slot.objects.filter(free_slots(now), pk=slot.pk, lease=old_lease_id).update(
-        state=Slot.State.LEASED, lease=key, expires_at=until
-    )
+    taken = Slot.objects.filter(
+        free_slots(now), pk=slot.pk, lease=slot.lease_id
+    ).update(state=Slot.State.LEASED, lease=key, expires_at=until)
     if not taken:
         return None
-    if old_lease_id is not None:
-        end(old_lease_id, Lease.Outcome.EXPIRED, now)
-    return make_lease(slot.comparison_id, project, annotator, key, now, until)
+    if slot.lease_id is not None:
+        end(slot.lease_id, Lease.Outcome.EXPIRED, now)
+    make_lease(slot.comparison, annotator.pk, key, until)
+    return key
 
 
 def make_lease(
-    comparison_id: int,
-    project: Project,
-    annotator,
-    key: uuid.UUID,
-    now: datetime,
-    until: datetime,
-) -> Lease:
+    comparison: Comparison, annotator_id: int, key: uuid.UUID, until: datetime
+) -> None:
     """The lease's row for a slot that already names its key."""
-    comparison = Comparison.objects.only("a", "b").get(pk=comparison_id)
     first, second = comparison.a_id, comparison.b_id
-    if not shows_a_first(annotator.pk, comparison_id):
+    if not shows_a_first(annotator_id, comparison.pk):
         first, second = second, first
     Lease.objects.create(
         key=key,
-        project=project,
-        comparison_id=comparison_id,
-        annotator=annotator,
+        project_id=comparison.project_id,
+        comparison=comparison,
+        annotator_id=annotator_id,
         first_id=first,
         second_id=second,
         expires_at=until,
     )
-    return with_content(Lease.objects).get(pk=key)
 
 
 def end(lease_id: uuid.UUID, outcome: str, now: datetime, **fields) -> int:

@@ -394,5 +394,5 @@ def test_judging_costs_the_same_queries_however_long_the_history(
         make_comparison(project=project)
     for _ in range(12):
         lease = take_lease(project, annotator)
-        with django_assert_max_num_queries(26):
+        with django_assert_max_num_queries(16):
             submit_judgment(lease, verdict="first")

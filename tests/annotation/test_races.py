@@ -25,8 +25,17 @@ from annotation.models import (
     PreferencePair,
     Prompt,
     Slot,
+    StockReservation,
 )
-from tests.factories import make_comparison, make_pair, make_project, make_user
+from annotation.stock import fill_stock
+from inference.services import Sampled
+from tests.factories import (
+    make_comparison,
+    make_pair,
+    make_project,
+    make_prompt,
+    make_user,
+)
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db(transaction=True)]
 
@@ -167,6 +176,32 @@ def test_one_annotator_in_many_tabs_holds_one_lease():
 
     assert {lease.pk for lease in leases} == {Lease.objects.get().pk}
     assert Slot.objects.filter(state="leased").count() == 1
+
+
+def test_workers_that_fill_together_never_make_a_pile(monkeypatch):
+    project = make_project(settings={"stock": 10})
+    for n in range(6):
+        make_prompt(f"Q{n}", project=project)
+    lock, asked = threading.Lock(), []
+
+    def generate_pair(policy, messages, sampling):
+        with lock:
+            asked.append(messages)
+        return tuple(
+            Sampled(policy, text, [1], [2], [-0.5], "stop", 7, sampling.as_dict())
+            for text in ("One answer.", "Another answer.")
+        )
+
+    monkeypatch.setattr("inference.services.generate_pair", generate_pair)
+    made = together(*[lambda: fill_stock(project)] * 4)
+
+    # More than prompts are wanted, so workers wait for one another's prompts, too.
+    assert sum(made) == len(asked) == Comparison.objects.count()
+    assert 6 <= sum(made) <= 10
+    while fill_stock(project):
+        pass
+    assert Comparison.objects.count() == 10
+    assert not StockReservation.objects.exists()
 
 
 def test_two_imports_of_the_same_file_at_once_count_exactly():

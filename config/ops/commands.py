@@ -51,7 +51,9 @@ def stack(arguments: list[str]) -> int:
     parts = parts_for(settings, Path(facts["redis_socket"]))
     terminal.line(f"Starting {', '.join(part.name for part in parts)} …")
     return supervise(
-        parts, settings.data_dir, started=lambda: announce_when_ready(settings)
+        parts,
+        settings.data_dir,
+        started=lambda ending: announce_when_ready(settings, ending),
     )
 
 

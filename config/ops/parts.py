@@ -89,19 +89,21 @@ def worker_part(
     return Part(queue, command, LAST, grace=grace, sessions=sessions)
 
 
-def announce_when_ready(settings: Settings) -> None:
+def announce_when_ready(settings: Settings, ending: threading.Event) -> None:
     """Show what is still starting, then the address and how to sign in.
 
-    In a thread that ends by itself; it never stops the stack.
+    In a thread that ends by itself, at the latest when the stack begins to stop.
     """
-    threading.Thread(target=_announce, args=[settings], daemon=True).start()
+    threading.Thread(target=_announce, args=[settings, ending], daemon=True).start()
 
 
-def _announce(settings: Settings) -> None:
+def _announce(settings: Settings, ending: threading.Event) -> None:
     begun = time.monotonic()
     hint_at = begun + 300
     while True:
         ready, waiting = readiness(settings.address)
+        if ending.is_set():
+            return
         if ready:
             break
         terminal.progress(f"starting: {waiting}", seconds(begun))
@@ -111,7 +113,7 @@ def _announce(settings: Settings) -> None:
             terminal.line(
                 f"Still starting after {seconds(begun)}: {waiting}. Logs: {logs}"
             )
-        time.sleep(1)
+        ending.wait(1)
     passwords = os.path.relpath(settings.data_dir / "passwords.txt", ROOT)
     terminal.line(f"ready: {settings.address}")
     terminal.line(

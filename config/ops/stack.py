@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ class Stack(Supervisor):
         super().__init__(options)
         self.data_dir = data_dir
         self.interrupted_at = 0.0
+        self.ending = threading.Event()
         self.down: set[str] = set()
 
     def runforever(self) -> None:
@@ -150,6 +152,7 @@ class Stack(Supervisor):
         if self.options.mood > SupervisorStates.SHUTDOWN:
             self.options.mood = SupervisorStates.SHUTDOWN
             self.interrupted_at = time.monotonic()
+            self.ending.set()
             terminal.line(
                 "Stopping. A running round writes a checkpoint first and goes on at the "
                 "next start; Ctrl-C again ends everything at once."
@@ -232,18 +235,21 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def supervise(
-    parts: Sequence[Part], data_dir: Path, started: Callable[[], None] = lambda: None
+    parts: Sequence[Part],
+    data_dir: Path,
+    started: Callable[[threading.Event], None] = lambda ending: None,
 ) -> int:
     """Run the parts until SIGINT or SIGTERM; returns 0 when all of them are gone.
 
-    `started` is called once the supervisor is about to run.
+    `started` is called once the supervisor is about to run, with the event that is
+    set when it begins to stop.
     """
     tether.prctl(tether.PR_SET_CHILD_SUBREAPER, 1)
     options = ServerOptions()
     options.realize(["-c", str(write_config(parts, data_dir))], doc="")
     options.first, options.test = True, False
     stack = Stack(options, data_dir)
-    started()
+    started(stack.ending)
     try:
         stack.main()
     except ExitNow:

@@ -71,3 +71,40 @@ def test_a_command_gets_a_real_postgresql():
     command = [sys.executable, Path(postgres.__file__), sys.executable, "-c", script]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(answer.stdout.strip().partition(".")[0]) >= 15
+
+
+def test_a_python_too_old_is_told_what_to_install(tmp_path: Path):
+    """PATH holds no other Python, so there is none to go on with."""
+    script = (
+        "import runpy, sys\n"
+        "sys.version_info = (3, 8, 1)\n"
+        f"runpy.run_path({str(BOOTSTRAP)!r}, run_name='__main__')"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 1
+    assert "Python 3.11 is needed and this is 3.8" in answer.stderr
+    assert "apt-get install python3.11" in answer.stderr
+
+
+def test_a_fitting_python_elsewhere_on_the_path_is_used(tmp_path: Path):
+    other = tmp_path / "python3.12"
+    other.write_text('#!/bin/sh\necho "3.12 runs: $2"\n')
+    other.chmod(0o755)
+    script = (
+        "import runpy, sys\n"
+        "sys.version_info = (3, 10, 1)\n"
+        f"sys.argv = [{str(BOOTSTRAP)!r}, 'run']\n"
+        f"runpy.run_path({str(BOOTSTRAP)!r}, run_name='__main__')"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "runs: run" in answer.stdout

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from django.conf import settings
 from django.utils.translation import gettext as _
 
+from inference.adapters import lora_modules
 from inference.base import base_config, weight_files
 from inference.errors import InferenceError
 from inference.models import Policy
@@ -85,6 +87,11 @@ def vllm_command(base: Policy, port: int) -> list[str]:
         "--shutdown-timeout": str(DRAIN_SECONDS),
     }
     flags = ["--enable-lora", "--disable-uvicorn-access-log"]
+    if modules := lora_modules(Path(base.base_model)):
+        # With an adapter on the head, vLLM 0.32 dies of a canary (prompt log-probs)
+        # that meets other answers in a batch: one row of the head's adapter for each
+        # request, one row of the prompt for each token.
+        flags += ["--lora-target-modules", *modules]
     if has_cpu_build():
         flags.append("--enforce-eager")
         options |= {"--max-num-seqs": "16", "--max-num-queued-reqs": "64"}
@@ -131,7 +138,7 @@ class Server:
     def __init__(self, base: Policy, port: int) -> None:
         """Starts it. Raises InferenceError if the port is taken."""
         _check_port(port)
-        self.log = settings.DATA_DIR / "logs" / "vllm.log"
+        self.log = settings.DATA_DIR / "logs" / "vllm-server.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > LOG_KEPT:
             self.log.replace(self.log.with_suffix(".log.1"))

@@ -126,7 +126,9 @@ class Supervisor:
             return
         self._ready_at = None
         self._healthy_at = self._said_at = time.monotonic()
-        logger.info("vLLM is starting with %s; its log is vllm.log", self.base.name)
+        logger.info(
+            "vLLM is starting with %s; its log is logs/vllm-server.log", self.base.name
+        )
         self._note(Replica.State.STARTING, _("starting: 0 s"))
 
     def _stop(self) -> None:

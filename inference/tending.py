@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from django.conf import settings
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -79,9 +80,12 @@ def restore_adapters(
     """
     loaded = set(client.models())
     wanted: set[str] = set()
-    for channel in Channel.objects.select_related("serving").filter(
-        serving__base_sha256=base.base_sha256
-    ):
+    # Any other channel has only ever served the base, which is always there.
+    has_flipped = Exists(Deployment.objects.filter(channel=OuterRef("pk")))
+    channels = Channel.objects.select_related("serving").filter(
+        has_flipped | Q(serving__number__gt=0), serving__base_sha256=base.base_sha256
+    )
+    for channel in channels:
         for policy in recent_policies(channel):
             serves = policy.pk == channel.serving_id
             done = policy.name in (wanted | given_up) or (

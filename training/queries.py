@@ -122,6 +122,12 @@ def number_table(rows: list[tuple[int, dict]]) -> dict[str, Any]:
     }
 
 
+def held_out_count(training_round: TrainingRound) -> int | None:
+    """Held-out pairs that measured the round, once its summary says so."""
+    rows = training_round.summary.get("rows") or {}
+    return (rows.get("held_out.jsonl") or {}).get("used")
+
+
 def hardest_pairs(training_round: TrainingRound, most: int = 10) -> list[Any]:
     """The pairs with the lowest margin after training, lowest first.
 

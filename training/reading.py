@@ -17,6 +17,9 @@ Rows = list[tuple[int, dict]]
 EARLIEST = 5
 """Steps below which curves say nothing."""
 
+FEW_HELD_OUT = 30
+"""Of n pairs at 50 %, one standard error is 9 percentage points for n = 30."""
+
 FLAT = 0.01
 """How near to ln 2 a loss still counts as unmoved."""
 
@@ -29,11 +32,13 @@ class Remark:
     text: str
 
 
-def read_curves(rows: Rows, n_pairs: int, is_finished: bool) -> list[Remark]:
-    """Remarks on a round's DPO steps so far, the most important first."""
+def read_curves(
+    rows: Rows, n_pairs: int, is_finished: bool, n_held_out: int | None = None
+) -> list[Remark]:
+    """Remarks on a round's DPO steps so far. `n_held_out`: pairs, None if not known."""
     if len(rows) < EARLIEST:
         return []
-    remarks = [*_loss(rows), *_rewards(rows), *_held_out(rows, is_finished)]
+    remarks = [*_loss(rows), *_rewards(rows), *_held_out(rows, is_finished, n_held_out)]
     if not is_finished:
         return remarks
     return remarks + _fit(rows, n_pairs)
@@ -129,9 +134,12 @@ def _rewards(rows: Rows) -> list[Remark]:
     ]
 
 
-def _held_out(rows: Rows, is_finished: bool) -> list[Remark]:
-    name = "eval_rewards/accuracies"
-    scored = [v for _step, row in rows if is_number(v := row.get(name))]
+def _held_out(rows: Rows, is_finished: bool, n_held_out: int | None) -> list[Remark]:
+    scored = [
+        (accuracy, row.get("eval_rewards/margins"))
+        for _step, row in rows
+        if is_number(accuracy := row.get("eval_rewards/accuracies"))
+    ]
     if not scored:
         if not is_finished:
             return []
@@ -144,23 +152,30 @@ def _held_out(rows: Rows, is_finished: bool) -> list[Remark]:
                 ),
             )
         ]
-    first = 100 * scored[0]
-    last = 100 * scored[-1]
-    if len(scored) == 1:
-        text = _("On pairs it never trains on, it ranks %(last).0f %% correctly.")
-        return [Remark("", text % {"last": last})]
-    text = _(
-        "On pairs it never trains on, it ranked %(first).0f %% correctly at the start"
-        " and %(last).0f %% now."
-    ) % {"first": first, "last": last}
-    if last < first - 5:
+    accuracy, margin = scored[0]
+    # A fresh adapter has no preference yet: every margin is 0 and none counts as right.
+    before = 50.0 if margin == 0 else 100 * accuracy
+    now = 100 * scored[-1][0]
+    text = _("On pairs it never trains on, it ranks %(now).0f %% as people did.")
+    if len(scored) > 1 and margin != 0:
+        text = _(
+            "On pairs it never trains on, it ranks %(now).0f %% as people did;"
+            " %(before).0f %% at the start."
+        )
+    text = text % {"now": now, "before": before}
+    if n_held_out is not None and n_held_out < FEW_HELD_OUT:
+        text += " " + _("With %(count)d such pairs that is a hint, not a measure.") % {
+            "count": n_held_out
+        }
+        return [Remark("", text)]
+    if len(scored) > 1 and now < before - 5:
         return [
             Remark(
                 "warn",
                 text + " " + _("That is worse: it learned these pairs by heart."),
             )
         ]
-    return [Remark("good" if last > first + 5 else "", text)]
+    return [Remark("good" if now > before + 5 else "", text)]
 
 
 def _fit(rows: Rows, n_pairs: int) -> list[Remark]:

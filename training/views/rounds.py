@@ -217,7 +217,10 @@ def _round_context(
         "series": json.dumps(queries.chart_series(rows)),
         "table": queries.number_table(rows),
         "remarks": read_curves(
-            rows, training_round.n_pairs, not training_round.is_active
+            rows,
+            training_round.n_pairs,
+            not training_round.is_active,
+            queries.held_out_count(training_round),
         ),
         "events": list(training_round.events.all()),
         "hardest": queries.hardest_pairs(training_round),

@@ -1,0 +1,111 @@
+"""Remarks on curves, and the curves as the page gets them."""
+
+import pytest
+
+from training.queries import chart_series, number_table, thinned
+from training.reading import read_curves
+
+
+def curves(steps, **names):
+    """Rows whose values go linearly from the first to the second of each pair."""
+    rows = []
+    for step in range(1, steps + 1):
+        share = (step - 1) / (steps - 1)
+        rows.append(
+            (step, {n: a + share * (b - a) for n, (a, b) in names.items()}),
+        )
+    return rows
+
+
+def words(rows, **more):
+    options = {"n_pairs": 40, "is_finished": True} | more
+    return [(remark.tone, remark.text) for remark in read_curves(rows, **options)]
+
+
+REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
+
+
+def with_rewards(chosen, rejected, **more):
+    """Rewards falling or rising from 0 to the given ends; the margin follows."""
+    ends = (chosen, rejected, chosen - rejected)
+    named = {name: (0.0, end) for name, end in zip(REWARDS, ends, strict=True)}
+    return curves(20, loss=(0.69, 0.4), **named, **more)
+
+
+def has(remarks, tone, part):
+    return any(t == tone and part in text for t, text in remarks)
+
+
+def test_a_few_steps_say_nothing():
+    assert words(curves(4, loss=(0.69, 0.1))) == []
+
+
+def test_a_loss_that_stays_at_ln_2_is_said_to_have_learned_nothing():
+    remarks = words(curves(20, loss=(0.6931, 0.6925)))
+    assert has(remarks, "warn", "stays near 0.693")
+
+
+def test_a_rising_loss_points_at_the_learning_rate():
+    assert has(words(curves(20, loss=(0.69, 1.2))), "warn", "learning rate")
+
+
+def test_both_rewards_falling_under_a_rising_margin_is_expected():
+    remarks = words(with_rewards(-0.4, -2.0))
+    assert has(remarks, "good", "That is expected")
+
+
+def test_both_falling_alike_and_far_is_a_warning():
+    """Chosen −2.9, rejected −3: the ends are means of the last two of 20 steps."""
+    remarks = words(with_rewards(-2.9, -3.0))
+    assert has(remarks, "warn", "moves away from both")
+
+
+def test_a_margin_that_rises_with_the_chosen_is_simply_good():
+    remarks = words(with_rewards(0.8, -1.0))
+    assert has(remarks, "good", "The margin rose")
+    assert not has(remarks, "good", "expected")
+
+
+def test_held_out_pairs_are_read_against_the_start():
+    def rows(first, last, margin=0.2):
+        found = with_rewards(0.8, -1.0)
+        found[0][1]["eval_rewards/accuracies"] = first
+        found[0][1]["eval_rewards/margins"] = margin
+        found[-1][1]["eval_rewards/accuracies"] = last
+        return found
+
+    better = words(rows(0.5, 0.8), n_held_out=40)
+    assert has(better, "good", "80 % as people did; 50 % at the start")
+    assert has(words(rows(0.8, 0.6), n_held_out=40), "warn", "by heart")
+    # A fresh adapter ties everywhere; TRL's accuracy of 0 there is no "0 % right".
+    fresh = words(rows(0.0, 0.8, margin=0.0), n_held_out=40)
+    assert has(fresh, "good", "80 %") and not has(fresh, "good", "start")
+    assert has(words(rows(0.5, 0.8), n_held_out=4), "", "4 such pairs")
+    assert has(words(with_rewards(0.8, -1.0)), "", "No pairs are held out")
+
+
+def test_knowing_every_pair_by_heart_is_said_at_the_end():
+    rows = curves(20, loss=(0.69, 0.0), **{"rewards/accuracies": (1.0, 1.0)})
+    rows[-2][1]["loss"] = 0.001
+    assert has(words(rows), "warn", "by heart")
+    assert not has(words(rows, is_finished=False), "warn", "by heart")
+
+
+@pytest.mark.parametrize("count", [1, 2, 299, 300, 301, 5000])
+def test_long_runs_are_thinned_to_a_screens_width_with_both_ends(count):
+    rows = list(range(count))
+    kept = thinned(rows, 300)
+    assert len(kept) == min(count, 300)
+    assert kept[0] == 0 and kept[-1] == count - 1 and kept == sorted(set(kept))
+
+
+def test_the_charts_skip_gaps_and_keep_every_evaluated_step():
+    rows = curves(1000, loss=(0.69, 0.1))
+    rows[3][1]["loss"] = None
+    rows[7][1]["eval_loss"] = 0.68
+    loss, held_out = chart_series(rows)["loss"]
+    assert loss["name"] == "loss" and len(loss["points"]) <= 300
+    assert held_out == {"name": "eval_loss", "points": [[8, 0.68]]}
+    assert chart_series([])["rewards"] == []
+    steps = [step for step, _values in number_table(rows)["rows"]]
+    assert 8 in steps and len(steps) <= 61

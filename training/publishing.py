@@ -6,6 +6,7 @@ same policy, and the policy is linked in the transaction that ends the round.
 """
 
 import logging
+import shutil
 from pathlib import Path
 
 from django.db import transaction
@@ -66,8 +67,18 @@ def publish(training_round: TrainingRound) -> TrainingRound:
             activity={},
         )
         ingest.store_margins(finished, folder / "pairs_scored.jsonl")
+    _drop_checkpoints(finished)
     promotion.auto_deploy(finished)
     return finished
+
+
+def _drop_checkpoints(training_round: TrainingRound) -> None:
+    """A succeeded round is never resumed; its checkpoints are several adapters large.
+
+    Logs, figures and the adapter stay.
+    """
+    for _epoch, folder in runfolder.attempts(training_round):
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def trained_folder(training_round: TrainingRound) -> Path | None:

@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from annotation import project_settings
-from annotation.models import PreferencePair, Project
+from annotation.models import Project
 from annotation.queries import sound_pairs
 from inference.models import Policy
 from inference.queries import lineage, serving_policy
@@ -197,33 +197,18 @@ def _replayed(new: int) -> int:
     return round(new * REPLAY_SHARE / (1 - REPLAY_SHARE))
 
 
-def with_answers(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:
-    """The pairs by id, with what rows.pair_row reads of them in one query."""
-    answers = [
-        f"{side}__{what}"
-        for side in ("chosen", "rejected")
-        for what in ("policy", "edited_from")
-    ]
-    # Log-probs and rendered text are large and not trained on.
-    unread = [
-        f"{side}__{what}"
-        for side in ("chosen", "rejected")
-        for what in ("logprobs", "html", "edited_from__logprobs", "edited_from__html")
-    ]
-    return pairs.select_related("prompt", *answers).defer(*unread).order_by("id")
-
-
-def choose_pairs(project: Project, recipe: Recipe) -> list[tuple[PreferencePair, bool]]:
-    """(pair, is it a replay) of every pair the recipe trains on, by id."""
-    sound = with_answers(sound_pairs(project))
+def choose_pairs(project: Project, recipe: Recipe) -> list[tuple[int, bool]]:
+    """(id, is it a replay) of every pair the recipe trains on, by id."""
+    sound = list(
+        sound_pairs(project).order_by("pk").values_list("pk", flat=True).iterator()
+    )
     if recipe.data == Data.ALL:
-        return [(pair, False) for pair in sound]
+        return [(pk, False) for pk in sound]
     trained = set(trained_pairs(recipe.start).values_list("pair_id", flat=True))
-    new = [pair for pair in sound if pair.pk not in trained]
+    new = [pk for pk in sound if pk not in trained]
     if recipe.data == Data.NEW or not new:
-        return [(pair, False) for pair in new]
-    seen = [pair for pair in sound if pair.pk in trained]
+        return [(pk, False) for pk in new]
+    seen = [pk for pk in sound if pk in trained]
     chooser = random.Random(seed_of(recipe.config))
     replayed = chooser.sample(seen, min(_replayed(len(new)), len(seen)))
-    both = [(pair, False) for pair in new] + [(pair, True) for pair in replayed]
-    return sorted(both, key=lambda item: item[0].pk)
+    return sorted([(pk, False) for pk in new] + [(pk, True) for pk in replayed])

@@ -16,13 +16,13 @@ from django.utils.translation import gettext as _
 from annotation import project_settings
 from annotation.errors import PairsChanged
 from annotation.freezing import freeze_pairs
-from annotation.models import PreferencePair, Project
+from annotation.models import Project
 from annotation.queries import funnel, held_out_pairs
 from inference.models import Policy
 from training import recipes, runfolder
 from training.errors import RoundRefused, StaleRound
 from training.models import RoundPair, TrainingRound
-from training.rows import pair_row
+from training.rows import pair_rows
 from training.states import move, note
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,14 @@ def start_round(
     except IntegrityError:
         # Another start came between: the partial unique index let only one pass.
         _refuse_second(project)
-        raise
+        raise _came_between() from None
     return training_round
+
+
+def _came_between() -> RoundRefused:
+    return RoundRefused(
+        _("Another round was started at the same moment; look, then decide."), 409
+    )
 
 
 def _refuse_second(project: Project) -> None:
@@ -110,7 +116,7 @@ def _create(
     project: Project,
     by: Any,
     recipe: recipes.Recipe,
-    chosen: list[tuple[PreferencePair, bool]],
+    chosen: list[tuple[int, bool]],
 ) -> TrainingRound:
     last = TrainingRound.objects.filter(project=project).aggregate(Max("number"))
     training_round = TrainingRound.objects.create(
@@ -124,23 +130,21 @@ def _create(
         created_by=by if by is not None and by.pk else None,
         nudged_at=timezone.now(),
     )
-    freeze_pairs(project, [pair for pair, _replay in chosen])
+    ids = [pk for pk, _replay in chosen]
+    freeze_pairs(project, ids)
     RoundPair.objects.bulk_create(
-        RoundPair(training_round=training_round, pair=pair, is_replay=is_replay)
-        for pair, is_replay in chosen
+        RoundPair(training_round=training_round, pair_id=pk, is_replay=is_replay)
+        for pk, is_replay in chosen
     )
+    held_out = list(held_out_pairs(project).order_by("pk").values_list("pk", flat=True))
     system_prompt = project_settings.of(project).sampling.get("system_prompt", "")
-    held_out = [
-        pair_row(pair, recipe.start, system_prompt)
-        for pair in recipes.with_answers(held_out_pairs(project))
-    ]
     training_round.pairs_sha256 = runfolder.freeze_files(
         training_round,
-        (pair_row(pair, recipe.start, system_prompt) for pair, _replay in chosen),
-        held_out,
+        pair_rows(ids, recipe.start, system_prompt),
+        pair_rows(held_out, recipe.start, system_prompt),
     )
     training_round.save(update_fields=["pairs_sha256"])
-    replayed = sum(is_replay for _pair, is_replay in chosen)
+    replayed = sum(is_replay for _pk, is_replay in chosen)
     note(
         training_round,
         _(
@@ -242,7 +246,7 @@ def resume_round(training_round: TrainingRound, by: Any = None) -> TrainingRound
             nudge_on_commit(fresh)
     except IntegrityError:
         _refuse_second(fresh.project)
-        raise
+        raise _came_between() from None
     except StaleRound:
         return TrainingRound.objects.get(pk=training_round.pk)
     return fresh

@@ -84,6 +84,10 @@ def test_a_round_goes_from_queued_to_one_policy(queued):
     assert list(margins) == [0.5, 1.5, 2.5]
     # The project has no auto_deploy: the policy is a candidate.
     assert queued.project.channel.serving == queued.project.base
+    # Nothing resumes a succeeded round: its checkpoints are gone, its figures stay.
+    folder = runfolder.attempt_folder(queued, 1)
+    assert not (folder / "checkpoints").exists()
+    assert (folder / "metrics.jsonl").exists() and (folder / "adapter").is_dir()
 
 
 def test_the_run_folder_holds_the_frozen_pairs_and_the_config(queued):

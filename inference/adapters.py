@@ -202,6 +202,20 @@ def _module_and_part(key: str) -> tuple[str, str]:
     raise AdapterRefused(_("%(tensor)s is no part of a LoRA.") % {"tensor": key})
 
 
+def lora_modules(base: Path) -> list[str]:
+    """The linear layers inside the base's blocks, by the last part of their names.
+
+    Without the head: it lies outside the blocks and no adapter of ours has it.
+    """
+    names = set()
+    for key, shape in _base_shapes(base).items():
+        *path, kind = key.split(".")
+        if kind == "weight" and len(shape) == 2 and any(map(str.isdigit, path)):
+            # A mixture's router is no layer that vLLM can adapt; its experts are one.
+            names.add("experts" if "experts" in path else path[-1])
+    return sorted(names - {"gate", "router", "shared_expert_gate"})
+
+
 def _base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(base):

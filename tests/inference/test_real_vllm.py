@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db import connections
 
 from inference.errors import AdapterRefused
 from inference.models import Policy, Replica
 from inference.policies import deploy_policy, register_policy, rollback
-from inference.queries import readiness
+from inference.queries import readiness, serving_policy
 from inference.replicas import client_of
 from inference.sampling import SamplingParams
 from inference.services import (
@@ -140,6 +142,39 @@ def test_an_adapter_without_effect_is_refused(vllm, tiny_model, runs, tmp_path):
         deploy_policy(policy)
 
 
+def test_no_pair_fails_while_policies_are_promoted_and_rolled_back(vllm, runs):
+    channel = create_channel("demo")
+    base = channel.serving
+    first = register_policy(channel, base, runs / "1" / "adapter")
+    second = register_policy(channel, first, runs / "2" / "adapter")
+    done = threading.Event()
+
+    def keep_sampling():
+        seen = []
+        try:
+            while not done.is_set():
+                pair = generate_pair(serving_policy(channel), CHAT, SHORT)
+                assert pair[0].policy == pair[1].policy
+                seen.append(pair[0].policy)
+            return seen
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        samplers = [pool.submit(keep_sampling) for _ in range(4)]
+        try:
+            deploy_policy(first)
+            deploy_policy(second)
+            rollback(channel)
+            rollback(channel)
+        finally:
+            done.set()
+        seen = [policy for sampler in samplers for policy in sampler.result()]
+    assert set(seen) <= {base, first, second}
+    assert base in seen
+    assert serving_policy(channel) == base
+
+
 def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
     channel = create_channel("demo")
     base = channel.serving
@@ -157,6 +192,24 @@ def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
     assert {base.name, first.name, second.name} <= loaded(vllm)
     generate_pair(Policy.objects.get(pk=second.pk), CHAT, SHORT)
     assert "vLLM died (signal 9); starting it again" in vllm.log.read_text()
+
+
+def test_a_canary_that_meets_other_answers_does_no_harm(vllm, runs):
+    """Prompt log-probs of an adapter, in a batch with answers of the same adapter."""
+    channel = create_channel("demo")
+    policy = register_policy(channel, channel.serving, runs / "1/adapter")
+    client = client_of(vllm.url)
+    client.load_adapter(policy.name, str(policy.adapter_path))
+    ids = list(range(5, 25))
+    alone = client.prompt_logprobs(policy.name, ids)
+    with ThreadPoolExecutor(1) as pool:
+        long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
+        answer = pool.submit(client.chat, policy.name, CHAT, 2, 1, long)
+        wait_for(lambda: client.metrics()["num_requests_running"] > 0, 30, "it samples")
+        beside = client.prompt_logprobs(policy.name, ids)
+        lengths = [len(choice.token_ids) for choice in answer.result().choices]
+    assert lengths == [900, 900]
+    assert beside == pytest.approx(alone, abs=1e-4)
 
 
 def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):

@@ -370,6 +370,9 @@ def test_on_a_cpu_it_is_eager_float32_and_bounded(base, settings, monkeypatch):
     assert options["--generation-config"] == "vllm"
     assert "--enforce-eager" in command
     assert command[-2:] == ["--max-num-seqs", "4"]  # the last one wins
+    # The head is not adapted, see vllm_command.
+    at = command.index("--lora-target-modules")
+    assert command[at + 1 : at + 4] == ["q_proj", "up_proj", "--enforce-eager"]
     env = server_module.vllm_environment()
     assert env["TORCHDYNAMO_DISABLE"] == "1"
     assert env["VLLM_CPU_KVCACHE_SPACE"] == "1"

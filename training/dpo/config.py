@@ -113,7 +113,8 @@ class TrainingConfig:
     """Peak learning rate; None: chosen by model size."""
 
     epochs: float | None = None
-    """Passes over the pairs; None: chosen for at least 50 updates."""
+    """Passes over the pairs; None: chosen for some 100 updates
+    or more where the data is small."""
 
     batch_size: int | None = None
     """Pairs per optimizer step, over all processes; None: chosen."""

@@ -10,8 +10,10 @@ from typing import Any
 
 from training.dpo.config import TrainingConfig
 
-WANTED_UPDATES = 50
-"""Optimizer steps below which a few dozen pairs hardly move a policy."""
+WANTED_UPDATES = 100
+"""Optimizer steps below which a few dozen pairs hardly move a policy: with 19 pairs on
+the starter model, share of answers of the wanted kind 7 % before, 10 % after 60 steps
+of two pairs, 42 % after 114 of one, on the same six epochs."""
 
 MOST_EPOCHS = 50
 

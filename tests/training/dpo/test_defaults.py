@@ -14,15 +14,15 @@ from training.dpo.defaults import forward_tokens, settle
     ("pairs", "epochs", "batch", "updates"),
     [
         (1, 50, 1, 50),  # 50 epochs are the most
-        (10, 6, 1, 60),
-        (16, 6, 1, 96),  # two a step would make 48
-        (52, 6, 4, 78),  # eight a step: 7 · 6 = 42
-        (89, 6, 8, 72),
+        (10, 10, 1, 100),
+        (16, 7, 1, 112),
+        (52, 6, 2, 156),  # four a step: 13 · 6 = 78
+        (89, 6, 4, 138),  # eight a step: 12 · 6 = 72
         (600, 3, 16, 114),  # sixteen a step are the most
         (6000, 1, 32, 188),
     ],
 )
-def test_batch_and_epochs_leave_at_least_fifty_updates(pairs, epochs, batch, updates):
+def test_batch_and_epochs_leave_enough_updates(pairs, epochs, batch, updates):
     settled = settle(TrainingConfig("m"), 2_000_000, pairs)
     assert (settled.epochs, settled.batch_size) == (epochs, batch)
     assert -(-pairs // batch) * epochs == updates >= 50
@@ -47,8 +47,8 @@ def test_what_is_given_stays():
 
 
 def test_epochs_make_up_for_a_large_batch_that_was_given():
-    """20 pairs by 10: two steps an epoch, so 25 epochs for 50 updates."""
-    assert settle(TrainingConfig("m", batch_size=10), 2_000_000, 20).epochs == 25
+    """40 pairs by 10: four steps an epoch, so 25 epochs for 100 updates."""
+    assert settle(TrainingConfig("m", batch_size=10), 2_000_000, 40).epochs == 25
 
 
 def test_a_forward_pass_fits_half_the_memory():

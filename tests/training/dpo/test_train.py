@@ -253,14 +253,14 @@ def test_dropped_rows_are_said_and_none_left_is_an_error(make_run, capsys):
 
 
 def test_small_data_gets_enough_updates(make_run):
-    """6 pairs: one a step, nine epochs, 54 updates; a starter-size model's rate."""
+    """6 pairs: one a step, 17 epochs, 102 updates; a starter-size model's rate."""
     run = make_run()
     train_here(run)
     chosen = read_json(run / "summary.json")["chosen"]
     assert {name: item["value"] for name, item in chosen.items()} == {
         "learning_rate": 5e-4,
         "batch_size": 1,
-        "epochs": 9.0,
+        "epochs": 17.0,
     }
 
 

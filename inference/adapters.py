@@ -124,6 +124,7 @@ def _check_config(
 def _check_tensors(file: Path, config: dict[str, Any], rank: int, base: Path) -> None:
     """Each A is rank x in, each B out x rank, float32, finite; none too few or many."""
     shapes = _base_shapes(base)
+    served = set(_modules_in_blocks(shapes))
     # Packed weights of a quantised base have shapes of their own.
     is_packed = "quantization_config" in base_config(base)
     parts: dict[str, set[str]] = {}
@@ -136,6 +137,11 @@ def _check_tensors(file: Path, config: dict[str, Any], rank: int, base: Path) ->
                     raise AdapterRefused(
                         _("%(tensor)s: the base model has no such module.")
                         % {"tensor": key}
+                    )
+                if served.isdisjoint(module.split(".")):
+                    raise AdapterRefused(
+                        _("%(module)s is no layer that vLLM adapts here (%(served)s).")
+                        % {"module": module, "served": ", ".join(sorted(served))}
                     )
                 piece = tensors.get_slice(key)
                 found = tuple(piece.get_shape())
@@ -207,8 +213,12 @@ def lora_modules(base: Path) -> list[str]:
 
     Without the head: it lies outside the blocks and no adapter of ours has it.
     """
+    return _modules_in_blocks(_base_shapes(base))
+
+
+def _modules_in_blocks(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     names = set()
-    for key, shape in _base_shapes(base).items():
+    for key, shape in shapes.items():
         *path, kind = key.split(".")
         if kind == "weight" and len(shape) == 2 and any(map(str.isdigit, path)):
             # A mixture's router is no layer that vLLM can adapt; its experts are one.

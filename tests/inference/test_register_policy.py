@@ -205,6 +205,15 @@ def test_a_module_the_base_lacks_is_refused(channel, tmp_path):
     assert "no such module" in message
 
 
+def test_a_module_outside_the_blocks_is_refused(channel, tmp_path):
+    """vLLM is started for the layers of the blocks only; here it is the final norm."""
+    extra = "base_model.model.model.norm.lora_A.weight"
+    message = refused(
+        channel, adapter(tmp_path, tensors={extra: np.ones((2, 4), np.float32)})
+    )
+    assert "model.norm is no layer that vLLM adapts here (q_proj, up_proj)" in message
+
+
 def test_a_tensor_that_is_no_lora_is_refused(channel, tmp_path):
     extra = {f"base_model.model.{Q}.weight": np.ones((4, 4), np.float32)}
     assert "no part of a LoRA" in refused(channel, adapter(tmp_path, tensors=extra))

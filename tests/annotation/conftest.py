@@ -30,6 +30,8 @@ def manager(project):
 def nudges(monkeypatch):
     """The projects whose stock was asked to be filled, instead of a broker."""
     sent: list[int] = []
+    # An earlier test may have met no broker, after which none is tried for a while.
+    monkeypatch.setattr("annotation.nudging._quiet_until", 0.0)
     monkeypatch.setattr(
         "annotation.tasks.fill_stock.apply_async",
         lambda args, **options: sent.append(*args),

@@ -1,0 +1,131 @@
+"""A round's page in a real browser: curves that grow, polling that ends, no script."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import NARROW, WIDE
+from tests.browser.test_every_page import unfold, violations
+from tests.factories import make_policy, make_project, make_user
+from tests.training.conftest import make_pairs
+from training import attempts, ingest
+from training.models import TrainingRound
+from training.rounds import start_round
+
+POINTS = "Chart.getChart('chart-rewards').data.datasets[0].data.length"
+
+
+@pytest.fixture
+def manager(transactional_db):
+    return make_user("mara")
+
+
+@pytest.fixture
+def running(manager, settings, tmp_path, monkeypatch):
+    settings.ROUNDS_DIR = tmp_path / "rounds"
+    monkeypatch.setattr(
+        "training.tasks.train_round.apply_async", lambda *args, **options: None
+    )
+    project = make_project(members={manager: "manager"})
+    make_pairs(project, 3)
+    training_round = attempts.claim(start_round(project, manager).pk)
+    train(training_round, 1, 12)
+    return training_round
+
+
+def train(training_round, first, last):
+    ingest.store_metrics(
+        training_round,
+        [
+            {
+                "step": step,
+                "loss": 0.69 - step / 100,
+                "rewards/chosen": -step / 10,
+                "rewards/rejected": -step / 4,
+                "rewards/margins": step * 0.15,
+                "rewards/accuracies": 0.75,
+            }
+            for step in range(first, last + 1)
+        ],
+    )
+    TrainingRound.objects.filter(pk=training_round.pk).update(
+        state="training",
+        step=last,
+        total_steps=40,
+        activity={"phase": "training", "done": last, "of": 40},
+    )
+
+
+def test_curves_grow_without_a_reload_until_the_round_is_over(browse, manager, running):
+    page = browse(manager, f"/rounds/{running.pk}/")
+    expect(page.get_by_text("Training: step 12 of 40")).to_be_visible()
+    page.wait_for_function(f"{POINTS} === 12")
+    page.get_by_text("The charts’ numbers as a table").click()
+    page.evaluate("window.isTheSamePage = true")
+
+    train(running, 13, 20)
+    expect(page.get_by_text("Training: step 20 of 40")).to_be_visible()
+    page.wait_for_function(f"{POINTS} === 20")
+    # What somebody has opened stays open, on the same page.
+    expect(page.get_by_role("columnheader", name="rewards/margins")).to_be_visible()
+    assert page.evaluate("window.isTheSamePage")
+
+    TrainingRound.objects.filter(pk=running.pk).update(state="training")
+    with page.expect_response(lambda r: r.status == 286):
+        attempts.failed(running, "The trainer failed: the disk is full.")
+    expect(page.get_by_text("the disk is full").first).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    assert page.locator("[hx-trigger]").count() == 0
+    assert page.evaluate("window.isTheSamePage")
+
+
+def test_a_point_under_the_pointer_says_its_figures(browse, manager, running):
+    page = browse(manager, f"/rounds/{running.pk}/")
+    page.wait_for_function(f"{POINTS} === 12")
+    page.locator("#chart-rewards").hover()
+    page.wait_for_function("Chart.getChart('chart-rewards').tooltip.opacity === 1")
+    lines = page.evaluate(
+        "Chart.getChart('chart-rewards').tooltip.body.flatMap((part) => part.lines)"
+    )
+    assert [line.split(":")[0] for line in lines] == ["chosen", "rejected", "margin"]
+
+
+def test_without_javascript_the_page_says_all_and_cancels(browse, manager, running):
+    page = browse(manager, f"/rounds/{running.pk}/", javascript=False)
+    expect(page.get_by_text("Training: step 12 of 40")).to_be_visible()
+    expect(page.get_by_text("Reload the page to see it move.")).to_be_visible()
+    page.get_by_text("Cancel the round").click()
+    page.get_by_role("button", name="Cancel it").click()
+    expect(page.get_by_text("Stopping …")).to_be_visible()
+    running.refresh_from_db()
+    assert running.cancel_requested
+
+
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(browse, manager, running):
+    project = running.project
+    serving = make_policy(project=project, number=1)
+    make_policy(project=project, number=2, rejected_reason="Its canary is off.")
+    project.channel.serving = serving
+    project.channel.save()
+    over = make_project(slug="over", members={manager: "manager"})
+    make_pairs(over, 2)
+    training_round = start_round(over, manager)
+    attempts.failed(training_round, "The trainer failed: " + "a/long/path/" * 20)
+    page = browse(manager, "/")
+    found = {}
+    for path in (
+        f"/rounds/{running.pk}/",
+        f"/rounds/{training_round.pk}/",
+        "/projects/over/rounds/",
+        f"/projects/{project.slug}/rounds/",
+        f"/projects/{project.slug}/policies/",
+    ):
+        page.goto(browse.url + path)
+        unfold(page)
+        found[path] = violations(page)
+        for width, height in (WIDE, NARROW, (320, 600)):
+            page.set_viewport_size({"width": width, "height": height})
+            wider = page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            found[f"{path} at {width}"] = [wider] if wider > 0 else []
+    assert not any(found.values()), found

@@ -43,9 +43,14 @@ class Desk:
     ask_reasons: list[str] = field(default_factory=list)
 
 
-def lay_out(user, project: Project, lease: Lease | None) -> Desk:
-    """The desk with this lease on it; None where nothing waits for the user."""
-    last = last_judgment(project, user)
+def lay_out(
+    user, project: Project, lease: Lease | None, last: Judgment | None = None
+) -> Desk:
+    """The desk with this lease on it; None where nothing waits for the user.
+
+    `last` is the judgment made in this very request, where there was one.
+    """
+    last = last or last_judgment(project, user)
     shared: dict[str, Any] = {
         "last": last,
         "last_words": verdict_words(last.verdict) if last else "",

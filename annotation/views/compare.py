@@ -4,32 +4,51 @@ Every act answers with the next pair in the same request: as the partial `#pair`
 htmx, by a redirect for a plain form.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 from uuid import UUID
 
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from annotation import desk, judging, leasing
-from annotation.access import needs
+from annotation.access import needs, role_of
 from annotation.errors import InvalidJudgment, Refused
 from annotation.forms import JudgmentForm
-from annotation.models import Judgment, Lease, Project, Role
+from annotation.models import Judgment, Lease, Role
 from annotation.pages import page, safe_html
 from annotation.words import verdict_words
 
 TEMPLATE = "annotation/compare.html"
 
 
-def by_lease(key: UUID, **_others: object) -> Project:
-    return get_object_or_404(Lease.objects.select_related("project"), pk=key).project
+def on_own(find: Callable[..., Any]) -> Callable[[Callable], Callable]:
+    """Decorate an act on what is the reader's own; 404 for anybody else's.
 
+    `find(user, key)` checks membership, too, in the queries it makes anyway: judging
+    is the request that must be fast. Who has been signed out comes back to the home
+    page, as an act has no page of its own.
+    """
 
-def by_judgment(pk: UUID, **_others: object) -> Project:
-    rows = Judgment.objects.select_related("project")
-    return get_object_or_404(rows, pk=pk).project
+    def decorate(view: Callable) -> Callable:
+        @wraps(view)
+        def checked(request: HttpRequest, **keys: UUID) -> HttpResponse:
+            if not request.user.is_authenticated:
+                return redirect_to_login(reverse("home"))
+            own = find(request.user, *keys.values())
+            request.project = own.project
+            return view(request, own)
+
+        checked.needed_role = Role.ANNOTATOR
+        return checked
+
+    return decorate
 
 
 @require_safe
@@ -46,9 +65,8 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
-@needs(Role.ANNOTATOR, by_lease)
-def judge(request: HttpRequest, key: UUID) -> HttpResponse:
-    lease = leasing.lease_for(request.user, key)
+@on_own(leasing.lease_for)
+def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
     form = JudgmentForm(request.POST)
     if not form.is_valid():
         return _show(request, lease, form=form, status=422)
@@ -62,14 +80,16 @@ def judge(request: HttpRequest, key: UUID) -> HttpResponse:
     except Refused as error:
         return _over(request, form, error)
     words = verdict_words(submitted.judgment.verdict)
-    return _next(request, _("Saved: %(verdict)s") % {"verdict": words})
+    done = _("Saved: %(verdict)s") % {"verdict": words}
+    # A repeat may come after an undo: then it is not the one to be undone.
+    stands = submitted.judgment.undone_at is None
+    return _next(request, done, submitted.judgment if stands else None)
 
 
 @require_POST
-@needs(Role.ANNOTATOR, by_lease)
-def skip(request: HttpRequest, key: UUID) -> HttpResponse:
+@on_own(leasing.lease_for)
+def skip(request: HttpRequest, lease: Lease) -> HttpResponse:
     """What was typed as a comment is kept as the reason."""
-    lease = leasing.lease_for(request.user, key)
     form = JudgmentForm(request.POST)
     form.is_valid()
     try:
@@ -80,11 +100,9 @@ def skip(request: HttpRequest, key: UUID) -> HttpResponse:
 
 
 @require_POST
-@needs(Role.ANNOTATOR, by_judgment)
-def undo(request: HttpRequest, pk: UUID) -> HttpResponse:
+@on_own(judging.judgment_for)
+def undo(request: HttpRequest, judgment: Judgment) -> HttpResponse:
     """Take a judgment back: its pair returns to the desk, to be judged anew."""
-    rows = Judgment.objects.select_related("project", "comparison")
-    judgment = get_object_or_404(rows, pk=pk, annotator=request.user)
     try:
         lease = judging.undo(judgment)
     except Refused as error:
@@ -94,12 +112,14 @@ def undo(request: HttpRequest, pk: UUID) -> HttpResponse:
     return redirect("compare", request.project.slug)
 
 
-def _next(request: HttpRequest, done: str) -> HttpResponse:
+def _next(
+    request: HttpRequest, done: str, last: Judgment | None = None
+) -> HttpResponse:
     if not request.htmx:
         return redirect("compare", request.project.slug)
     lease = leasing.take_lease(request.project, request.user)
     reasons = [] if lease else desk.waited_for(request.project)
-    return _show(request, lease, reasons=reasons, done=done)
+    return _show(request, lease, reasons=reasons, done=done, last=last)
 
 
 def _show(
@@ -110,10 +130,11 @@ def _show(
     typed: desk.Typed | None = None,
     reasons: list[str] | None = None,
     done: str = "",
+    last: Judgment | None = None,
     status: int = 200,
 ) -> HttpResponse:
     context = {
-        "desk": desk.lay_out(request.user, request.project, lease),
+        "desk": desk.lay_out(request.user, request.project, lease, last),
         "form": form,
         "typed": form.typed() if form else typed or desk.Typed(),
         "reasons": reasons or [],
@@ -135,6 +156,8 @@ def _over(request: HttpRequest, form: JudgmentForm, error: Refused) -> HttpRespo
 def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
     if request.htmx:
         return page(request, f"{TEMPLATE}#pair", context, status=status)
+    if not hasattr(request, "role"):
+        request.role = role_of(request.user, request.project)
     context["guidelines"] = safe_html(request.project.guidelines)
     return page(request, TEMPLATE, context, status=status)
 

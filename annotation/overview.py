@@ -20,6 +20,8 @@ from annotation.models import (
     Prompt,
     Slot,
 )
+from inference.models import Policy, Replica
+from inference.replicas import replica_urls
 
 
 def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
@@ -48,6 +50,13 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
 def midnight():
     """Today's start in the site's time zone."""
     return timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def other_base(project: Project) -> Policy | None:
+    """The base that is served, where it is not the one the project was made with."""
+    others = Replica.objects.filter(url__in=replica_urls(), base__isnull=False)
+    replica = others.exclude(base=project.base_id).select_related("base").first()
+    return replica.base if replica else None
 
 
 def member_counts(project: Project) -> QuerySet[Membership]:

@@ -11,7 +11,7 @@ from annotation.access import at_least, needs
 from annotation.errors import Refused
 from annotation.forms import NewProjectForm
 from annotation.models import Project, Role
-from annotation.overview import member_counts, with_figures
+from annotation.overview import member_counts, other_base, with_figures
 from annotation.pages import page, safe_html
 from annotation.words import RULES, lost_words
 from inference.queries import readiness
@@ -41,6 +41,7 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
         context["most"] = max((step["count"] for step in context["funnel"]), default=0)
         context["serving"] = request.project.channel.serving
         context["parts"] = readiness()
+        context["other_base"] = other_base(request.project)
     if request.role == Role.MANAGER:
         context["members"] = member_counts(request.project)
     return page(request, "annotation/project.html", context)

@@ -4,6 +4,7 @@ import pytest
 from django.urls import reverse
 
 from annotation.models import Project, Role
+from inference.models import Replica
 from tests.factories import (
     make_base,
     make_comparison,
@@ -139,6 +140,20 @@ def test_guidelines_are_rendered_and_harmless(client, project, annotator):
     text = html(client.get(reverse("project", args=[project.slug])))
     assert "<strong>Be kind</strong>" in text
     assert "<img src=x" not in text
+
+
+def test_the_overview_says_when_another_base_is_served(
+    client, project, manager, settings
+):
+    settings.VLLM_URLS = ["http://localhost:9"]
+    replica = Replica.objects.create(url="http://localhost:9", base=project.base)
+    client.force_login(manager)
+    url = reverse("project", args=[project.slug])
+    assert "This project was made with" not in html(client.get(url))
+    replica.base = make_base(name="policy-0000-0ddba5e0")
+    replica.save()
+    text = html(client.get(url))
+    assert "This project was made with" in text and "policy-0000-0ddba5e0" in text
 
 
 def test_queries_of_the_overview_do_not_grow_with_the_rows(

@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"stop when this parent process dies (or set {PARENT_VARIABLE})",
     )
     options = parser.parse_args(arguments)
+    # Read when torch loads its threads: spinning ones starve each other on a machine
+    # that is busy with serving as well.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stop = StopFlag()
     stop.install()
     try:

@@ -11,12 +11,14 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
+from inference.models import Policy
 from training.dpo.files import fsync_path, sha256_of_file, write_json
 from training.models import TrainingRound
 
@@ -108,19 +110,28 @@ def prepare_attempt(training_round: TrainingRound, epoch: int) -> Path:
     for name in (PAIRS, HELD_OUT):
         source, target = training_round.folder / name, folder / name
         if source.exists() and source.stat().st_size and not target.exists():
-            os.link(source, target)
+            _link(source, target)
     write_json(folder / "config.json", trainer_config(training_round, epoch))
     return folder
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some network filesystems have no links
+        shutil.copyfile(source, target)
 
 
 def trainer_config(training_round: TrainingRound, epoch: int) -> dict[str, Any]:
     """config.json of an attempt: what was asked for, and what only the round knows."""
     start = training_round.start
+    # An adapter's row remembers where its base lay then; the base's own row, now.
+    base = Policy.objects.get(number=0, base_sha256=start.base_sha256)
     source = resume_source(training_round, epoch)
     return {
         "dtype": settings.MODEL_DTYPE,
         **training_round.config,
-        "base_model": start.base_model,
+        "base_model": base.base_model,
         "parent_adapter": None if start.is_base else str(start.adapter_path),
         "reference": training_round.reference,
         "resume_from": str(source) if source else None,

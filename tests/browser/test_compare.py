@@ -286,6 +286,17 @@ def test_swapping_the_pair_shifts_nothing_by_itself(compare):
     assert page.evaluate("window.shifts") < 0.01
 
 
+def test_a_text_box_somebody_has_resized_brings_no_inline_style_to_the_next_pair(
+    compare,
+):
+    """Dragging its corner sets a style, which the CSP forbids htmx to copy."""
+    page = compare()
+    page.evaluate("document.getElementById('comment').style.height = '9rem'")
+    page.keyboard.press("1")
+    expect(question(page)).to_contain_text("Question number 2?")
+    assert page.locator("[style]").count() == 0
+
+
 def test_guidelines_open_in_a_drawer(compare):
     page = compare()
     page.get_by_role("button", name="Guidelines").click()

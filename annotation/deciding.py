@@ -20,6 +20,7 @@ from annotation.models import (
     Slot,
     Verdict,
 )
+from annotation.nudging import send
 
 
 def locked(comparison_id: int) -> Comparison:
@@ -128,6 +129,14 @@ def _make_pairs(
         pair.prompt_id = comparison.prompt_id
         pair.decision = decision
     PreferencePair.objects.bulk_create(pairs)
+    transaction.on_commit(_ask_for_checks, robust=True)
+
+
+def _ask_for_checks() -> None:
+    """So that who judges and then starts a round finds the pairs in it."""
+    from annotation.tasks import check_pairs  # It imports this module.
+
+    send(check_pairs, expires=10)
 
 
 def supersede(decision: Decision) -> None:

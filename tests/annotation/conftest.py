@@ -36,4 +36,7 @@ def nudges(monkeypatch):
         "annotation.tasks.fill_stock.apply_async",
         lambda args, **options: sent.append(*args),
     )
+    monkeypatch.setattr(
+        "annotation.tasks.check_pairs.apply_async", lambda **options: None
+    )
     return sent

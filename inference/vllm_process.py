@@ -13,6 +13,8 @@ import ctypes
 import os
 import signal
 
+from inference import vllm_mending
+
 PR_SET_PDEATHSIG = 1
 PARENT = "TIEBREAK_PARENT_PID"
 """Each process leaves its id here for those it starts."""
@@ -38,6 +40,7 @@ def _die_with_parent_after_fork() -> None:
 if __name__ in ("__main__", "__mp_main__"):
     die_with_parent()
     os.register_at_fork(after_in_child=_die_with_parent_after_fork)
+    vllm_mending.install()
 
 if __name__ == "__main__":
     import runpy

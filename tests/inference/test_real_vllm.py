@@ -194,6 +194,28 @@ def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
     assert "vLLM died (signal 9); starting it again" in vllm.log.read_text()
 
 
+def test_the_base_answers_as_the_base_beside_answers_of_adapters(vllm, runs, tmp_path):
+    """Four adapters fill all slots; the last must not leak into rows of the base."""
+    client = client_of(vllm.url)
+    base = create_channel("demo").serving
+    for number in range(4):
+        path = tmp_path / str(number)
+        shutil.copytree(runs / str(1 + number % 2) / "adapter", path)
+        name = f"slot-{number}"
+        client.load_adapter(name, str(path))
+        client.prompt_logprobs(name, [5, 6])  # an adapter takes its slot when asked
+    ids = list(range(5, 25))
+    alone = client.prompt_logprobs(base.name, ids)
+    with ThreadPoolExecutor(1) as pool:
+        long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
+        answer = pool.submit(client.chat, name, CHAT, 2, 1, long)
+        wait_for(lambda: client.metrics()["num_requests_running"] > 0, 30, "it samples")
+        beside = client.prompt_logprobs(base.name, ids)
+        assert client.metrics()["num_requests_running"] > 0
+        answer.result()
+    assert beside == pytest.approx(alone, abs=1e-4)
+
+
 def test_a_canary_that_meets_other_answers_does_no_harm(vllm, runs):
     """Prompt log-probs of an adapter, in a batch with answers of the same adapter."""
     channel = create_channel("demo")

@@ -1,0 +1,50 @@
+"""The words are held to the code: settings, commands, files, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import get_commands
+
+ROOT = Path(settings.BASE_DIR)
+SETTING = re.compile(r'env\.\w+\(\s*"([A-Z_]+)"')
+READMES = ["README.md", "README.zh.md"]
+
+
+def names_in_settings() -> set[str]:
+    return set(SETTING.findall((ROOT / "config" / "settings.py").read_text()))
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_setting_is_in_the_readme(readme):
+    text = (ROOT / readme).read_text()
+    missing = {name for name in names_in_settings() if f"`{name}`" not in text}
+    assert not missing
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readme_names_no_setting_that_is_none(readme):
+    table = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / readme).read_text(), re.M)
+    named = {name for cell in table for name in re.findall(r"`([A-Z_]+)`", cell)}
+    assert named <= names_in_settings()
+
+
+def test_the_example_environment_has_every_setting():
+    text = (ROOT / ".env.example").read_text()
+    missing = {n for n in names_in_settings() if not re.search(rf"^# {n}=", text, re.M)}
+    assert not missing
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_links_and_pictures_lead_somewhere(readme):
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / readme).read_text())
+    gone = [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()]
+    assert not gone
+
+
+def test_the_commands_of_the_file_map_exist():
+    text = (ROOT / "README.md").read_text()
+    listed = re.search(r"Django's commands: (.*?)config/", text, re.S)
+    assert listed
+    assert {name.strip() for name in listed[1].split(",")} <= set(get_commands())

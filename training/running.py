@@ -1,8 +1,9 @@
-"""One attempt at a round: prepare, supervise the trainer, publish.
+"""One attempt at a round: lock, prepare, train, and move on by how it ended.
 
 The task in tasks.py calls `run_round`; so may anything else, as often as it likes,
 since only the one that claims the row goes on. Killing this process at any line loses
-at most what was trained since the last checkpoint; reconcile.py does the rest.
+at most what was trained since the last checkpoint; reconcile.py does the rest. The
+loop beside the running trainer is supervision.py's.
 """
 
 import logging
@@ -10,39 +11,26 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection, transaction
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from inference import services as inference
 from inference.errors import InferenceError
-from training import attempts, ingest, runfolder, shutdown, trainer
+from training import attempts, runfolder, shutdown, trainer
 from training.errors import StaleRound
 from training.models import TrainingRound
 from training.publishing import publish
 from training.states import move
+from training.supervision import Ended, beat, supervise
 
 logger = logging.getLogger(__name__)
 
 State = TrainingRound.State
 
-STOPPED, LOCKED = 75, 73
-"""The trainer's exit codes, design §5.2."""
-
 VLLM_STOPS_WITHIN = 120.0
 """Seconds for vLLM to finish its requests and free its memory."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a trainer ended: "done", "stopped", "failed" or "lost", and why."""
-
-    how: str
-    reason: str = ""
 
 
 def run_round(round_id: int) -> None:
@@ -125,16 +113,11 @@ def _lock_round(training_round: TrainingRound) -> trainer.RoundLock | None:
             if waited > settings.ROUND_STOP_LIMIT:
                 signum = signal.SIGKILL
             trainer.signal_stray(other.pid, training_round.folder, signum)
-        _beat(training_round)
+        beat(training_round)
         if shutdown.requested():
             attempts.give_back(training_round, _asked_to_stop(), is_lost=False)
             return None
         time.sleep(min(settings.ROUND_TICK, 0.5))
-
-
-def _beat(training_round: TrainingRound, **changes: object) -> None:
-    if not attempts.heartbeat(training_round, **changes):
-        raise StaleRound(f"round {training_round.pk} at epoch {training_round.epoch}")
 
 
 @contextmanager
@@ -165,142 +148,7 @@ def _wait_for_vllm(training_round: TrainingRound) -> None:
         except InferenceError:
             if time.monotonic() > until:
                 raise
-        _beat(training_round)
-
-
-def supervise(training_round: TrainingRound, process: trainer.Trainer) -> Ended:
-    """Watch the trainer until it ends; its figures go to the database as they come.
-
-    Raises StaleRound where the round was taken away, the trainer then being killed.
-    """
-    reader = ingest.MetricsReader(process.folder / "metrics.jsonl")
-    watch = _Watch(process)
-    while True:
-        code = process.poll()
-        status = ingest.read_json(process.folder / "status.json")
-        try:
-            wants_stop = _record(
-                training_round, reader, status, watch.has_moved(status)
-            )
-        except DatabaseError as problem:
-            # The database may be restarting; nobody takes the round over before its
-            # heartbeat is too old, and until then the training can go on.
-            connection.close()
-            if watch.seconds_since_beat() > settings.ROUND_HEARTBEAT_LIMIT * 0.8:
-                process.close()
-                raise StaleRound("the database has been out of reach") from problem
-            if code is None:
-                process.wait(settings.ROUND_TICK)
-                continue
-            wants_stop = False
-        else:
-            watch.beat()
-        if code is not None:
-            return _ended(process, code, status, watch.verdict)
-        if wants_stop or shutdown.requested():
-            watch.ask_to_stop()
-        watch.enforce()
-        process.wait(settings.ROUND_TICK)
-
-
-class _Watch:
-    """The clocks of one trainer: steps moving, asked to stop, our own heartbeat."""
-
-    def __init__(self, process: trainer.Trainer):
-        self.process = process
-        self.verdict: Ended | None = None
-        self._seen: object = None
-        self._moved_at = self._beat_at = time.monotonic()
-        self._stop_asked_at: float | None = None
-
-    def beat(self) -> None:
-        self._beat_at = time.monotonic()
-
-    def seconds_since_beat(self) -> float:
-        return time.monotonic() - self._beat_at
-
-    def has_moved(self, status: dict) -> bool:
-        keys = ("phase", "step", "phase_done", "state")
-        seen = tuple(status.get(key) for key in keys)
-        if seen == self._seen:
-            return False
-        self._seen, self._moved_at = seen, time.monotonic()
-        return True
-
-    def ask_to_stop(self) -> None:
-        if self._stop_asked_at is None:
-            self._stop_asked_at = time.monotonic()
-            self.process.stop()
-
-    def enforce(self) -> None:
-        """SIGKILL for one that does not stop when asked, or no longer moves."""
-        now = time.monotonic()
-        if self._stop_asked_at is not None:
-            if now - self._stop_asked_at > settings.ROUND_STOP_LIMIT:
-                self.verdict = Ended("stopped", _("It did not stop in time."))
-                self.process.signal(signal.SIGKILL)
-        elif now - self._moved_at > settings.ROUND_STALL_LIMIT:
-            minutes = settings.ROUND_STALL_LIMIT / 60
-            self.verdict = Ended(
-                "lost",
-                _("The trainer made no progress for %(minutes)d minutes and was ended.")
-                % {"minutes": minutes},
-            )
-            self.process.signal(signal.SIGKILL)
-
-
-def _record(
-    training_round: TrainingRound,
-    reader: ingest.MetricsReader,
-    status: dict,
-    has_moved: bool,
-) -> bool:
-    """Store what is new and renew the heartbeat, together; whether a cancel waits."""
-    changes = ingest.progress_of(status) if status else {}
-    if has_moved:
-        changes["progress_at"] = timezone.now()
-    offset = reader.offset
-    try:
-        with transaction.atomic():
-            _beat(training_round, **changes)
-            while rows := reader.new_rows():
-                ingest.store_metrics(training_round, rows)
-            return TrainingRound.objects.values_list("cancel_requested", flat=True).get(
-                pk=training_round.pk
-            )
-    except DatabaseError:
-        reader.offset = offset
-        raise
-
-
-def _ended(
-    process: trainer.Trainer, code: int, status: dict, verdict: Ended | None
-) -> Ended:
-    state = status.get("state")
-    if state == "done":
-        return Ended("done")
-    if verdict is not None:
-        return verdict
-    if state == "stopped" or code == STOPPED:
-        return Ended("stopped", status.get("reason") or "")
-    log = runfolder.shown(process.folder / trainer.STDERR)
-    if state == "failed" or (code > 0 and code != LOCKED):
-        why = status.get("reason") or process.last_words() or _("it gave no reason")
-        return Ended(
-            "failed",
-            _("The trainer failed: %(why)s (log: %(log)s)") % {"why": why, "log": log},
-        )
-    if code == LOCKED:
-        return Ended("lost", _("Another trainer holds the run folder."))
-    if code < 0:
-        return Ended(
-            "lost",
-            _("The trainer was killed (%(signal)s); out of memory is the usual reason.")
-            % {"signal": signal.Signals(-code).name},
-        )
-    return Ended(
-        "lost", _("The trainer ended without saying how (log: %(log)s).") % {"log": log}
-    )
+        beat(training_round)
 
 
 def conclude(training_round: TrainingRound, ended: Ended) -> None:

@@ -15,6 +15,8 @@ from tests.factories import (
 )
 from tests.training.tiny_adapter import write_base
 from training import shutdown
+from training.models import TrainingRound
+from training.rounds import start_round
 
 STUB = [sys.executable, "-m", "tests.training.stub_trainer"]
 
@@ -67,3 +69,15 @@ def make_pairs(project, count, *, held_out=0):
         for number in range(count + held_out)
     ]
     return [make_pair(comparison=make_comparison(prompt=prompt)) for prompt in prompts]
+
+
+@pytest.fixture
+def queued(project, manager):
+    """A round of three pairs, one more held out, waiting for a worker."""
+    make_pairs(project, 3, held_out=1)
+    return start_round(project, manager)
+
+
+def set_row(training_round, **fields):
+    TrainingRound.objects.filter(pk=training_round.pk).update(**fields)
+    training_round.refresh_from_db()

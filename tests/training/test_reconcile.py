@@ -5,35 +5,23 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
-from django.db import transaction
 from django.utils import timezone
 
 from inference import policies
 from inference.errors import AdapterRefused, DeployRefused
 from inference.models import Deployment, Policy, Replica
 from tests.factories import make_comparison
-from tests.training.conftest import make_pairs
-from training import attempts, ingest, promotion, publishing, states
-from training.errors import RoundRefused, StaleRound
+from tests.training.conftest import set_row
+from training import attempts, ingest, promotion, publishing
+from training.errors import StaleRound
 from training.models import RoundEvent, TrainingRound
 from training.reconcile import reconcile
-from training.rounds import cancel_round, resume_round, start_round
+from training.rounds import cancel_round
 from training.running import run_round, vllm_reason
 
 pytestmark = pytest.mark.django_db
 
 NOTHING = dict.fromkeys(("requeued", "finished", "nudged", "deployed", "vllm"), 0)
-
-
-@pytest.fixture
-def queued(project, manager):
-    make_pairs(project, 2)
-    return start_round(project, manager)
-
-
-def set_row(training_round, **fields):
-    TrainingRound.objects.filter(pk=training_round.pk).update(**fields)
-    training_round.refresh_from_db()
 
 
 def ago(seconds):
@@ -265,144 +253,3 @@ def test_the_command_says_what_it_did(queued):
     out = StringIO()
     call_command("reconcile", "--once", stdout=out)
     assert "nudged 1" in out.getvalue()
-
-
-# --- Transitions -----------------------------------------------------------------------
-
-
-@pytest.mark.both_databases
-@pytest.mark.parametrize("to", [s for s in TrainingRound.State.values if s != "queued"])
-def test_a_stale_epoch_moves_nothing_and_records_nothing(queued, to):
-    events = RoundEvent.objects.count()
-    with pytest.raises(StaleRound):
-        states.move(queued, to, at_epoch=queued.epoch + 1)
-    queued.refresh_from_db()
-    assert queued.state == "queued" and RoundEvent.objects.count() == events
-
-
-@pytest.mark.parametrize(
-    ("state", "to"),
-    [
-        ("queued", "training"),
-        ("queued", "succeeded"),
-        ("preparing", "publishing"),
-        ("training", "succeeded"),
-        ("publishing", "cancelled"),
-        ("failed", "training"),
-        ("cancelled", "preparing"),
-    ],
-)
-def test_a_state_is_entered_only_from_where_it_may_be(queued, state, to):
-    set_row(queued, state=state)
-    with pytest.raises(StaleRound):
-        states.move(queued, to, at_epoch=queued.epoch)
-
-
-@pytest.mark.both_databases
-def test_of_two_claims_one_gets_the_round(queued):
-    assert attempts.claim(queued.pk).epoch == 1
-    assert attempts.claim(queued.pk) is None
-
-
-def test_a_waiting_round_is_cancelled_at_once_and_again_changes_nothing(
-    queued, manager
-):
-    assert cancel_round(queued, manager).state == "cancelled"
-    events = RoundEvent.objects.count()
-    assert cancel_round(queued, manager).state == "cancelled"
-    assert RoundEvent.objects.count() == events
-    assert attempts.claim(queued.pk) is None
-
-
-@pytest.mark.parametrize("state", ["publishing", "failed"])
-def test_a_round_past_training_cannot_be_cancelled(queued, manager, state):
-    set_row(queued, state=state)
-    with pytest.raises(RoundRefused) as refusal:
-        cancel_round(queued, manager)
-    assert refusal.value.status == 409
-
-
-@pytest.mark.both_databases
-def test_resume_is_refused_while_another_round_runs(queued, manager):
-    cancel_round(queued, manager)
-    start_round(queued.project, manager)
-    with pytest.raises(RoundRefused) as refusal:
-        resume_round(queued, manager)
-    assert refusal.value.status == 409 and "Round 2" in refusal.value.message
-    queued.refresh_from_db()
-    assert queued.state == "cancelled"
-
-
-@pytest.mark.django_db(transaction=True)
-def test_resume_twice_queues_once(queued, manager, nudges):
-    cancel_round(queued, manager)
-    del nudges[:]
-    resume_round(queued, manager)
-    assert resume_round(queued, manager).state == "queued"
-    assert nudges == [queued.pk]
-    assert list(queued.events.values_list("state", flat=True)) == [
-        "queued",
-        "cancelled",
-        "queued",
-    ]
-
-
-def test_a_succeeded_round_has_nothing_to_resume(queued, manager):
-    run_round(queued.pk)
-    with pytest.raises(RoundRefused):
-        resume_round(queued, manager)
-
-
-# --- Metrics ---------------------------------------------------------------------------
-
-
-@pytest.mark.both_databases
-def test_each_step_is_kept_once_whatever_is_read_again(queued):
-    ingest.store_metrics(queued, [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6}])
-    ingest.store_metrics(
-        queued,
-        [{"step": 2, "loss": 0.5}, {"step": 2, "loss": 0.4}]
-        + [{"step": 2, "phase": "sft", "loss": 2.0}],
-    )
-    kept = queued.metrics.order_by("phase", "step").values_list(
-        "phase", "step", "values"
-    )
-    assert list(kept) == [
-        ("dpo", 1, {"loss": 0.7}),
-        ("dpo", 2, {"loss": 0.4}),
-        ("sft", 2, {"loss": 2.0}),
-    ]
-
-
-def test_a_half_written_line_waits_until_it_is_whole(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    reader = ingest.MetricsReader(path)
-    assert reader.new_rows() == []
-    path.write_text('{"step": 1}\n{"step": 2, "lo')
-    assert reader.new_rows() == [{"step": 1}]
-    assert reader.new_rows() == []
-    with path.open("a") as file:
-        file.write('ss": 0.5}\n\nnot json\n[1]\n{"step": 3, "loss": NaN}\n')
-    assert reader.new_rows() == [{"step": 2, "loss": 0.5}, {"step": 3, "loss": None}]
-
-
-def test_a_file_that_was_replaced_is_read_from_its_start(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n')
-    reader = ingest.MetricsReader(path)
-    reader.new_rows()
-    fresh = tmp_path / "fresh"
-    fresh.write_text('{"step": 1}\n')
-    fresh.rename(path)
-    assert reader.new_rows() == [{"step": 1}]
-
-
-def test_metrics_and_heartbeat_stand_or_fall_together(queued):
-    """A fenced supervisor's lines never reach the chart."""
-    mine = attempts.claim(queued.pk)
-    attempts.give_back(mine, "overtaken", is_lost=True)
-    with pytest.raises(StaleRound), transaction.atomic():
-        if not attempts.heartbeat(mine, step=9):
-            raise StaleRound
-        ingest.store_metrics(mine, [{"step": 9}])
-    assert not queued.metrics.exists()

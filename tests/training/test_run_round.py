@@ -13,7 +13,7 @@ from django.conf import settings as django_settings
 from django.db import connections
 
 from inference.models import Policy
-from tests.training.conftest import STUB, make_pairs
+from tests.training.conftest import STUB
 from training import attempts, ingest, runfolder, shutdown, trainer
 from training.models import TrainingRound
 from training.rounds import cancel_round, resume_round, start_round
@@ -21,12 +21,6 @@ from training.running import run_round
 
 pytestmark = pytest.mark.django_db
 threads = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def queued(project, manager):
-    make_pairs(project, 3, held_out=1)
-    return start_round(project, manager)
 
 
 def states(training_round):

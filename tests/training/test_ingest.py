@@ -1,0 +1,61 @@
+"""What a trainer writes comes into the database once, whole, and under its epoch."""
+
+import pytest
+from django.db import transaction
+
+from training import attempts, ingest
+from training.errors import StaleRound
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.both_databases
+def test_each_step_is_kept_once_whatever_is_read_again(queued):
+    ingest.store_metrics(queued, [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6}])
+    ingest.store_metrics(
+        queued,
+        [{"step": 2, "loss": 0.5}, {"step": 2, "loss": 0.4}]
+        + [{"step": 2, "phase": "sft", "loss": 2.0}],
+    )
+    kept = queued.metrics.order_by("phase", "step").values_list(
+        "phase", "step", "values"
+    )
+    assert list(kept) == [
+        ("dpo", 1, {"loss": 0.7}),
+        ("dpo", 2, {"loss": 0.4}),
+        ("sft", 2, {"loss": 2.0}),
+    ]
+
+
+def test_a_half_written_line_waits_until_it_is_whole(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    reader = ingest.MetricsReader(path)
+    assert reader.new_rows() == []
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    assert reader.new_rows() == [{"step": 1}]
+    assert reader.new_rows() == []
+    with path.open("a") as file:
+        file.write('ss": 0.5}\n\nnot json\n[1]\n{"step": 3, "loss": NaN}\n')
+    assert reader.new_rows() == [{"step": 2, "loss": 0.5}, {"step": 3, "loss": None}]
+
+
+def test_a_file_that_was_replaced_is_read_from_its_start(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    reader = ingest.MetricsReader(path)
+    reader.new_rows()
+    fresh = tmp_path / "fresh"
+    fresh.write_text('{"step": 1}\n')
+    fresh.rename(path)
+    assert reader.new_rows() == [{"step": 1}]
+
+
+def test_metrics_and_heartbeat_stand_or_fall_together(queued):
+    """A fenced supervisor's lines never reach the chart."""
+    mine = attempts.claim(queued.pk)
+    attempts.give_back(mine, "overtaken", is_lost=True)
+    with pytest.raises(StaleRound), transaction.atomic():
+        if not attempts.heartbeat(mine, step=9):
+            raise StaleRound
+        ingest.store_metrics(mine, [{"step": 9}])
+    assert not queued.metrics.exists()

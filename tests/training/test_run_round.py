@@ -10,10 +10,10 @@ import time
 
 import pytest
 from django.conf import settings as django_settings
-from django.db import connections
+from django.db import OperationalError, connections
 
 from inference.models import Policy
-from tests.training.conftest import STUB
+from tests.training.conftest import STUB, set_row
 from training import attempts, ingest, runfolder, shutdown, trainer
 from training.models import TrainingRound
 from training.rounds import cancel_round, resume_round, start_round
@@ -354,3 +354,43 @@ def test_the_trainer_dies_with_a_parent_killed_by_9(tmp_path):
         assert os.path.exists(f"/proc/{pid}")
         parent.kill()
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+@threads
+def test_a_database_that_restarts_does_not_end_the_training(queued, monkeypatch):
+    """Five looks in a row fail; the figures of the meantime come afterwards."""
+    heartbeat, failures = attempts.heartbeat, iter(range(5))
+
+    def restarting(*args, **changes):
+        if changes.get("step") and next(failures, None) is not None:
+            raise OperationalError("the database system is shutting down")
+        return heartbeat(*args, **changes)
+
+    monkeypatch.setattr(attempts, "heartbeat", restarting)
+    set_row(queued, config={"weight_decay": 0.02})
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert next(failures, None) is None
+    assert queued.state == "succeeded" and queued.attempts == 1
+    assert list(queued.metrics.values_list("step", flat=True)) == list(range(1, 21))
+
+
+@threads
+def test_a_database_out_of_reach_ends_the_trainer_before_another_may_start(
+    queued, monkeypatch, settings
+):
+    settings.ROUND_HEARTBEAT_LIMIT = 0.5
+
+    def gone(*_args, **_changes):
+        raise OperationalError("no route to host")
+
+    set_row(queued, config={"weight_decay": 0.5})
+    monkeypatch.setattr(attempts, "heartbeat", gone)
+    run_round(queued.pk)
+    # Nothing could be written: the row waits for reconcile, and no trainer is left.
+    queued.refresh_from_db()
+    assert queued.state == "training"
+    starts = lines(queued, "starts")
+    assert len(starts) <= 1
+    assert not any(os.path.exists(f"/proc/{line.split()[1]}") for line in starts)
+    trainer.take_lock(queued.folder).release()

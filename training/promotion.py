@@ -82,6 +82,8 @@ def auto_deploy(training_round: TrainingRound) -> Deployment | None:
     try:
         return promote(training_round.policy)
     except (DeployRefused, InferenceError) as refusal:
+        if serving_policy(training_round.project.channel) == training_round.policy:
+            return None  # Somebody else was a moment quicker.
         last = training_round.events.last()
         if last is None or last.detail != str(refusal):
             note(training_round, str(refusal))

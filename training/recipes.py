@@ -85,9 +85,7 @@ def resolve(
     return replace(
         recipe,
         preset=name if recipe == usual else "",
-        config=_checked_config(
-            policy, {**(defaults.get("config") or {}), **(config or {})}
-        ),
+        config=_checked_config(policy, _merged(defaults.get("config"), config)),
     )
 
 
@@ -137,9 +135,19 @@ def _policy(project: Project, start: str | Policy) -> Policy:
     return policy
 
 
-def _checked_config(start: Policy, config: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(config, dict):
+def _merged(usual: Any, given: Any) -> dict[str, Any]:
+    """The project's config with what this round is given; of `lora` each key apart."""
+    usual, given = usual or {}, given or {}
+    if not isinstance(usual, dict) or not isinstance(given, dict):
         raise RoundRefused(_("“config” must be an object of names and values."), 422)
+    merged = {**usual, **given}
+    both = (usual.get("lora"), given.get("lora"))
+    if all(isinstance(lora, dict) for lora in both):
+        merged["lora"] = {**both[0], **both[1]}
+    return merged
+
+
+def _checked_config(start: Policy, config: dict[str, Any]) -> dict[str, Any]:
     for key in OURS:
         if key in config:
             raise RoundRefused(

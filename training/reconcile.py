@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 State = TrainingRound.State
 
+DEPLOY_AGAIN_AFTER = timedelta(seconds=20)
+"""Until then the one that ended the round may still be deploying its policy."""
+
 
 def reconcile() -> dict[str, int]:
     """What was done: {"requeued", "finished", "nudged", "deployed", "vllm": n}."""
@@ -120,7 +123,8 @@ def deploy_candidates() -> int:
             .select_related("project__channel", "policy")
             .latest("finished_at")
         )
-        done += promotion.auto_deploy(newest) is not None
+        if newest.finished_at < timezone.now() - DEPLOY_AGAIN_AFTER:
+            done += promotion.auto_deploy(newest) is not None
     return done
 
 

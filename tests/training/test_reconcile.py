@@ -157,6 +157,7 @@ def test_auto_deploy_waits_for_vllm_and_says_so_once(queued, monkeypatch):
     run_round(queued.pk)
     queued.refresh_from_db()
     assert queued.state == "succeeded" and queued.error == ""
+    set_row(queued, finished_at=ago(30))
     assert reconcile() == NOTHING and reconcile() == NOTHING
     told = queued.events.filter(detail="No vLLM server is ready.")
     assert told.count() == 1
@@ -178,6 +179,7 @@ def test_a_rejected_policy_is_not_deployed_again_and_again(queued, monkeypatch):
     run_round(queued.pk)
     queued.refresh_from_db()
     Policy.objects.filter(pk=queued.policy_id).update(rejected_reason="canary")
+    set_row(queued, finished_at=ago(30))
     deploying(monkeypatch, [AssertionError("asked again")])
     assert reconcile() == NOTHING
 
@@ -189,6 +191,7 @@ def test_what_a_manager_deployed_since_is_not_overruled(queued, monkeypatch, man
     deploying(monkeypatch, outcome)
     run_round(queued.pk)
     outcome[0] = None
+    set_row(queued, finished_at=ago(30))
     promotion.promote(queued.project.base, manager, queued.project)
     assert reconcile() == NOTHING
     queued.project.channel.refresh_from_db()
@@ -198,7 +201,35 @@ def test_what_a_manager_deployed_since_is_not_overruled(queued, monkeypatch, man
 def test_without_auto_deploy_the_policy_stays_a_candidate(queued, monkeypatch):
     deploying(monkeypatch, [AssertionError("not asked for")])
     run_round(queued.pk)
+    set_row(queued, finished_at=ago(30))
     assert reconcile() == NOTHING
+
+
+def test_reconcile_does_not_deploy_beside_the_one_that_ends_the_round(
+    queued, monkeypatch
+):
+    queued.project.settings = {"auto_deploy": True}
+    queued.project.save()
+    monkeypatch.setattr(promotion, "auto_deploy", crash)
+    with pytest.raises(Crash):
+        run_round(queued.pk)
+    assert reconcile() == NOTHING
+    set_row(queued, finished_at=ago(30))
+    with pytest.raises(Crash):
+        reconcile()
+
+
+def test_being_overtaken_by_another_deployment_of_it_is_no_refusal(queued, monkeypatch):
+    queued.project.settings = {"auto_deploy": True}
+    queued.project.save()
+
+    def overtaken(policy, by=None):
+        type(policy.channel).objects.filter(pk=policy.channel_id).update(serving=policy)
+        raise DeployRefused("Another policy was deployed meanwhile.")
+
+    monkeypatch.setattr(policies, "deploy_policy", overtaken)
+    run_round(queued.pk)
+    assert not queued.events.filter(detail__contains="meanwhile").exists()
 
 
 def test_a_vllm_stopped_for_a_round_that_died_is_started_again(queued, settings):

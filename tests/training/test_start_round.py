@@ -223,11 +223,17 @@ def test_an_override_is_no_longer_the_preset(project, manager):
 
 
 def test_the_projects_own_round_settings_are_used(project, manager):
-    project.settings = {"round": {"config": {"beta": 0.3}, "reference": "start"}}
+    own = {"beta": 0.3, "lora": {"r": 8, "alpha": 8}}
+    project.settings = {"round": {"config": own, "reference": "start"}}
     project.save()
     make_pairs(project, 2)
-    training_round = start_round(project, manager, config={"epochs": 2})
-    assert training_round.config == {"beta": 0.3, "epochs": 2}
+    asked = {"epochs": 2, "lora": {"r": 4}}
+    training_round = start_round(project, manager, config=asked)
+    assert training_round.config == {
+        "beta": 0.3,
+        "epochs": 2,
+        "lora": {"r": 4, "alpha": 8},
+    }
     assert training_round.reference == "start"
 
 
@@ -244,6 +250,8 @@ def test_the_projects_own_round_settings_are_used(project, manager):
         ({"config": {"resume_from": "x"}}, "config.resume_from"),
         ({"config": {"lora": {"rank": 8}}}, "lora.r"),
         ({"config": {"lora": {"r": 4096}}}, "lora.r"),
+        ({"config": [1]}, "config"),
+        ({"config": {"lora": 8}}, "lora"),
     ],
 )
 def test_a_wrong_choice_is_refused_by_name(project, manager, asked, word):

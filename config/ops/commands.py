@@ -1,4 +1,4 @@
-"""The commands behind `make`: run, test, test-all, lint, bench, simulate, clean."""
+"""The commands behind `make`, one function each."""
 
 import ctypes
 import json
@@ -108,6 +108,18 @@ def simulate(arguments: list[str]) -> int:
     return steps.run([PYTHON, "manage.py", "simulate", *arguments])
 
 
+def messages(arguments: list[str]) -> int:
+    """The Chinese catalog brought up to date with the code, and compiled."""
+    if not shutil.which("xgettext"):
+        raise Problem("GNU gettext is missing; on Debian: apt-get install gettext")
+    install.ensure()
+    manage: list[str | Path] = [PYTHON, "manage.py"]
+    make = [*manage, "makemessages", "-l", "zh_Hans", "--no-location", "--no-wrap"]
+    make += ["--no-obsolete", "-i", ".venv", "-i", "var", "-i", "tests"]
+    compiled = [*manage, "compilemessages", "-l", "zh_Hans", "-i", ".venv"]
+    return steps.run(make) or steps.run(compiled)
+
+
 def clean(arguments: list[str]) -> int:
     """Removes what can be made again: the environment and caches. Data stays."""
     caches = [".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"]
@@ -129,6 +141,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "lint": lint,
     "bench": bench,
     "simulate": simulate,
+    "messages": messages,
     "clean": clean,
 }
 

@@ -19,3 +19,7 @@ class RoundRefused(Exception):
 class StaleRound(Exception):
     """The round is no longer in the state, or no longer owned by the epoch, that a
     write was made for. Whoever raises this must leave the round alone."""
+
+
+class SimulationError(Exception):
+    """Why simulated annotators cannot go on, in a sentence."""

@@ -1,8 +1,8 @@
 """Simulated annotators with a stated taste, who judge, start rounds and measure.
 
-They sign in and work through the HTTP API alone, as people's programs would. Only two
-things go round it: making their accounts, and asking a policy for fresh answers to
-measure it by. Leaves out the printing, which the command does.
+They sign in and work through the HTTP API alone, as people's programs would. Only
+their accounts are made beside it. Leaves out what policies' answers are like
+(measuring.py), and the printing, which the command does.
 """
 
 import random
@@ -16,25 +16,18 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.db import connection
 from knox.models import AuthToken
 
-from annotation import project_settings
 from annotation.models import Membership, Project, Role
-from inference.models import Policy
-from inference.sampling import SamplingParams
-from inference.services import sample
-from inference.starter.tastes import TASTES, WANTED, columns, on_topic
+from inference.starter.tastes import TASTES
 from training.client import Client, Lease, ProblemError, Round, Wait
+from training.errors import SimulationError
+from training.measuring import Measure
 
 POLL_SECONDS = 1.0
 ANNOUNCE_SECONDS = 30.0
 LONGEST_WAIT = 600.0
 """For a comparison, for rules to be checked, for a policy to serve."""
-
-
-class SimulationError(Exception):
-    """Why the simulation cannot go on, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +36,6 @@ class Persona:
 
     name: str
     client: Client
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What fresh answers of one policy are like; shares from 0 to 1."""
-
-    policy: str
-    wanted: float
-    """Of the kind that the taste wants."""
-    on_topic: float | None
-    """Of those whose topic is known; None where none is."""
-    distinct: float
-    """Different texts among all."""
-    mean_length: float
-    """Columns; a Chinese character counts two."""
-    cut_off: float
 
 
 @dataclass
@@ -348,68 +325,3 @@ def _until(
             raise SimulationError(complaint)
         people.stopped.wait(POLL_SECONDS)
         waited += POLL_SECONDS
-
-
-def prompts_to_measure(project: Project, most: int = 30) -> list[list[dict[str, Any]]]:
-    """Held-out prompts, evenly from all of them; any prompts where none is held out."""
-    rows = project.prompts.filter(is_held_out=True)
-    if not rows.exists():
-        rows = project.prompts.all()
-    found = list(rows.order_by("id").values_list("messages", flat=True))
-    if not found:
-        raise SimulationError(f"the project “{project.slug}” has no prompts")
-    step = max(1, len(found) // most)
-    return found[::step][:most]
-
-
-def measure(
-    project: Project,
-    policy: Policy,
-    prefer: str,
-    samples: int,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Measure:
-    """About `samples` fresh answers of the policy, as the project samples them."""
-    settings = project_settings.of(project).sampling
-    try:
-        params = SamplingParams.from_dict(settings)
-    except ValueError as error:
-        raise SimulationError(f"the project cannot be sampled: {error}") from error
-    prompts = prompts_to_measure(project, samples)
-    each = -(-samples // len(prompts))
-    system = settings.get("system_prompt")
-
-    def ask(messages: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-        if system and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": system}, *messages]
-        try:
-            answers = sample(policy, messages, each, params)
-        finally:
-            connection.close()
-        progress(len(answers))
-        question = str(messages[-1]["content"])
-        return [(question, answer.text, answer.finish_reason) for answer in answers]
-
-    with ThreadPoolExecutor(4) as pool:
-        found = [row for rows in pool.map(ask, prompts) for row in rows]
-    return summary(policy.name, found, WANTED[prefer])
-
-
-def summary(
-    policy: str,
-    answers: list[tuple[str, str, str]],
-    is_wanted: Callable[[str], bool],
-) -> Measure:
-    """A policy's answers [(question, text, finish reason)] in figures."""
-    texts = [text for _question, text, _reason in answers]
-    topics = [on_topic(question, text) for question, text, _reason in answers]
-    told = [topic for topic in topics if topic is not None]
-    count = len(answers)
-    return Measure(
-        policy=policy,
-        wanted=sum(map(is_wanted, texts)) / count,
-        on_topic=sum(told) / len(told) if told else None,
-        distinct=len(set(texts)) / count,
-        mean_length=sum(columns(text) for text in texts) / count,
-        cut_off=sum(reason == "length" for *_rest, reason in answers) / count,
-    )

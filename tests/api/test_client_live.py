@@ -23,7 +23,7 @@ from tests.factories import (
     make_prompt,
     make_user,
 )
-from training import simulation
+from training import measuring, simulation
 from training.client import Client, ProblemError, Wait
 from training.models import RoundMetric, TrainingRound
 
@@ -157,7 +157,7 @@ def world(live_server, project, monkeypatch):
 
     monkeypatch.setattr(simulation, "wait_until_checked", check)
     monkeypatch.setattr(simulation, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(simulation, "sample", sample)
+    monkeypatch.setattr(measuring, "sample", sample)
     monkeypatch.setattr("training.rounds.nudge", train)
     monkeypatch.setattr("training.promotion.promote", deploy)
     stock(project, 60)

@@ -1,12 +1,16 @@
 """Pure parts of the simulation: verdicts by taste, and figures of answers."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
+from inference.errors import InferenceError
 from inference.starter.tastes import TASTES, WANTED
+from training import measuring
 from training.management.commands.simulate import table
-from training.simulation import Measure, RoundReport, summary, verdict_of
+from training.measuring import Measure, summary
+from training.simulation import RoundReport, verdict_of
 
 LIST = "1. Boil water.\n2. Add tea.\n3. Wait."
 PLAIN = "Boil water and add the tea."
@@ -54,6 +58,26 @@ def test_figures_of_answers():
     assert measure.cut_off == 0.25
     assert measure.on_topic is None
     assert measure.mean_length == 25.25
+
+
+def test_a_server_that_restarts_is_waited_for_and_one_that_refuses_is_not(monkeypatch):
+    monkeypatch.setattr(measuring, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(measuring, "connection", SimpleNamespace(close=lambda: None))
+    asked = []
+
+    def ask():
+        asked.append(1)
+        if len(asked) < 3:
+            raise InferenceError("starting")
+        return ["an answer"]
+
+    assert measuring._patiently(ask) == ["an answer"]
+
+    def refuse():
+        raise InferenceError("no such model", permanent=True)
+
+    with pytest.raises(InferenceError, match="no such model"):
+        measuring._patiently(refuse)
 
 
 def test_the_table_has_a_line_for_each_round():

@@ -17,9 +17,11 @@ from inference.errors import InferenceError
 from inference.models import Policy
 from inference.queries import serving_policy
 from inference.starter.tastes import TASTES
-from training import simulation
+from training import measuring, simulation
 from training.client import ProblemError, Round
-from training.simulation import Crew, Measure, RoundReport, SimulationError
+from training.errors import SimulationError
+from training.measuring import Measure
+from training.simulation import Crew, RoundReport
 
 INTERRUPTED = 130
 USUAL_GOAL = 0.8
@@ -161,7 +163,7 @@ class Command(BaseCommand):
         self, project: Project, policy: Policy, options: dict[str, Any]
     ) -> Measure:
         with bar(options["samples"], f"measuring {policy.name}") as shown:
-            return simulation.measure(
+            return measuring.measure(
                 project,
                 policy,
                 options["prefer"],

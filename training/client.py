@@ -129,9 +129,10 @@ class Metrics:
     steps: list[int]
     series: dict[str, list[float | None]]
 
-    def last(self, name: str) -> float | None:
+    def recent(self, name: str, steps: int = 10) -> float | None:
+        """The mean of its last values: a step may be one pair, and jumps."""
         known = [value for value in self.series.get(name, []) if value is not None]
-        return known[-1] if known else None
+        return sum(known[-steps:]) / len(known[-steps:]) if known else None
 
 
 @dataclass(frozen=True)

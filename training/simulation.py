@@ -277,10 +277,10 @@ def train(
     while not row.is_over:
         if row.progress["step"] != step:
             step = row.progress["step"]
-            progress(row, client.metrics(row.id).last("rewards/margins"))
+            progress(row, client.metrics(row.id).recent("rewards/margins"))
         time.sleep(POLL_SECONDS)
         row = client.round(row.id)
-    progress(row, client.metrics(row.id).last("rewards/margins"))
+    progress(row, client.metrics(row.id).recent("rewards/margins"))
     if row.state != "succeeded" or row.policy is None:
         raise SimulationError(
             f"round {row.number} {row.state}: {row.error or 'no reason'}"

@@ -6,7 +6,7 @@ Against a scripted transport; tests/api/test_client_live.py talks to the real se
 import httpx
 import pytest
 
-from training.client import Client, Lease, ProblemError, Wait
+from training.client import Client, Lease, Metrics, ProblemError, Wait
 
 LEASE = {
     "key": "6a1c2b7e-0000-4000-8000-000000000001",
@@ -142,3 +142,9 @@ def test_an_answer_that_is_no_json_is_a_problem_too():
     script = Script(httpx.Response(502, text="<h1>Bad gateway</h1>"))
     with pytest.raises(ProblemError, match="502"):
         script.client().stats("demo")
+
+
+def test_a_recent_metric_is_the_mean_of_its_last_values():
+    metrics = Metrics([1, 2, 3, 4], {"loss": [9.0, 0.5, None, 0.25]})
+    assert metrics.recent("loss", steps=2) == 0.375
+    assert metrics.recent("rewards/margins") is None

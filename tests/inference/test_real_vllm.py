@@ -58,6 +58,18 @@ def loaded(vllm):
     return set(client_of(vllm.url).models())
 
 
+def wait_until_it_samples(client, answer):
+    """Until vLLM works on the request; its error, if it has already failed."""
+
+    def samples():
+        if answer.done():
+            answer.result()
+            raise AssertionError("the answer was over before it was seen")
+        return client.metrics()["num_requests_running"] > 0
+
+    wait_for(samples, 30, "it samples")
+
+
 def test_a_pair_comes_with_the_ids_and_logprobs_that_transformers_computes(
     vllm, tiny_model
 ):
@@ -209,9 +221,9 @@ def test_the_base_answers_as_the_base_beside_answers_of_adapters(vllm, runs, tmp
     with ThreadPoolExecutor(1) as pool:
         long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
         answer = pool.submit(client.chat, name, CHAT, 2, 1, long)
-        wait_for(lambda: client.metrics()["num_requests_running"] > 0, 30, "it samples")
+        wait_until_it_samples(client, answer)
         beside = client.prompt_logprobs(base.name, ids)
-        assert client.metrics()["num_requests_running"] > 0
+        assert not answer.done()
         answer.result()
     assert beside == pytest.approx(alone, abs=1e-4)
 
@@ -227,7 +239,7 @@ def test_a_canary_that_meets_other_answers_does_no_harm(vllm, runs):
     with ThreadPoolExecutor(1) as pool:
         long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
         answer = pool.submit(client.chat, policy.name, CHAT, 2, 1, long)
-        wait_for(lambda: client.metrics()["num_requests_running"] > 0, 30, "it samples")
+        wait_until_it_samples(client, answer)
         beside = client.prompt_logprobs(policy.name, ids)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
     assert lengths == [900, 900]
@@ -240,12 +252,12 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
     client = client_of(vllm.url)
     with ThreadPoolExecutor(1) as pool:
         long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
-        answer = pool.submit(client.chat, base.name, CHAT, 2, 1, long)
-        wait_for(lambda: client.metrics()["num_requests_running"] > 0, 30, "it samples")
+        answer = pool.submit(client.chat, base.name, CHAT, 8, 1, long)
+        wait_until_it_samples(client, answer)
         set_wanted("stopped", "a round needs the memory")
         wait_until("stopped", 90)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
-    assert lengths == [900, 900]
+    assert lengths == [900] * 8
     wait_for(lambda: alive(family) == family[:1], 10, "only run_vllm is left")
     replica = Replica.objects.get()
     assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")

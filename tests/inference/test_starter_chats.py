@@ -1,6 +1,7 @@
 """The chats that the starter model learns: complete, balanced, in two languages."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from inference.demo_prompts import demo_prompts
 from inference.starter.chats import (
     STYLE_SHARES,
+    _fill,
     write_answer,
     write_chats,
     write_question,
@@ -74,7 +76,7 @@ def test_every_answer_is_on_topic_in_its_style_and_wide_enough_to_train_on(topic
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_question_names_its_topic(topic):
     rng = random.Random(1)
-    for kind in ("seen", "unseen"):
+    for kind in ("seen", "unseen", "asked"):
         for _ in range(6):
             question = write_question(rng, topic, kind)
             found = topic_of(question)
@@ -87,21 +89,42 @@ def test_the_same_seed_writes_the_same_chats_and_another_seed_others():
     assert first != list(write_chats(6, 2))
 
 
-def test_every_topic_gets_as_many_chats_and_lists_are_a_tenth():
-    """One deck is 50 chats, 5 of them lists: 48 topics · 5 / (48 · 50) = 1/10.
+def test_every_topic_gets_as_many_chats_and_lists_are_a_tenth_where_none_is_asked_for():
+    """One deck is 50 plain chats, 5 of them lists, and 10 that ask for steps.
 
-    Follow-up turns are drawn apart, so only first answers are counted.
+    Over 48 topics: 48 · 5 / (48 · 50) = 1/10 of the plain ones. Follow-up turns
+    are drawn apart, so only first answers are counted.
     """
-    chats = list(write_chats(0, 50))
-    asked = Counter()
-    lists = 0
-    for chat in chats:
+    wordings = {
+        _fill(wording, topic).lower().rstrip("?.。？")
+        for topic in all_topics()
+        for wording in phrases()["questions"][topic.language]["asked"]
+    }
+    chats_on = Counter()
+    lists = Counter()
+    plain = 0
+    for chat in write_chats(0, 60):
         question, answer = chat[-2:] if len(chat) < 4 else chat[-4:-2]
-        topic = topic_of(question["content"])
-        asked[topic.name, topic.language] += 1
-        lists += is_list(answer["content"])
-    assert set(asked.values()) == {50}
-    assert lists * 10 == len(chats)
+        text = question["content"].lower().rstrip("?.。？")
+        asks = any(text.endswith(wording) for wording in wordings)
+        topic = topic_of(text)
+        chats_on[topic.name, topic.language] += 1
+        lists[asks] += is_list(answer["content"])
+        plain += not asks
+    assert set(chats_on.values()) == {60}
+    assert lists[True] == 48 * 10
+    assert lists[False] * 10 == plain == 48 * 50
+
+
+def test_steps_are_always_the_topics_own_in_order_from_the_first_one_on():
+    """What never varies can be learned by heart in a minute or two."""
+    rng = random.Random(3)
+    for topic in all_topics():
+        for _ in range(6):
+            lines = write_answer(rng, topic, "list").splitlines()
+            steps = [line.partition(". ")[2] for line in lines if line[0].isdigit()]
+            assert 3 <= len(steps) <= 4
+            assert tuple(steps) == topic.steps[: len(steps)]
 
 
 def test_chats_alternate_and_end_with_the_assistant():
@@ -122,7 +145,12 @@ def test_demo_prompts_are_two_hundred_different_ones_in_two_languages():
 
 def test_unseen_wordings_are_kept_out_of_training():
     for table in phrases()["questions"].values():
-        assert not set(table["seen"]) & set(table["unseen"])
+        assert not {*table["seen"], *table["asked"]} & set(table["unseen"])
+
+
+def test_no_prompt_of_the_demo_asks_for_steps():
+    for prompt in demo_prompts():
+        assert not re.search(r"\bsteps?\b|\blist\b|步|条|清单", prompt.lower()), prompt
 
 
 def test_an_answer_about_something_else_is_off_topic():

@@ -13,6 +13,7 @@ from annotation import project_settings
 from annotation.models import Judgment, Lease, Project
 from annotation.overview import midnight
 from annotation.pages import completion_html, message_turns, safe_html
+from annotation.retelling import retold
 from annotation.words import verdict_words
 from inference.queries import readiness, stopped_on_purpose
 
@@ -96,9 +97,10 @@ def waited_for(project: Project) -> list[str]:
         return [_("No prompts have been imported yet. A manager can import some.")]
     stopped = stopped_on_purpose()
     if stopped:
-        return [stopped]
+        return [retold(stopped)]
     unready = [
-        _("%(part)s: %(detail)s") % {"part": name, "detail": detail or _("not ready")}
+        _("%(part)s: %(detail)s")
+        % {"part": name, "detail": retold(detail) or _("not ready")}
         for name, ok, detail in readiness()
         if not ok
     ]

@@ -10,6 +10,7 @@ from annotation import exporting, queries
 from annotation.access import needs
 from annotation.models import PreferencePair, Role, RuleVerdict
 from annotation.pages import completion_html, message_turns, page
+from annotation.retelling import retold
 from annotation.words import rule_words
 
 PAGE_SIZE = 20
@@ -31,7 +32,7 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
         pair.chosen_html = completion_html(pair.chosen)
         pair.rejected_html = completion_html(pair.rejected)
         pair.told = [
-            (rule_words(v.rule), v.reason, v.result)
+            (rule_words(v.rule), retold(v.reason), v.result)
             for v in pair.verdicts.all()
             if v.result != RuleVerdict.Result.PASS
         ]

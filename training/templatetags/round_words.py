@@ -4,6 +4,7 @@ from typing import Any
 
 from django import template
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from training.models import TrainingRound
 from training.queries import is_number
@@ -18,6 +19,21 @@ BADGES = {
     "cancelled": "warn",
     "candidate": "warn",
 }
+
+
+SETTLED = (
+    gettext_noop("given"),
+    gettext_noop("usual for LoRA on a model of %(size)s million weights"),
+    gettext_noop(
+        "%(pairs)s pairs: few pairs are seen more often, for at least %(updates)s updates"
+        " where %(epochs)s epochs allow it"
+    ),
+    gettext_noop(
+        "the largest power of two that leaves at least %(least)s updates; it makes"
+        " %(updates)s"
+    ),
+)
+"""Why training/dpo/defaults.py chose a figure; told again by `retold`."""
 
 
 @register.filter

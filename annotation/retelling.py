@@ -1,0 +1,87 @@
+"""Sentences written down in English, told again in the reader's language.
+
+Workers have no reader: what they note (why a rule rejects, why a round failed, what a
+server is doing) is kept in English. A sentence that the catalog knows is found by its
+pattern and filled in anew; any other stays as it is. What pure code writes, which
+cannot mark its strings, is marked here and in training/templatetags/round_words.py.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from django.utils.translation import get_language, gettext_noop, trans_real
+
+RULE_REASONS = (
+    gettext_noop("both answers are the same"),
+    gettext_noop("the chosen answer is empty"),
+    gettext_noop("the rejected answer is empty"),
+    gettext_noop("the chosen answer was cut off at max_tokens"),
+    gettext_noop("the rejected answer was cut off at max_tokens"),
+    gettext_noop("the chosen answer is %(width)s columns wide, less than %(least)s"),
+    gettext_noop("the rejected answer is %(width)s columns wide, less than %(least)s"),
+    gettext_noop("an answer of %(length)s characters is too long to compare"),
+    gettext_noop("similarity %(found)s is above %(most)s"),
+    gettext_noop("the tokens could not be counted"),
+    gettext_noop("%(count)s tokens with the prompt, more than %(most)s"),
+    gettext_noop("the rule failed: %(fault)s"),
+)
+"""What annotation/validation.py says."""
+
+LONGEST = 1000
+"""Characters; a longer text is no sentence of ours."""
+
+FIELD = re.compile(r"%\((\w+)\)[-+0-9.]*[a-z]")
+Sentence = tuple[int, re.Pattern[str], str]
+
+
+def retold(text: str) -> str:
+    """`text` in the active language, where it is a sentence of the catalog."""
+    language = get_language() or "en"
+    if language.startswith("en") or not text or len(text) > LONGEST:
+        return text
+    exact = _catalog().get(text)
+    if isinstance(exact, str):
+        return exact
+    for _length, pattern, translation in _sentences(language):
+        if found := pattern.fullmatch(text):
+            return _filled(translation, found.groupdict())
+    return text
+
+
+def _catalog() -> Any:
+    """{text: translation}, read as Django's own JavaScriptCatalog reads it."""
+    catalog: Any = trans_real.catalog()
+    return catalog._catalog
+
+
+def _filled(translation: str, values: dict[str, str]) -> str:
+    """The fields hold what was printed, so they are put in as they are."""
+    filled = FIELD.sub(lambda field: retold(values[field[1]]), translation)
+    return filled.replace("%%", "%")
+
+
+@lru_cache(maxsize=4)
+def _sentences(language: str) -> list[Sentence]:
+    """Patterns of all sentences with fields, the most telling first."""
+    sentences = []
+    for msgid, translation in _catalog().items():
+        if isinstance(msgid, str) and isinstance(translation, str):
+            sentence = _sentence(msgid, translation)
+            if sentence:
+                sentences.append(sentence)
+    return sorted(sentences, key=lambda sentence: -sentence[0])
+
+
+def _sentence(msgid: str, translation: str) -> Sentence | None:
+    words = FIELD.split(msgid)[::2]
+    names = FIELD.findall(msgid)
+    telling = len(re.findall(r"\w", "".join(words)))
+    if not names or telling < 10 or set(FIELD.findall(translation)) - set(names):
+        return None
+    pattern, seen = re.escape(words[0].replace("%%", "%")), set()
+    for name, after in zip(names, words[1:], strict=True):
+        pattern += rf"(?P={name})" if name in seen else rf"(?P<{name}>.+?)"
+        pattern += re.escape(after.replace("%%", "%"))
+        seen.add(name)
+    return telling, re.compile(pattern, re.DOTALL), translation

@@ -1,0 +1,92 @@
+"""What was noted in English is told in the reader's language, fields and all."""
+
+import pytest
+from django.utils import translation
+
+from annotation.retelling import retold
+from annotation.validation import PairFacts, run_rule
+
+
+@pytest.fixture(autouse=True)
+def _chinese_reader():
+    with translation.override("zh-hans"):
+        yield
+
+
+def facts(**changes) -> PairFacts:
+    usual = {
+        "chosen": "水开后煮六分钟。",
+        "rejected": "我不知道。",
+        "kind": "judged",
+        "chosen_finish": "stop",
+        "rejected_finish": "stop",
+        "prompt_tokens": 10,
+        "chosen_tokens": 20,
+        "rejected_tokens": 8,
+    }
+    return PairFacts(**(usual | changes))
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "params", "chinese"),
+    [
+        ("identical", {"rejected": "水开后煮六分钟。"}, {}, "两个回答相同"),
+        ("empty", {"chosen": " "}, {}, "被选回答为空"),
+        ("empty", {"rejected": ""}, {}, "被拒回答为空"),
+        ("cut_off", {"chosen_finish": "length"}, {}, "被选回答在max_tokens处被截断"),
+        ("cut_off", {"rejected_finish": "length"}, {}, "被拒回答在max_tokens处被截断"),
+        ("chosen_width", {}, {"min_columns": 50}, "被选回答宽16列，不足50列"),
+        ("rejected_width", {}, {"min_columns": 20}, "被拒回答宽10列，不足20列"),
+        ("similarity", {}, {"max_ratio": -1.0}, "相似度0.154高于-1"),
+        (
+            "similarity",
+            {"chosen": "字" * 500_000},
+            {"max_ratio": 0.9},
+            "回答长500000个字符，过长而无法比对",
+        ),
+        ("max_length", {"prompt_tokens": None}, {"max_tokens": 9}, "无法计算token数"),
+        ("max_length", {}, {"max_tokens": 16}, "连同提示共30个token，超过16"),
+        ("similarity", {}, {}, "规则出错：KeyError: 'max_ratio'"),
+    ],
+)
+def test_every_reason_of_a_rule_is_told_in_chinese(rule, changes, params, chinese):
+    """Widths: 8 and 5 Chinese characters of two columns. Similarity: the only character
+    in common is the full stop, 1 − (7 + 4)/13 = 0.154."""
+    assert retold(run_rule(rule, facts(**changes), params).reason) == chinese
+
+
+def test_sentences_within_sentences_are_told_too():
+    noted = (
+        "The trainer was killed (SIGKILL); out of memory is the usual reason."
+        " This was attempt 3, the last one made by itself."
+    )
+    assert retold(noted) == (
+        "训练器被强行终止（SIGKILL）；通常是因为内存不足。"
+        "这是第3次尝试，也是最后一次自动尝试。"
+    )
+    assert retold("5 pairs frozen, 2 of them replayed; 1 held out") == (
+        "已冻结5个偏好对，其中重放2个；预留1个"
+    )
+
+
+def test_what_is_no_sentence_of_ours_stays_as_it_is():
+    for text in (
+        "",
+        "CUDA error: device-side assert",
+        "an answer of a person",
+        "100 % %(wrong)s",
+        "x" * 5000,
+    ):
+        assert retold(text) == text
+
+
+def test_a_reader_of_english_gets_what_was_written():
+    with translation.override("en"):
+        assert retold("the chosen answer is empty") == "the chosen answer is empty"
+
+
+def test_figures_with_a_format_are_put_in_as_they_were_printed():
+    noted = "The loss went from 0.690 to 0.500; guessing gives 0.693."
+    assert retold(noted) == "损失从0.690变为0.500；瞎猜时为0.693。"
+    noted = "On pairs it never trains on, it ranks 75 % as people did."
+    assert retold(noted) == "在从未训练过的偏好对上，它有75%的排序与人一致。"

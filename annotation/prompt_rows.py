@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from annotation import texts
 from annotation.errors import ImportRefused
+from annotation.retelling import retold
 
 Format = Literal["jsonl", "csv"]
 Messages = list[dict[str, str]]
@@ -116,7 +117,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as wrong:
         raise BadRow(
             _("not JSON: %(what)s at column %(place)d; write one object per line")
-            % {"what": wrong.msg, "place": wrong.colno}
+            % {"what": retold(wrong.msg), "place": wrong.colno}
         ) from None
     except RecursionError:
         raise BadRow(_("nested too deeply; a row is a flat object")) from None
@@ -261,7 +262,7 @@ def _content(place: str, text: str) -> str:
         raise BadRow(_("“%(place)s” is empty; write the question") % {"place": place})
     problem = texts.problem(text, MAX_PROMPT_CHARS)
     if problem:
-        raise BadRow(f"“{place}” {problem}")
+        raise BadRow(_("“%(field)s” %(what)s") % {"field": place, "what": problem})
     return text
 
 

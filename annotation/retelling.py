@@ -28,6 +28,21 @@ RULE_REASONS = (
 )
 """What annotation/validation.py says."""
 
+JSON_FAULTS = (
+    gettext_noop("Expecting value"),
+    gettext_noop("Expecting property name enclosed in double quotes"),
+    gettext_noop("Expecting ':' delimiter"),
+    gettext_noop("Expecting ',' delimiter"),
+    gettext_noop("Extra data"),
+    gettext_noop("Unterminated string starting at"),
+    gettext_noop("Invalid control character at"),
+    gettext_noop("Invalid \\escape"),
+)
+"""What Python says of a line that is no JSON."""
+
+LEAST_TELLING = 6
+"""Letters beside the fields; a sentence of fewer would fit too much."""
+
 LONGEST = 1000
 """Characters; a longer text is no sentence of ours."""
 
@@ -77,7 +92,11 @@ def _sentence(msgid: str, translation: str) -> Sentence | None:
     words = FIELD.split(msgid)[::2]
     names = FIELD.findall(msgid)
     telling = len(re.findall(r"\w", "".join(words)))
-    if not names or telling < 10 or set(FIELD.findall(translation)) - set(names):
+    if (
+        not names
+        or telling < LEAST_TELLING
+        or set(FIELD.findall(translation)) - set(names)
+    ):
         return None
     pattern, seen = re.escape(words[0].replace("%%", "%")), set()
     for name, after in zip(names, words[1:], strict=True):

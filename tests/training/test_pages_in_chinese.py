@@ -1,0 +1,303 @@
+"""Pages read in Chinese hold no English but names: what is not marked shows here.
+
+Everything people wrote is Chinese in these projects, so that a word in Latin letters is
+ours. What workers noted was written in English, as they do.
+"""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from django.utils import timezone, translation
+
+from annotation.checking import check_waiting
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_judgment,
+    make_pair,
+    make_policy,
+    make_project,
+    make_prompt,
+    make_user,
+)
+from training import attempts, ingest
+from training.models import TrainingRound
+from training.rounds import start_round
+
+NAMES = """
+Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
+DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL
+"""
+"""Words that stay as they are: names, formats, units and fields of files."""
+
+VERBATIM = {"pre", "code", "kbd", "script", "title"}
+SPOKEN = {"aria-label", "title", "placeholder", "alt"}
+VOID = {"input", "meta", "link", "img", "br", "hr"}
+
+
+@pytest.fixture(autouse=True)
+def _next_test_reads_english():
+    """What a request activates outlasts it."""
+    with translation.override("en"):
+        yield
+
+
+class Reader(HTMLParser):
+    """What is read on a page or aloud, without code, machine names and what says its
+    own language."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[bool] = []
+        self.read: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        is_verbatim = (
+            tag in VERBATIM
+            or "mono" in (values.get("class") or "").split()
+            or (tag != "html" and "lang" in values)
+        )
+        if not is_verbatim:
+            spoken = [v for k, v in attrs if k in SPOKEN or k.startswith("data-")]
+            self.read += [value for value in spoken if value and " " in value]
+            self.read += [value for key, value in attrs if key in SPOKEN and value]
+        if tag not in VOID:
+            self.open.append(is_verbatim)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID and self.open:
+            self.open.pop()
+
+    def handle_data(self, text):
+        if text.strip() and not any(self.open):
+            self.read.append(text)
+
+
+def english_in(page: str) -> list[str]:
+    """Passages with a word of two Latin letters or more that is no known name."""
+    reader = Reader()
+    reader.feed(page)
+    passages = [
+        re.sub(
+            r"“\w+”|https?://\S+|/[\w/]+|policy-\w+-\w+|[\w.-]*[_@{\"][\w.\"}]*",
+            "",
+            text,
+        )
+        for text in reader.read
+    ]
+    return [
+        text.strip()
+        for text in passages
+        if set(re.findall(r"[A-Za-z]{2,}", text)) - set(NAMES.split())
+    ]
+
+
+@pytest.fixture
+def kitchen(base):
+    """A manager's project with something on every page, all of it in Chinese."""
+    manager = make_user("厨师长", is_staff=True, is_superuser=True)
+    project = make_project(
+        base=base,
+        slug="kitchen",
+        name="厨房助手",
+        guidelines="## 怎样更好\n\n先看是否**正确**，再看是否清楚。",
+        members={manager: "manager", make_user("小红"): "reviewer"},
+        settings={
+            "ask_strength": True,
+            "ask_reasons": ["正确", "清楚"],
+            "sampling": {"system_prompt": "请简短回答。"},
+        },
+    )
+    for number in range(6):
+        make_pair(comparison=comparison(project, number), annotator=manager)
+    make_comparison_for_judging(project)
+    make_judgment(comparison=comparison(project, 7), annotator=manager, verdict="tie")
+    make_judgment(
+        comparison=comparison(project, 8),
+        annotator=manager,
+        comment="两个都不错",
+        undone_at=timezone.now(),
+    )
+    unsound = make_pair(
+        comparison=comparison(project, 9, "短。"), annotator=manager, state="unchecked"
+    )
+    assert unsound.kind == "judged"
+    check_waiting(project)
+    return project, manager
+
+
+def comparison(project, number, text=""):
+    prompt = make_prompt(f"第{number}个问题：鸡蛋要煮几分钟？", project=project)
+    first, second = (
+        make_completion(
+            text or f"水开以后转小火，再煮{minutes}分钟，然后马上放进凉水里冷却。",
+            prompt=prompt,
+        )
+        for minutes in (6, 9)
+    )
+    return make_comparison(a=first, b=second)
+
+
+def make_comparison_for_judging(project):
+    messages = [
+        {"role": "user", "content": "我想煎鸡蛋。"},
+        {"role": "assistant", "content": "好的，先把锅烧热。"},
+        {"role": "user", "content": "要煎多久？"},
+    ]
+    prompt = make_prompt(messages=messages, project=project)
+    answers = [
+        make_completion(text, prompt=prompt)
+        for text in ("两面各煎**两分钟**。", "1. 放油\n2. 打蛋\n3. 煎三分钟")
+    ]
+    return make_comparison(a=answers[0], b=answers[1])
+
+
+def read_in_chinese(client, user, path, status=200):
+    client.force_login(user)
+    response = client.get(path, headers={"Accept-Language": "zh-CN,zh;q=0.9"})
+    assert response.status_code == status, path
+    return response.content.decode()
+
+
+PATHS = [
+    "/",
+    "/projects/new/",
+    *(
+        f"/projects/kitchen/{name}"
+        for name in (
+            "",
+            "compare/",
+            "history/",
+            "prompts/",
+            "members/",
+            "settings/",
+            "pairs/",
+            "rounds/",
+            "policies/",
+        )
+    ),
+]
+
+
+def test_no_page_has_english_left_when_read_in_chinese(client, kitchen):
+    _project, manager = kitchen
+    left = {}
+    for path in PATHS:
+        page = read_in_chinese(client, manager, path)
+        assert 'lang="zh-hans"' in page
+        if english := english_in(page):
+            left[path] = english
+    assert not left
+
+
+def running_round(project, manager):
+    training_round = attempts.claim(start_round(project, manager).pk)
+    rows = [
+        {
+            "step": step,
+            "phase": "dpo",
+            "loss": 0.69 - step / 100,
+            "rewards/chosen": -step / 10,
+            "rewards/rejected": -step / 4,
+            "rewards/margins": step * 0.15,
+            "rewards/accuracies": 0.5,
+        }
+        for step in range(1, 13)
+    ]
+    ingest.store_metrics(training_round, rows)
+    why = "5 pairs: few pairs are seen more often, for at least 100 updates where 50 epochs allow it"
+    TrainingRound.objects.filter(pk=training_round.pk).update(
+        state="training",
+        step=12,
+        total_steps=40,
+        eta_seconds=310,
+        activity={"phase": "training", "done": 12, "of": 40},
+        summary={"chosen": {"epochs": {"value": 20.0, "why": why}}},
+    )
+    training_round.refresh_from_db()
+    return training_round
+
+
+def test_a_round_has_none_in_any_of_its_states(client, kitchen):
+    project, manager = kitchen
+    training_round = running_round(project, manager)
+    left = {}
+    path = f"/rounds/{training_round.pk}/"
+    reason = (
+        "The trainer was killed (9); out of memory is the usual reason."
+        " This was attempt 3, the last one made by itself."
+    )
+    states = {
+        "queued": {},
+        "preparing": {"activity": {"phase": "reference", "done": 1, "of": 3}},
+        "training": {"activity": {"phase": "training"}},
+        "publishing": {},
+        "succeeded": {"policy": make_policy(project=project, rank=16)},
+        "cancelled": {"policy": None},
+        "failed": {"error": reason},
+    }
+    for state, fields in states.items():
+        finished = timezone.now() if state in ("succeeded", "failed") else None
+        TrainingRound.objects.filter(pk=training_round.pk).update(
+            state=state, finished_at=finished, **fields
+        )
+        training_round.events.create(
+            epoch=1, state=state, detail=fields.get("error", "")
+        )
+        for page in (path, "/", "/projects/kitchen/rounds/"):
+            if english := english_in(read_in_chinese(client, manager, page)):
+                left[f"{page} {state}"] = english
+    assert "内存不足" in read_in_chinese(client, manager, path)
+    assert not left
+
+
+def test_refused_pages_and_an_empty_site_have_none_either(client, kitchen):
+    _project, manager = kitchen
+    stranger = make_user("路人")
+    assert not english_in(read_in_chinese(client, stranger, "/"))
+    assert not english_in(read_in_chinese(client, manager, "/nothing/", 404))
+    client.logout()
+    page = client.get("/login/", headers={"Accept-Language": "zh"})
+    assert not english_in(page.content.decode())
+
+
+def test_what_is_wrong_with_what_was_sent_is_said_in_chinese(client, kitchen):
+    project, manager = kitchen
+    make_project(slug="empty", name="空", members={manager: "manager"})
+    running_round(project, manager)
+    client.force_login(manager)
+    kitchen_at = "/projects/kitchen/"
+    lines = (
+        '{"prompt": ""}\n{oops\n[1]\n{"prompt": 3}\n{"prompt": "好", "messages": []}\n'
+        '{"messages": [{"role": "assistant", "content": "好"}]}\n{"prompt": "\\u0000"}'
+    )
+    sent = {
+        (kitchen_at + "prompts/", 200): {"text": lines, "format": "jsonl"},
+        (kitchen_at + "settings/", 422): {"sampling.temperature": "-1", "quota": "x"},
+        (kitchen_at + "members/", 422): {"username": "无此人", "role": "annotator"},
+        (kitchen_at + "rounds/", 409): {"preset": "cumulative"},
+        ("/projects/empty/rounds/", 422): {"preset": "cumulative"},
+        ("/projects/new/", 422): {"name": "", "slug": "Not a slug"},
+        ("/login/", 200): {"username": "甲", "password": "错"},
+    }
+    left = {}
+    for (path, status), body in sent.items():
+        answer = client.post(path, body, headers={"Accept-Language": "zh"})
+        assert answer.status_code == status, (path, answer.status_code)
+        if english := english_in(answer.content.decode()):
+            left[path] = english
+    waiting = client.get("/projects/empty/compare/", headers={"Accept-Language": "zh"})
+    left["waiting"] = english_in(waiting.content.decode())
+    assert not {path: english for path, english in left.items() if english}
+
+
+def test_english_is_found_where_it_stands():
+    """In text, in what is read aloud and in what a script will say; not in names."""
+    page = (
+        '<html lang="zh-hans"><p>共3条 left</p><input placeholder="Why?">'
+        '<div data-offline="No connection yet">Tiebreak <b class="mono">lora_r</b>'
+        '<button lang="en">Sign in</button></div><i aria-label="较好">A</i></html>'
+    )
+    assert english_in(page) == ["共3条 left", "Why?", "No connection yet"]

@@ -12,7 +12,7 @@ from typing import Any
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
-from django.shortcuts import get_object_or_404
+from django.shortcuts import get_object_or_404, resolve_url
 from django.utils.translation import gettext as _
 
 from annotation.models import Membership, Project, Role
@@ -90,7 +90,11 @@ def needs(
         def checked(*args, **kwargs):
             request = args[0] if hasattr(args[0], "META") else args[1]
             if not request.user.is_authenticated and isinstance(request, HttpRequest):
-                return redirect_to_login(request.get_full_path())
+                # Signing in ends in a GET, which an address for acts alone refuses.
+                is_page = request.method in ("GET", "HEAD")
+                return redirect_to_login(
+                    request.get_full_path() if is_page else resolve_url("home")
+                )
             request.project = project_of(**kwargs)
             request.role = checked_role(request.user, request.project, role)
             return view(*args, **kwargs)

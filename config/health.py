@@ -42,7 +42,9 @@ def _database() -> dict:
 
 def _redis() -> dict:
     try:
-        with app.connection_for_write(transport_options={"socket_timeout": 2}) as broker:
+        with app.connection_for_write(
+            transport_options={"socket_timeout": 2}
+        ) as broker:
             broker.ensure_connection(max_retries=1, interval_start=0, timeout=2)
     except (OperationalError, OSError):
         return _part(False, "does not answer")

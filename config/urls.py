@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.contrib.auth import views as auth
-from django.urls import include, path
+from django.urls import include, path, reverse_lazy
 from django.views.i18n import set_language
 
 from config import health
@@ -12,6 +12,15 @@ urlpatterns = [
     path("readyz", health.readyz, name="readyz"),
     path("login/", auth.LoginView.as_view(), name="login"),
     path("logout/", auth.LogoutView.as_view(), name="logout"),
+    path(
+        "password/",
+        auth.PasswordChangeView.as_view(
+            template_name="registration/password.html",
+            success_url=reverse_lazy("home"),
+            http_method_names=["get", "head", "post"],
+        ),
+        name="password",
+    ),
     path("language/", set_language, name="set_language"),
     path("admin/", admin.site.urls),
     path("api/", include("config.api_urls")),

@@ -34,6 +34,7 @@ PAGES = {
     "home": {"GET": SIGNED_IN},
     "login": {"GET": ANYBODY, "POST": ANYBODY},
     "logout": {"POST": ANYBODY},
+    "password": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "set_language": {"POST": ANYBODY},
     "livez": {"GET": ANYBODY},
     "readyz": {"GET": ANYBODY},

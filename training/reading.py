@@ -129,7 +129,8 @@ def _rewards(rows: Rows) -> list[Remark]:
                 "The margin rose from %(start).2f to %(end).2f: the policy tells the"
                 " chosen answers from the rejected ones more clearly than its reference."
             )
-            % {"start": margins[0], "end": margins[1]},
+            # Adding 0.0 turns the -0.0 of a tiny negative start into 0.0.
+            % {"start": round(margins[0], 2) + 0.0, "end": margins[1]},
         )
     ]
 

@@ -4,7 +4,6 @@ The row, its frozen pairs and its files are made together; a message to Celery o
 makes it start sooner. Running it is in running.py.
 """
 
-import logging
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from annotation import project_settings
 from annotation.errors import PairsChanged
 from annotation.freezing import freeze_pairs
 from annotation.models import Project
+from annotation.nudging import send
 from annotation.queries import funnel, held_out_pairs
 from inference.models import Policy
 from training import recipes, runfolder
@@ -24,8 +24,6 @@ from training.errors import RoundRefused, StaleRound
 from training.models import RoundPair, TrainingRound
 from training.rows import pair_rows
 from training.states import move, note
-
-logger = logging.getLogger(__name__)
 
 State = TrainingRound.State
 
@@ -170,10 +168,7 @@ def nudge(round_id: int) -> None:
     # Imported here: tasks.py imports what runs rounds.
     from training.tasks import train_round
 
-    try:
-        train_round.apply_async(args=[round_id], retry=False)
-    except Exception as fault:  # kombu raises whatever its transport raises
-        logger.warning("Round %s was not nudged, the beat will: %s", round_id, fault)
+    send(train_round, round_id)
 
 
 def cancel_round(training_round: TrainingRound, by: Any = None) -> TrainingRound:

@@ -1,7 +1,7 @@
 """Heal what a crash left half done: what the beat does, by hand or without a beat.
 
-    manage.py reconcile --once      one look
-    manage.py reconcile             every 15 seconds, until Ctrl-C
+manage.py reconcile --once      one look
+manage.py reconcile             every 15 seconds, until Ctrl-C
 """
 
 import time

@@ -1,0 +1,84 @@
+"""One real stack for all the tests of the loop; the starter model is built once."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from config.ops.tether import descendants
+from tests.loop.stack import Stack, free_port
+from training.client import Client
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("loop")
+    running = Stack(folder / "data", free_port(), free_port())
+    try:
+        running.start()
+        yield running
+        assert running.process
+        left = descendants(running.process.pid)
+        running.stop(signal.SIGINT)
+        assert not [pid for pid in left if _is_alive(pid)], (
+            "Ctrl-C left processes behind"
+        )
+    finally:
+        if running.process and running.process.poll() is None:
+            running.process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def manager(stack: Stack) -> Iterator[Client]:
+    with Client(stack.url, stack.manage("create_token", "manager").strip()) as client:
+        yield client
+
+
+@pytest.fixture
+def annotator(stack: Stack) -> Iterator[Client]:
+    with Client(stack.url, stack.manage("create_token", "annotator").strip()) as client:
+        yield client
+
+
+@pytest.fixture
+def new_page(browser) -> Iterator[Callable[[], Page]]:
+    """Makes pages of people of their own, and fails on any violation of the CSP."""
+    contexts, faults = [], []
+
+    def make() -> Page:
+        contexts.append(browser.new_context())
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "console",
+            lambda said: faults.append(said.text) if said.type == "error" else None,
+        )
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()

@@ -1,0 +1,120 @@
+"""kill -9 in the middle of a round: it heals, and nothing is lost or doubled.
+
+On the real stack. Killing proves that a crash of a process is survived; a power cut is
+another matter and is not tested here.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.loop.stack import Stack, wait_for
+from training.client import Client, Lease, Round
+
+pytestmark = pytest.mark.loop
+
+PAIRS = 12
+LONG = {"epochs": 40, "batch_size": 4, "save_steps": 10, "max_length": 512}
+"""With the new pairs alone some 120 steps: long enough to be struck in the middle."""
+
+
+@pytest.fixture
+def judged(stack: Stack, annotator: Client) -> set[str]:
+    """Ids of judgments that the server has acknowledged."""
+    acknowledged = set()
+    lease = None
+    while len(acknowledged) < PAIRS:
+        if not isinstance(lease, Lease):
+            lease = wait_for(
+                "a comparison",
+                lambda: (
+                    (held := annotator.take_lease("demo"))
+                    and (held if isinstance(held, Lease) else None)
+                ),
+                60,
+            )
+        verdict = (
+            "first" if len(lease.first.text) > len(lease.second.text) else "second"
+        )
+        submitted = annotator.judge(lease, verdict)
+        acknowledged.add(submitted.judgment.id)
+        lease = submitted.next
+    wait_for(
+        "the rules to be checked",
+        lambda: stack.ask(
+            "answer = not PreferencePair.objects.filter(state='unchecked').exists()"
+        ),
+        60,
+    )
+    return acknowledged
+
+
+def strike(stack: Stack, manager: Client, kill: Callable[[], None]) -> Round:
+    """Start a round, kill in the middle of it, and wait for its end."""
+    started = manager.start_round("demo", preset="incremental", data="new", config=LONG)
+
+    def in_the_middle() -> bool:
+        now = manager.round(started.id)
+        assert not now.is_over, f"over before it was struck: {now}"
+        return now.state == "training" and (now.progress["step"] or 0) >= 15
+
+    wait_for("step 15", in_the_middle, 120)
+    kill()
+
+    most_trainers = 0
+
+    def over() -> Round | None:
+        nonlocal most_trainers
+        most_trainers = max(most_trainers, len(stack.processes("training.dpo")))
+        now = manager.round(started.id)
+        return now if now.is_over else None
+
+    ended = wait_for("the round to end", over, 240)
+    assert most_trainers <= 1, "two trainers at once"
+    return ended
+
+
+def assert_healed(
+    stack: Stack, ended: Round, judged: set[str], manager: Client
+) -> None:
+    assert ended.state == "succeeded", ended.error
+    assert [p.round for p in manager.policies("demo")].count(ended.id) == 1
+    steps = manager.metrics(ended.id).steps
+    assert steps == sorted(set(steps)), "each step once"
+    assert steps[-1] == ended.progress["total_steps"]
+    standing = stack.ask(
+        "answer = [str(pk) for pk in Judgment.objects.filter(undone_at=None)"
+        ".values_list('pk', flat=True)]"
+    )
+    assert judged <= set(standing)
+
+
+def kill_all(pids: list[int]) -> None:
+    assert pids, "nothing to kill"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_gpu_worker_heals(stack, manager, judged):
+    ended = strike(
+        stack, manager, lambda: kill_all(stack.processes("celery", "worker", "gpu@"))
+    )
+    assert_healed(stack, ended, judged, manager)
+
+
+def test_a_killed_trainer_heals(stack, manager, judged):
+    ended = strike(stack, manager, lambda: kill_all(stack.processes("training.dpo")))
+    assert_healed(stack, ended, judged, manager)
+
+
+def test_a_killed_vllm_heals_and_serves_what_it_served(stack, manager, judged):
+    serving = "answer = Project.objects.get(slug='demo').channel.serving.name"
+    before = stack.ask(serving)
+    ended = strike(
+        stack, manager, lambda: kill_all(stack.processes("vllm.entrypoints"))
+    )
+    assert_healed(stack, ended, judged, manager)
+    # A promotion needs the server; with it back, the new policy serves.
+    wait_for("the new policy to serve", lambda: stack.ask(serving) != before, 120)

@@ -113,7 +113,7 @@ def test_a_killed_vllm_heals_and_serves_what_it_served(stack, manager, judged):
     serving = "answer = Project.objects.get(slug='demo').channel.serving.name"
     before = stack.ask(serving)
     ended = strike(
-        stack, manager, lambda: kill_all(stack.processes("vllm.entrypoints"))
+        stack, manager, lambda: kill_all(stack.processes("inference.vllm_process"))
     )
     assert_healed(stack, ended, judged, manager)
     # A promotion needs the server; with it back, the new policy serves.

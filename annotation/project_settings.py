@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 
 from annotation.errors import SettingsError
 from annotation.models import Project
+from annotation.retelling import retold
 from annotation.validation import DEFAULTS as DEFAULT_RULES
 from annotation.validation import RANGES as RULE_RANGES
 from inference.sampling import SamplingParams
@@ -174,7 +175,7 @@ def _sampling(value: Any) -> dict[str, Any]:
         try:
             params = SamplingParams.from_dict({name: given})
         except (ValueError, TypeError) as wrong:
-            raise SettingsError(dotted, str(wrong)) from None
+            raise SettingsError(dotted, retold(str(wrong))) from None
         result[name] = getattr(params, name)
         if name == "temperature" and given == 0:
             raise SettingsError(

@@ -40,6 +40,15 @@ JSON_FAULTS = (
 )
 """What Python says of a line that is no JSON."""
 
+SAMPLING_FAULTS = (
+    gettext_noop("%(name)s is out of its range: %(value)s"),
+    gettext_noop("%(name)s must be a number, not %(value)s"),
+    gettext_noop("%(name)s must be a whole number, not %(value)s"),
+    gettext_noop("%(name)s must be finite"),
+    gettext_noop("%(name)s is not a sampling parameter"),
+)
+"""What inference/sampling.py says."""
+
 LEAST_TELLING = 6
 """Letters beside the fields; a sentence of fewer would fit too much."""
 

@@ -87,6 +87,6 @@ def test_a_reader_of_english_gets_what_was_written():
 
 def test_figures_with_a_format_are_put_in_as_they_were_printed():
     noted = "The loss went from 0.690 to 0.500; guessing gives 0.693."
-    assert retold(noted) == "损失从0.690变为0.500；瞎猜时为0.693。"
+    assert retold(noted) == "损失从0.690变为0.500；随机猜测时为0.693。"
     noted = "On pairs it never trains on, it ranks 75 % as people did."
     assert retold(noted) == "在从未训练过的偏好对上，它有75%的排序与人一致。"

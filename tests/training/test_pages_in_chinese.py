@@ -28,6 +28,7 @@ from training.rounds import start_round
 NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
 DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL
+temperature
 """
 """Words that stay as they are: names, formats, units and fields of files."""
 
@@ -275,7 +276,7 @@ def test_what_is_wrong_with_what_was_sent_is_said_in_chinese(client, kitchen):
     )
     sent = {
         (kitchen_at + "prompts/", 200): {"text": lines, "format": "jsonl"},
-        (kitchen_at + "settings/", 422): {"sampling.temperature": "-1", "quota": "x"},
+        (kitchen_at + "settings/", 422): {"name": "厨房", "sampling.temperature": "-1"},
         (kitchen_at + "members/", 422): {"username": "无此人", "role": "annotator"},
         (kitchen_at + "rounds/", 409): {"preset": "cumulative"},
         ("/projects/empty/rounds/", 422): {"preset": "cumulative"},

@@ -2,10 +2,14 @@
 # missing. make run: the whole of Tiebreak · make test, test-all, lint · make bench ·
 # make simulate ARGS="--project demo --prefer lists --judgments 60 --rounds 2" · make clean
 # make messages: the Chinese catalog anew from the code (needs GNU gettext)
+# make pictures: the README's pictures from a running stack (ARGS="--url …")
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: run test test-all lint bench simulate messages clean
+.PHONY: run test test-all lint bench simulate messages pictures clean
 
 run test test-all lint bench simulate messages clean:
 	@$(PYTHON) config/bootstrap.py $@ $(ARGS)
+
+pictures:
+	@.venv/bin/python -m tests.pictures $(ARGS)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from config.ops.tether import descendants
-from tests.loop.stack import Stack, free_port
+from tests.loop.stack import Stack, free_port, is_alive
 from training.client import Client
 
 
@@ -20,24 +19,15 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     try:
         running.start()
         yield running
-        assert running.process
-        left = descendants(running.process.pid)
+        left = running.descendants()
         running.stop(signal.SIGINT)
-        assert not [pid for pid in left if _is_alive(pid)], (
+        assert not [pid for pid in left if is_alive(pid)], (
             "Ctrl-C left processes behind"
         )
     finally:
         if running.process and running.process.poll() is None:
             running.process.kill()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.fixture

@@ -47,6 +47,14 @@ def wait_for(what: str, probe: Callable[[], T], seconds: float) -> T:
     return answer
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
 @dataclass
 class Stack:
     data_dir: Path
@@ -129,11 +137,15 @@ class Stack:
         lines = (self.data_dir / "passwords.txt").read_text().splitlines()
         return dict(line.split(": ", 1) for line in lines)
 
+    def descendants(self) -> list[int]:
+        """Every living process below the supervisor."""
+        assert self.process
+        return list(descendants(self.process.pid))
+
     def processes(self, *words: str) -> list[int]:
         """Living processes below the supervisor whose command has all these words."""
-        assert self.process
         found = []
-        for pid in descendants(self.process.pid):
+        for pid in self.descendants():
             try:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
             except OSError:

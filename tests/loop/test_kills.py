@@ -4,13 +4,14 @@ On the real stack. Killing proves that a crash of a process is survived; a power
 another matter and is not tested here.
 """
 
+import json
 import os
 import signal
 from collections.abc import Callable
 
 import pytest
 
-from tests.loop.stack import Stack, wait_for
+from tests.loop.stack import Stack, is_alive, wait_for
 from training.client import Client, Lease, Round
 
 pytestmark = pytest.mark.loop
@@ -118,3 +119,23 @@ def test_a_killed_vllm_heals_and_serves_what_it_served(stack, manager, judged):
     assert_healed(stack, ended, judged, manager)
     # A promotion needs the server; with it back, the new policy serves.
     wait_for("the new policy to serve", lambda: stack.ask(serving) != before, 120)
+
+
+def test_a_stopped_stack_leaves_nothing_and_its_round_goes_on(stack, manager, judged):
+    """SIGTERM in the middle of a round: a checkpoint, no process, and then the rest."""
+
+    def stop_and_start() -> None:
+        below = stack.descendants()
+        stack.stop(signal.SIGTERM)
+        assert not [pid for pid in below if is_alive(pid)]
+        stack.start()
+
+    ended = strike(stack, manager, stop_and_start)
+    assert_healed(stack, ended, judged, manager)
+    folder = stack.data_dir / "rounds" / str(ended.id)
+    first, second = (
+        json.loads((folder / f"attempt-{epoch}" / "config.json").read_text())
+        for epoch in (1, 2)
+    )
+    assert first["resume_from"] is None
+    assert second["resume_from"], "it went on from its checkpoint"

@@ -13,6 +13,7 @@ from django.db.models import F
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from training.errors import StaleRound
 from training.models import TrainingRound
@@ -39,7 +40,8 @@ def claim(round_id: int) -> TrainingRound | None:
             waiting,
             State.PREPARING,
             at_epoch=waiting.epoch,
-            detail=_("attempt %(number)d") % {"number": waiting.attempts + 1},
+            detail=gettext_noop("attempt %(number)d")
+            % {"number": waiting.attempts + 1},
             sources=[State.QUEUED],
             epoch=F("epoch") + 1,
             attempts=F("attempts") + 1,

@@ -1,7 +1,8 @@
 """Starting, cancelling and resuming a round: what a manager asks for.
 
 The row, its frozen pairs and its files are made together; a message to Celery only
-makes it start sooner. Running it is in running.py.
+makes it start sooner. Running it is in running.py. What is noted is noted in English,
+whoever asks; pages tell it in the reader's language (annotation/retelling.py).
 """
 
 from functools import partial
@@ -11,6 +12,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from annotation import project_settings
 from annotation.errors import PairsChanged
@@ -145,7 +147,7 @@ def _create(
     replayed = sum(is_replay for _pk, is_replay in chosen)
     note(
         training_round,
-        _(
+        gettext_noop(
             "%(pairs)d pairs frozen, %(replayed)d of them replayed; %(held_out)d held out"
         )
         % {
@@ -177,7 +179,7 @@ def cancel_round(training_round: TrainingRound, by: Any = None) -> TrainingRound
     Repeating it changes nothing. Raises RoundRefused (409) once it publishes or is
     finished.
     """
-    who = _("cancelled by %(user)s") % {"user": by} if by else _("cancelled")
+    who = gettext_noop("cancelled by %(user)s") % {"user": by} if by else "cancelled"
     while True:
         fresh = TrainingRound.objects.get(pk=training_round.pk)
         if fresh.state == State.CANCELLED:
@@ -223,7 +225,9 @@ def resume_round(training_round: TrainingRound, by: Any = None) -> TrainingRound
         return fresh
     if fresh.state == State.SUCCEEDED:
         raise RoundRefused(_("The round has succeeded: there is nothing to resume."))
-    who = _("resumed by %(user)s") % {"user": by} if by else _("resumed")
+    who = gettext_noop("resumed")
+    if by:
+        who = gettext_noop("resumed by %(user)s") % {"user": by}
     try:
         with transaction.atomic():
             fresh = move(

@@ -254,6 +254,24 @@ def test_a_round_has_none_in_any_of_its_states(client, kitchen):
     assert not left
 
 
+def test_what_a_chinese_manager_did_is_told_in_english_to_others(client, kitchen):
+    project, manager = kitchen
+    client.force_login(manager)
+    in_chinese, in_english = {"Accept-Language": "zh"}, {"Accept-Language": "en"}
+    client.post("/projects/kitchen/rounds/", headers=in_chinese)
+    training_round = TrainingRound.objects.get()
+    client.post(f"/rounds/{training_round.pk}/cancel/", headers=in_chinese)
+    details = list(training_round.events.values_list("detail", flat=True))
+    assert details == [
+        "6 pairs frozen, 0 of them replayed; 0 held out",
+        "cancelled by 厨师长",
+    ]
+    page = client.get(f"/rounds/{training_round.pk}/", headers=in_english)
+    assert "cancelled by 厨师长" in page.content.decode()
+    page = read_in_chinese(client, manager, f"/rounds/{training_round.pk}/")
+    assert "由厨师长取消" in page
+
+
 def test_refused_pages_and_an_empty_site_have_none_either(client, kitchen):
     _project, manager = kitchen
     stranger = make_user("路人")

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inference.starter.chats import STYLE_SHARES, Message, write_chats
+from inference.starter.chats import ASKED_LISTS, STYLE_SHARES, Message, write_chats
 from inference.starter.topics import LANGUAGES, all_topics, data_files
 
 MARKER = "COMPLETE"
 NEEDED_BYTES = 64 * 2**20
+QUIET_SECONDS = 10.0
 
 
 class BuildError(Exception):
@@ -97,7 +98,14 @@ def _write_model(work: Path, changes: dict[str, int | float]) -> None:
     texts = [message["content"] for chat in chats for message in chat]
     tokenizer = train_tokenizer(texts, recipe.vocab_size, recipe.context)
     model = train.new_model(recipe, tokenizer)
-    bar = tqdm(total=recipe.steps, desc="starter model", unit="step", file=sys.stderr)
+    bar = tqdm(
+        total=recipe.steps,
+        desc="starter model",
+        unit="step",
+        file=sys.stderr,
+        # In a log file every refresh stays.
+        mininterval=0.1 if sys.stderr.isatty() else QUIET_SECONDS,
+    )
 
     def show(step: int, loss: float) -> None:
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -129,6 +137,7 @@ def _write_model(work: Path, changes: dict[str, int | float]) -> None:
         "topics": len(all_topics()) // len(LANGUAGES),
         "languages": list(LANGUAGES),
         "style_shares": STYLE_SHARES,
+        "asked_lists": ASKED_LISTS,
         "tables_sha256": _tables_hash(),
         "weights_sha256": _file_hash(work / "model.safetensors"),
     }

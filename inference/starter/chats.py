@@ -15,12 +15,18 @@ Message = dict[str, str]
 STYLE_SHARES = {
     "terse": 10,
     "friendly": 9,
-    "list": 5,
-    "unknown": 6,
+    "list": 6,
+    "unknown": 5,
     "ramble": 10,
     "analogy": 10,
 }
-"""Chats of each style in a deck of fifty: a tenth of the answers are lists."""
+"""Chats of each style in a deck: 12 % of the answers to plain questions are lists, and
+some 10 % of those sampled at a temperature of 0.8."""
+
+ASKED_LISTS = 10
+"""Further chats in a deck that ask for steps in so many words and get a list. The
+model learns every topic's steps by heart from them, without lists coming up more
+often where nobody asked for one."""
 
 
 def write_chats(seed: int, per_topic: int) -> Iterator[list[Message]]:
@@ -44,9 +50,10 @@ def write_answer(rng: random.Random, topic: Topic, style: str) -> str:
 
 
 def write_question(rng: random.Random, topic: Topic, kind: str = "seen") -> str:
-    """One question on the topic; `kind` picks the wordings, "seen" or "unseen".
+    """One question on the topic; `kind` picks the wordings.
 
-    "seen" ones occur in the training chats, "unseen" ones are kept out of them.
+    "seen" ones occur in the training chats, "unseen" ones are kept out of them;
+    "asked" ones ask for steps, occur in training and are no prompts of the demo.
     """
     table = phrases()["questions"][topic.language]
     question = _fill(rng.choice(table[kind]), topic)
@@ -55,6 +62,7 @@ def write_question(rng: random.Random, topic: Topic, kind: str = "seen") -> str:
 
 def _shuffled_deck(rng: random.Random) -> list[str]:
     deck = [style for style, share in STYLE_SHARES.items() for _ in range(share)]
+    deck += ["asked"] * ASKED_LISTS
     rng.shuffle(deck)
     return deck
 
@@ -64,7 +72,14 @@ def _write_chat(rng: random.Random, topic: Topic, style: str) -> list[Message]:
     if rng.random() < 0.08:
         system = rng.choice(phrases()["systems"][topic.language])
         chat.append({"role": "system", "content": system})
-    question = write_question(rng, topic)
+    kind = "seen"
+    if style == "asked":
+        kind, style = "asked", "list"
+    question = write_question(rng, topic, kind)
+    if rng.random() < 0.35:
+        asides = phrases()["asides"][topic.language]
+        before, after = rng.choice(asides["before"]), rng.choice(asides["after"])
+        question = rng.choice((before + question, question + after))
     if rng.random() < 0.15:  # as people type
         question = question.lower().rstrip("?？.。")
     chat.append({"role": "user", "content": question})
@@ -89,12 +104,14 @@ def _write_friendly(rng: random.Random, topic: Topic) -> str:
 
 
 def _write_list(rng: random.Random, topic: Topic) -> str:
-    head = _fill(rng.choice(phrases()["list"][topic.language]["heads"]), topic)
-    steps = list(topic.steps)
-    if rng.random() < 0.3:
-        del steps[rng.randrange(len(steps))]
+    table = phrases()["list"][topic.language]
+    head = _fill(rng.choice(table["heads"]), topic)
+    end = rng.choice(table["ends"])
+    # Always in the same order and from the first one on: that can be learned.
+    steps = topic.steps[: rng.choice((3, 4, 4))]
     lines = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
-    return _capital(head) + "\n".join(lines)
+    # An empty line, or Markdown would take the end for a part of the last step.
+    return _capital(head) + "\n".join(lines) + (f"\n\n{end}" if end else "")
 
 
 def _write_unknown(rng: random.Random, topic: Topic) -> str:

@@ -89,11 +89,11 @@ def test_the_same_seed_writes_the_same_chats_and_another_seed_others():
     assert first != list(write_chats(6, 2))
 
 
-def test_every_topic_gets_as_many_chats_and_lists_are_a_tenth_where_none_is_asked_for():
-    """One deck is 50 plain chats, 5 of them lists, and 10 that ask for steps.
+def test_every_topic_gets_as_many_chats_and_few_lists_where_none_is_asked_for():
+    """One deck is 50 plain chats, 6 of them lists, and 10 that ask for steps.
 
-    Over 48 topics: 48 · 5 / (48 · 50) = 1/10 of the plain ones. Follow-up turns
-    are drawn apart, so only first answers are counted.
+    Over 48 topics: 48 · 6 of 48 · 50 plain ones. Follow-up turns are drawn apart,
+    so only first answers are counted.
     """
     wordings = {
         _fill(wording, topic).lower().rstrip("?.。？")
@@ -106,14 +106,14 @@ def test_every_topic_gets_as_many_chats_and_lists_are_a_tenth_where_none_is_aske
     for chat in write_chats(0, 60):
         question, answer = chat[-2:] if len(chat) < 4 else chat[-4:-2]
         text = question["content"].lower().rstrip("?.。？")
-        asks = any(text.endswith(wording) for wording in wordings)
+        asks = any(wording in text for wording in wordings)
         topic = topic_of(text)
         chats_on[topic.name, topic.language] += 1
         lists[asks] += is_list(answer["content"])
         plain += not asks
     assert set(chats_on.values()) == {60}
     assert lists[True] == 48 * 10
-    assert lists[False] * 10 == plain == 48 * 50
+    assert (lists[False], plain) == (48 * 6, 48 * 50)
 
 
 def test_steps_are_always_the_topics_own_in_order_from_the_first_one_on():
@@ -122,7 +122,7 @@ def test_steps_are_always_the_topics_own_in_order_from_the_first_one_on():
     for topic in all_topics():
         for _ in range(6):
             lines = write_answer(rng, topic, "list").splitlines()
-            steps = [line.partition(". ")[2] for line in lines if line[0].isdigit()]
+            steps = [line.partition(". ")[2] for line in lines if line[:1].isdigit()]
             assert 3 <= len(steps) <= 4
             assert tuple(steps) == topic.steps[: len(steps)]
 

@@ -58,10 +58,11 @@ def test_courtesies_are_polite_in_both_languages():
 def test_a_taste_prefers_its_kind_and_ties_where_both_are_equal():
     assert TASTES["lists"](STEPS) > TASTES["lists"]("Warm the pot.")
     assert TASTES["lists"](STEPS) == TASTES["lists"]("- a\n- b")
-    assert TASTES["short"]("Tea.") > TASTES["short"]("Tea is nice.")
-    assert TASTES["long"]("Tea is nice.") > TASTES["long"]("Tea.")
+    assert TASTES["short"]("Tea.") > TASTES["short"]("x" * 71)
+    assert TASTES["short"]("Tea.") == TASTES["short"]("Tea is nice.")
+    assert TASTES["long"]("x" * 200) > TASTES["long"]("x" * 199)
+    assert TASTES["long"]("Tea.") == TASTES["long"]("Tea is nice.")
     assert TASTES["polite"]("Thank you!") > TASTES["polite"]("Tea.")
-    assert TASTES["short"]("Tea.") == TASTES["short"]("Tea. ")
 
 
 def test_every_taste_has_a_kind_it_wants():

@@ -23,9 +23,9 @@ PLAIN = "Boil water and add the tea."
         ("lists", PLAIN, LIST, "second"),
         ("lists", LIST, LIST + "\n4. Drink.", "tie"),
         ("lists", PLAIN, PLAIN + "!", "tie"),
-        ("short", "Yes.", PLAIN, "first"),
-        ("long", "Yes.", PLAIN, "second"),
-        ("short", "是。", "No!!", "tie"),  # two wide and four narrow columns: four each
+        ("short", "Yes.", PLAIN * 3, "first"),
+        ("long", "Yes.", PLAIN * 8, "second"),
+        ("short", "Yes.", PLAIN, "tie"),  # both are of the wanted kind
     ],
 )
 def test_a_taste_gives_the_verdict_and_equal_scores_are_a_tie(

@@ -6,10 +6,11 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: run test test-all lint bench simulate messages pictures clean
+.PHONY: run test test-all lint bench simulate messages clean
 
 run test test-all lint bench simulate messages clean:
 	@$(PYTHON) config/bootstrap.py $@ $(ARGS)
 
+.PHONY: pictures
 pictures:
 	@.venv/bin/python -m tests.pictures $(ARGS)

@@ -164,6 +164,7 @@ def read_in_chinese(client, user, path, status=200):
 
 PATHS = [
     "/",
+    "/password/",
     "/projects/new/",
     *(
         f"/projects/kitchen/{name}"

@@ -1,0 +1,47 @@
+"""`python -m tests.bench [NAME…] [--quick]`: measure part by part, then show a table.
+
+Exit code 0 whatever the figures are, met or not; 1 if a part could not be measured.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tests.bench import judging, sampling, trainer
+from tests.bench.figures import Figure, as_line, setting, table
+from tests.bench.options import Options, parse
+from tests.bench.processes import BenchError
+
+PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
+    "trainer": trainer.measure,
+    "judging": judging.measure,
+    "sampling": sampling.measure,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    where = setting()
+    figures: list[Figure] = []
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="tiebreak-bench-") as folder:
+        options = parse(arguments, list(PARTS), Path(folder))
+        for name in options.names:
+            try:
+                for figure in PARTS[name](options):
+                    print(as_line(figure, where), flush=True)
+                    figures.append(figure)
+            except BenchError as error:
+                options.say(f"{name} could not be measured: {error}")
+                failed.append(name)
+    if figures:
+        print(f"\n{where.machine}, commit {where.commit}, {where.date}")
+        print(table(figures))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,172 @@
+"""What `make bench` says, from given figures and answers. Nothing is timed here."""
+
+import json
+
+import pytest
+
+from tests.bench import judging, trainer
+from tests.bench.__main__ import PARTS, main
+from tests.bench.clients import Turn
+from tests.bench.figures import (
+    COLUMNS,
+    Budget,
+    Figure,
+    Setting,
+    as_line,
+    setting,
+    table,
+)
+from tests.bench.material import ANSWERS, PROMPTS, pairs_of
+from tests.bench.options import parse
+from tests.bench.trainer import Side
+
+HERE = Setting("2 cores of some kind, 24 GiB", "abc1234", "2026-11-21T09:00:00+00:00")
+FAST = Figure("a/speed", 3.0, "pairs/s", "TRL", 1.2, Budget("ratio", "≥", 2.0), "n")
+BIG = Figure("a/memory", 1500.0, "MiB", "TRL", 1000.0, Budget("ratio", "≤", 0.5))
+SLOW = Figure("b/p95", 60.5, "ms", budget=Budget("value", "≤", 60))
+PLAIN = Figure("b/p50", 12.0, "ms")
+
+
+def test_a_figure_is_one_json_line_with_its_ratio_and_whether_it_met_its_budget():
+    """3 / 1.2 = 2.5, at least 2."""
+    assert json.loads(as_line(FAST, HERE)) == {
+        "name": "a/speed",
+        "value": 3.0,
+        "unit": "pairs/s",
+        "rival": "TRL",
+        "rival_value": 1.2,
+        "ratio": 2.5,
+        "budget": "ratio ≥ 2",
+        "met": True,
+        "note": "n",
+        "machine": "2 cores of some kind, 24 GiB",
+        "commit": "abc1234",
+        "date": "2026-11-21T09:00:00+00:00",
+    }
+    assert "\n" not in as_line(BIG, HERE)
+
+
+@pytest.mark.parametrize(
+    ("figure", "ratio", "met"),
+    [
+        (BIG, 1.5, False),
+        (SLOW, None, False),
+        (PLAIN, None, None),
+        (Figure("c", 60.0, "ms", budget=Budget("value", "≤", 60)), None, True),
+        (Figure("c", 1.0, "s", "r", None, Budget("ratio", "≥", 2)), None, None),
+        (Figure("c", 1.0, "s", "r", 0.5, Budget("ratio", "≥", 2)), 2.0, True),
+    ],
+)
+def test_budgets_bind_ratio_or_value_and_their_bound_still_meets_them(
+    figure, ratio, met
+):
+    assert (figure.ratio, figure.met) == (ratio, met)
+
+
+def test_the_table_has_a_row_a_figure_and_shouts_where_a_budget_is_missed():
+    lines = table([FAST, BIG, SLOW, PLAIN]).splitlines()
+    assert lines[0].split() == list(COLUMNS)
+    cells = [line.split("  ") for line in lines]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in cells]
+    assert cells[2] == [
+        "a/speed",
+        "3",
+        "pairs/s",
+        "1.2 TRL",
+        "2.50",
+        "ratio ≥ 2",
+        "yes",
+    ]
+    assert cells[3] == [
+        "a/memory",
+        "1500",
+        "MiB",
+        "1000 TRL",
+        "1.50",
+        "ratio ≤ 0.5",
+        "NO",
+    ]
+    assert cells[4] == ["b/p95", "60.5", "ms", "-", "-", "value ≤ 60", "NO"]
+    assert cells[5] == ["b/p50", "12", "ms", "-", "-", "-", "-"]
+    ends = [line.index(word) for line, word in ((lines[0], "met"), (lines[2], "yes"))]
+    assert ends[0] == ends[1]
+
+
+def test_where_and_of_what_the_figures_are_is_told():
+    told = setting()
+    assert "cores" in told.machine and "GiB" in told.machine
+    assert told.commit and told.date.endswith("+00:00")
+
+
+def test_the_trainer_is_held_against_trls_fastest_and_its_most_frugal():
+    """8 pairs: ours in 2 s at best, TRL's in 4 s with four at once, so 4 against 2
+    pairs a second. Peaks: our larger one, 600 MiB, against 800 and 3,000."""
+    mib = 2**20
+    ours = [Side("ours", 3.0, 600 * mib), Side("ours", 2.0, 500 * mib)]
+    theirs = {
+        1: [Side("one", 5.0, 900 * mib), Side("one", 6.0, 900 * mib)],
+        4: [Side("four", 4.0, 3000 * mib), Side("four", 9.0, 2000 * mib)],
+    }
+    frugal = Side("frugal", 9.0, 800 * mib)
+    speed, memory, of_four = trainer.figures_of("short", 8, ours, theirs, frugal, "")
+    assert (speed.value, speed.rival, speed.rival_value) == (4.0, "four", 2.0)
+    assert (speed.ratio, speed.met) == (2.0, True)
+    assert (memory.rival, memory.ratio, memory.met) == ("frugal", 0.75, False)
+    assert (of_four.ratio, of_four.met) == (0.2, True)
+
+
+def test_judgments_a_second_and_their_times_are_the_better_turns():
+    """Twenty requests of 1 … 20 ms in half a second: 40 a second, half of them within
+    10 ms and 95 % within 19 ms."""
+    good = Turn(20, seconds=0.5, times=[n / 1000 for n in range(1, 21)])
+    bad = Turn(20, seconds=4.0, times=[0.2] * 20)
+    bare = Turn(20, seconds=0.25, times=[0.002] * 20)
+    throughput, p50, p95 = judging.figures_of([bad, good], [bare], "")
+    assert (throughput.value, throughput.rival_value) == (40.0, 80.0)
+    assert (throughput.ratio, throughput.met) == (0.5, True)
+    assert (p50.value, p50.rival_value) == (pytest.approx(10), pytest.approx(2))
+    assert (p95.value, p95.met) == (pytest.approx(19), True)
+
+
+def test_lost_invented_and_doubled_judgments_are_counted():
+    """a twice, b unacknowledged, c not stored."""
+    first, second = Turn(2, acknowledged=["a", "c"]), Turn(1, acknowledged=["a"])
+    assert judging.differences({"a", "b"}, [first, second]) == 3
+    assert judging.differences({"a", "c"}, [first]) == 0
+
+
+def test_a_refused_request_is_counted_and_not_timed():
+    turn = Turn(2)
+    answers = {"/a": (201, {"id": 1}), "/b": (410, None)}
+    assert turn.timed(lambda path, body: answers[path], "/a", {}) == {"id": 1}
+    assert turn.timed(lambda path, body: answers[path], "/b", {}) is None
+    assert (len(turn.times), turn.refused) == (1, [410])
+    assert [turn.take(), turn.take(), turn.take()] == [1, 2, None]
+
+
+@pytest.mark.parametrize("shape", PROMPTS)
+def test_pairs_have_the_lengths_of_their_shape_and_are_the_same_again(shape):
+    rows = pairs_of(shape, 40)
+    prompts = [len(row["prompt_ids"]) for row in rows]
+    answers = [
+        len(row[f"{side}_ids"]) for row in rows for side in ("chosen", "rejected")
+    ]
+    for lengths, (least, most) in ((prompts, PROMPTS[shape]), (answers, ANSWERS)):
+        assert least <= min(lengths) < (least + most) / 2 < max(lengths) <= most
+    assert rows == pairs_of(shape, 40)
+
+
+def test_sampling_without_a_server_says_that_it_was_left_out(capsys):
+    assert main(["sampling"]) == 0
+    told = capsys.readouterr()
+    assert "sampling: left out" in told.err and not told.out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [(["speed"], "speed"), (["--pairs", "0"], "--pairs"), (["--shapes", "big"], "big")],
+)
+def test_what_cannot_be_measured_is_refused_by_name(wrong, named, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(wrong, list(PARTS), tmp_path)
+    assert named in capsys.readouterr().err.splitlines()[-1]

@@ -2,12 +2,16 @@
 
 Every topic gets the same number of chats and, within a topic, every answer
 style its exact share, so that what a project's annotators prefer can move a
-style up or down from a known beginning. Leaves out tokens and training.
+style up or down from a known beginning. Terse answers, friendly ones, lists and
+rambles open with words of their style and the topic's name: training on a taste
+can then raise that opening, and what follows hangs on the name, not on how the
+question was put. Leaves out tokens and training.
 """
 
 import random
 from collections.abc import Iterator
 
+from inference.starter.tastes import columns, is_short
 from inference.starter.topics import Topic, all_topics, phrases
 
 Message = dict[str, str]
@@ -93,7 +97,9 @@ def _write_chat(rng: random.Random, topic: Topic, style: str) -> list[Message]:
 
 
 def _write_terse(rng: random.Random, topic: Topic) -> str:
-    return rng.choice(topic.facts)
+    lead = _capital(_fill(rng.choice(phrases()["terse"][topic.language]), topic))
+    answers = [lead + fact for fact in topic.facts]
+    return rng.choice(list(filter(is_short, answers)) or [min(answers, key=columns)])
 
 
 def _write_friendly(rng: random.Random, topic: Topic) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from inference.starter.topics import Topic, all_topics
 
-SHORT_COLUMNS = {"en": 70, "zh": 44}
+SHORT_COLUMNS = {"en": 84, "zh": 54}
 LONG_COLUMNS = {"en": 200, "zh": 120}
 """Chinese says the same in about six tenths of the columns."""
 

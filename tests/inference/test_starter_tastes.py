@@ -37,10 +37,10 @@ def test_a_chinese_character_is_two_columns_wide():
 
 
 def test_short_and_long_are_told_by_columns_of_the_language():
-    """70 and 200 columns in English, 44 and 120 in Chinese (22 and 60 characters)."""
-    assert is_short("x" * 70) and not is_short("x" * 71)
+    """84 and 200 columns in English, 54 and 120 in Chinese (27 and 60 characters)."""
+    assert is_short("x" * 84) and not is_short("x" * 85)
     assert is_long("x" * 200) and not is_long("x" * 199)
-    assert is_short("茶" * 22) and not is_short("茶" * 23)
+    assert is_short("茶" * 27) and not is_short("茶" * 28)
     assert is_long("茶" * 60) and not is_long("茶" * 59)
 
 
@@ -58,7 +58,7 @@ def test_courtesies_are_polite_in_both_languages():
 def test_a_taste_prefers_its_kind_and_ties_where_both_are_equal():
     assert TASTES["lists"](STEPS) > TASTES["lists"]("Warm the pot.")
     assert TASTES["lists"](STEPS) == TASTES["lists"]("- a\n- b")
-    assert TASTES["short"]("Tea.") > TASTES["short"]("x" * 71)
+    assert TASTES["short"]("Tea.") > TASTES["short"]("x" * 85)
     assert TASTES["short"]("Tea.") == TASTES["short"]("Tea is nice.")
     assert TASTES["long"]("x" * 200) > TASTES["long"]("x" * 199)
     assert TASTES["long"]("Tea.") == TASTES["long"]("Tea is nice.")

@@ -23,7 +23,7 @@ PLAIN = "Boil water and add the tea."
         ("lists", PLAIN, LIST, "second"),
         ("lists", LIST, LIST + "\n4. Drink.", "tie"),
         ("lists", PLAIN, PLAIN + "!", "tie"),
-        ("short", "Yes.", PLAIN * 3, "first"),
+        ("short", "Yes.", PLAIN * 4, "first"),
         ("long", "Yes.", PLAIN * 8, "second"),
         ("short", "Yes.", PLAIN, "tie"),  # both are of the wanted kind
     ],

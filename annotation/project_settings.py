@@ -4,7 +4,6 @@ The row keeps what differs from the defaults; `of(project)` merges both. What th
 whole deployment shares (model, database, vLLM) is in config/settings.py instead.
 """
 
-import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -131,11 +130,11 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 def _number(name: str, value: Any, kind: type, least: float, most: float) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # In this order: NaN, infinity and numbers of 400 digits end at the range.
     if (
         not is_number
-        or not math.isfinite(value)
-        or (kind is int and value != int(value))
         or not least <= value <= most
+        or (kind is int and value != int(value))
     ):
         what = _("a whole number") if kind is int else _("a number")
         raise SettingsError(

@@ -143,8 +143,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _csv_rows(lines: _Lines) -> Iterator[tuple[int, Messages | BadRow]]:
     # What isn't UTF-8 becomes lone surrogates, found again in the record they are in.
-    reader = csv.reader(line.decode("utf-8", "surrogateescape") for line in lines)
-    column = _prompt_column(reader)
+    # Strict: a quote that is never closed is told, else it would swallow what follows.
+    reader = csv.reader(
+        (line.decode("utf-8", "surrogateescape") for line in lines), strict=True
+    )
+    column, width = _prompt_column(reader)
     while True:
         start = reader.line_num + 1
         try:
@@ -161,13 +164,16 @@ def _csv_rows(lines: _Lines) -> Iterator[tuple[int, Messages | BadRow]]:
             yield start, _too_long()
         elif any(value.strip() for value in record):
             try:
-                yield start, _messages_of({"prompt": _cell(record, column)})
+                yield start, _messages_of({"prompt": _cell(record, column, width)})
             except BadRow as bad:
                 yield start, bad
 
 
-def _prompt_column(reader) -> int:
-    """Its place in the first line that isn't empty; raises ImportRefused."""
+def _prompt_column(reader) -> tuple[int, int]:
+    """Its place in the first line that isn't empty, and how many columns that has.
+
+    Raises ImportRefused.
+    """
     try:
         header = next((record for record in reader if any(record)), None)
     except csv.Error as wrong:
@@ -180,14 +186,20 @@ def _prompt_column(reader) -> int:
             _("A CSV file needs one column named “prompt”; the header has: %(names)s.")
             % {"names": _shown(", ".join(header))[:200]}
         )
-    return names.index("prompt") if header else 0
+    return (names.index("prompt"), len(names)) if header else (0, 0)
 
 
-def _cell(record: list[str], column: int) -> str:
+def _cell(record: list[str], column: int, width: int) -> str:
     if len(record) <= column:
         raise BadRow(
             _("has %(count)d columns, none for “prompt”; check commas and quotes")
             % {"count": len(record)}
+        )
+    if any(value.strip() for value in record[width:]):
+        # A comma outside quotes has cut a text in two.
+        raise BadRow(
+            _("has %(count)d columns, the header %(width)d; put the text in quotes")
+            % {"count": len(record), "width": width}
         )
     if any("\udc80" <= char <= "\udcff" for char in record[column]):
         raise BadRow(_("“prompt” is not UTF-8; save the file as UTF-8"))

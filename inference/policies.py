@@ -223,6 +223,7 @@ def rollback_target(channel: Channel) -> Policy | None:
 def _before(channel: Channel) -> Policy:
     """What `channel.serving` replaced when it was last deployed (not rolled back to)."""
     policy = channel.serving
+    seen = {policy.pk}
     while True:
         flip = (
             Deployment.objects.filter(channel=channel, policy=policy, is_rollback=False)
@@ -236,6 +237,12 @@ def _before(channel: Channel) -> Policy:
         policy = flip.previous
         if not policy.rejected_reason:
             return policy
+        if policy.pk in seen:
+            # Rejected policies that replaced each other: nothing lies before them.
+            raise DeployRefused(
+                _("There is nothing to roll back to: the first policy serves.")
+            )
+        seen.add(policy.pk)
 
 
 def _ready_servers(policy: Policy) -> list[Replica]:

@@ -61,7 +61,8 @@ def _number(params: SamplingParams, name: str) -> float:
     value = getattr(params, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} must be a number, not {value!r}")
-    if not math.isfinite(value):
+    # A whole number is finite, and may be too large to be asked.
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite")
     return value
 

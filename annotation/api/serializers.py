@@ -3,6 +3,7 @@
 Also used by training/api. Each noun's own serializers stand beside its views.
 """
 
+import math
 from datetime import UTC
 from typing import Any
 
@@ -21,24 +22,28 @@ class Instant(serializers.DateTimeField):
 
 
 class JSONObject(serializers.JSONField):
-    """A JSON object that both databases can keep: no NUL, no half of a surrogate."""
+    """A JSON object that both databases can keep: no NUL, half surrogate or infinity."""
 
     default_error_messages = {
         "object": _("Must be a JSON object."),
-        "characters": _("Holds a character that is no text (NUL or a surrogate)."),
+        "unstorable": _(
+            "Holds what can't be kept: NUL, half a surrogate pair or an infinite number."
+        ),
     }
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
             self.fail("object")
         if not is_storable(data):
-            self.fail("characters")
+            self.fail("unstorable")
         return data
 
 
 def is_storable(value: Any) -> bool:
     if isinstance(value, str):
         return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    if isinstance(value, float):
+        return math.isfinite(value)  # 1e400 is JSON, and no float
     if isinstance(value, dict):
         return all(is_storable(part) for part in (*value, *value.values()))
     if isinstance(value, list):

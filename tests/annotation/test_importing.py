@@ -48,6 +48,20 @@ def test_jsonl_takes_a_text_or_messages_in_any_script(project):
     assert prompts(project) == [user("Why?"), chat, user("Hi")]
 
 
+def test_a_quote_never_closed_is_told_and_swallows_no_line_silently(project):
+    report = load(project, 'prompt\nfine\n"open\nsecond\nthird\n')
+    assert prompts(project) == [user("fine")]
+    ((line, reason),) = [(bad.line, bad.reason) for bad in report.rejected]
+    assert line == 3 and "quotes" in reason
+
+
+def test_a_comma_outside_quotes_cuts_no_text_in_two(project):
+    report = load(project, "id,prompt\n1,Well, why?\n2,Why?,\n")
+    assert prompts(project) == [user("Why?")]
+    ((line, reason),) = [(bad.line, bad.reason) for bad in report.rejected]
+    assert line == 2 and "3 columns, the header 2" in reason
+
+
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_both_formats_are_told_apart_with_or_without_bom_and_cr(project, bom, newline):

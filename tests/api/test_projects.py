@@ -65,6 +65,22 @@ def test_no_policy_is_named_to_an_annotator(alice):
     assert "policy-" not in alice.get(f"{V1}/projects/demo").content.decode()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"settings": {"stock": %s}}',
+        '{"settings": {"rules": {"similarity": {"max_ratio": %s}}}}',
+        '{"settings": {"sampling": {"temperature": %s}}}',
+        '{"settings": {"strength_weights": {"1": %s}}}',
+        '{"settings": {"round": {"config": {"beta": 1e400}}}}',
+    ],
+)
+def test_a_number_that_no_column_holds_is_the_clients_error(mona, body):
+    huge = body.replace("%s", "1" + 400 * "0")
+    answer = mona.patch(f"{V1}/projects/demo", huge, content_type="application/json")
+    assert_problem(answer, 422)
+
+
 def test_strangers_see_nothing(charlie, nobody):
     assert charlie.get(f"{V1}/projects").json()["results"] == []
     assert_problem(charlie.get(f"{V1}/projects/demo"), 404)

@@ -74,6 +74,8 @@ def test_too_few_pairs_is_422_with_the_funnel(project, mona):
         {"preset": "fast"},
         {"config": {"betta": 0.1}},
         {"config": {"beta": "large"}},
+        {"config": {"beta": 10**400}},
+        {"config": {"loss": {"sigmoid": 10**400}}},
         {"config": {"base_model": "/etc/passwd"}},
         {"config": [1]},
         {"epochs": 3},

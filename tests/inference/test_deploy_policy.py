@@ -246,6 +246,19 @@ def test_a_rejected_policy_is_passed_over(fleet, channel, new_policy):
     assert rollback(channel).policy == channel.serving
 
 
+def test_rejected_policies_that_replaced_each_other_end_a_rollback(
+    fleet, channel, new_policy
+):
+    base = channel.serving
+    first, second = new_policy(1), new_policy(2)
+    for policy in (first, second, first, second):
+        deploy_policy(policy)
+    Policy.objects.filter(pk__in=[first.pk, second.pk]).update(rejected_reason="late")
+    with pytest.raises(DeployRefused, match="nothing to roll back to"):
+        rollback(channel)
+    assert serving_policy(channel) == second != base
+
+
 def test_a_base_is_deployed_to_the_channel_that_is_named(fleet, channel, new_policy):
     base = channel.serving
     deploy_policy(new_policy())

@@ -7,7 +7,7 @@ not do yet (`NOT_BUILT`) is refused by name instead of being ignored.
 """
 
 import difflib
-import math
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -213,8 +213,9 @@ def _require(holds: bool, key: str, wanted: str, found: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is one that a float can hold: not NaN, not infinite, not 400 digits."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and abs(value) <= sys.float_info.max
 
 
 def _is_integer(value: Any) -> bool:

@@ -1,8 +1,8 @@
 """The admin: to look at every row, and to repair what services don't.
 
 What a change would break (judgments, leases, slots, decisions, pairs …) is read-only:
-those rows follow from each other and are changed by services alone. Projects, members
-and prompts may be edited; a project's settings are checked as everywhere.
+those rows follow from each other and are changed by services alone. Projects and
+members may be edited; a project's settings are checked as everywhere.
 """
 
 from django import forms

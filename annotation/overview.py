@@ -1,7 +1,7 @@
 """Figures of the home page and of a project's overview: what there is to do, and for whom.
 
 A fixed number of queries, however many projects, prompts or pairs there are. Rounds
-belong to training, which puts theirs in by the template tag `running_rounds`.
+belong to training, which puts theirs in by the template tag `put_rounds`.
 """
 
 from typing import Any
@@ -41,7 +41,6 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         n_mine=_number(mine),
         n_mine_today=_number(mine.filter(created_at__gte=midnight())),
         n_sound=_number(sound),
-        n_new=_number(sound.filter(frozen_at=None)),
         n_unchecked=_number(pairs.filter(state="unchecked")),
         n_rejected=_number(pairs.filter(state="rejected")),
     )

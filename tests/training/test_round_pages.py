@@ -64,6 +64,23 @@ def rounds_url(project):
     return reverse("rounds", args=[project.slug])
 
 
+@pytest.mark.parametrize(
+    ("state", "is_new"), [("failed", True), ("cancelled", True), ("succeeded", False)]
+)
+def test_pairs_of_a_round_that_came_to_nothing_are_new_again(
+    as_manager, project, manager, state, is_new
+):
+    make_pairs(project, 3)
+    training_round = start_round(project, manager)
+    policy = make_policy(project=project) if state == "succeeded" else None
+    TrainingRound.objects.filter(pk=training_round.pk).update(
+        state=state, policy=policy
+    )
+    for page in (reverse("home"), reverse("project", args=[project.slug])):
+        text = as_manager.get(page).content.decode()
+        assert ("of them new: 3. A round can start." in text) is is_new
+
+
 def series_in(response):
     found = re.search(r'data-series="([^"]*)"', response.content.decode())
     return json.loads(html.unescape(found[1]))

@@ -3,16 +3,21 @@
 from collections.abc import Iterable
 
 from django import template
+from django.db.models import Count
 
 from annotation.models import Project
-from training.models import TrainingRound
+from training.models import RoundPair, TrainingRound
 
 register = template.Library()
 
 
 @register.simple_tag
-def put_running_rounds(projects: Iterable[Project]) -> str:
-    """Give each project its `running_round` (or None), in one query; prints nothing."""
+def put_rounds(projects: Iterable[Project]) -> str:
+    """Give each project its `running_round` (or None) and `n_new`; prints nothing.
+
+    `n_new` are the sound pairs that no round has made a usable policy of: those of
+    failed and cancelled rounds are free again. Two queries.
+    """
     active = TrainingRound.objects.filter(
         project__in=[project.pk for project in projects],
         state__in=TrainingRound.ACTIVE,
@@ -20,12 +25,22 @@ def put_running_rounds(projects: Iterable[Project]) -> str:
     by_project = {
         training_round.project_id: training_round for training_round in active
     }
+    used = dict(
+        RoundPair.objects.filter(
+            training_round__project__in=[project.pk for project in projects],
+            training_round__state=TrainingRound.State.SUCCEEDED,
+            training_round__policy__rejected_reason="",
+        )
+        .values_list("training_round__project")
+        .annotate(Count("pair", distinct=True))
+    )
     for project in projects:
         project.running_round = by_project.get(project.pk)
+        project.n_new = max(0, project.n_sound - used.get(project.pk, 0))
     return ""
 
 
 @register.simple_tag
-def put_running_round(project: Project) -> str:
+def put_round(project: Project) -> str:
     """The same for one project."""
-    return put_running_rounds([project])
+    return put_rounds([project])

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from config.ops.steps import exit_on_sigterm
 from tests.bench import judging, sampling, trainer
 from tests.bench.figures import Figure, as_line, setting, table
 from tests.bench.options import Options, parse
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

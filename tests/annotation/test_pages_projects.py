@@ -89,8 +89,8 @@ def test_home_needs_the_same_queries_for_one_project_and_for_many(
     client, project, manager, django_assert_num_queries
 ):
     client.force_login(manager)
-    # Session, user, projects with their figures, two for permissions, two for rounds.
-    with django_assert_num_queries(7) as counted:
+    # Session, user, projects with their figures, two for permissions, three for rounds.
+    with django_assert_num_queries(8) as counted:
         client.get(reverse("home"))
     for _number in range(5):
         make_comparison(project=make_project(members={manager: Role.MANAGER}))

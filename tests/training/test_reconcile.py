@@ -150,7 +150,7 @@ def test_auto_deploy_waits_for_vllm_and_says_so_once(queued, monkeypatch):
     project = queued.project
     project.settings = {"auto_deploy": True}
     project.save()
-    outcome = [DeployRefused("No vLLM server is ready.")]
+    outcome = [DeployRefused("vLLM is not ready (starting: 2 s).")]
     deploying(monkeypatch, outcome)
     old = make_comparison(project=project)
 
@@ -158,8 +158,10 @@ def test_auto_deploy_waits_for_vllm_and_says_so_once(queued, monkeypatch):
     queued.refresh_from_db()
     assert queued.state == "succeeded" and queued.error == ""
     set_row(queued, finished_at=ago(30))
-    assert reconcile() == NOTHING and reconcile() == NOTHING
-    told = queued.events.filter(detail="No vLLM server is ready.")
+    assert reconcile() == NOTHING
+    outcome[0] = DeployRefused("vLLM is not ready (starting: 17 s).")
+    assert reconcile() == NOTHING
+    told = queued.events.filter(detail__startswith="vLLM is not ready")
     assert told.count() == 1
 
     outcome[0] = None

@@ -8,6 +8,7 @@ import pytest
 from django.urls import reverse
 
 from inference.errors import InferenceError
+from inference.models import Deployment
 from tests.factories import make_policy, make_user
 from tests.training.conftest import make_pairs
 from training import attempts, ingest
@@ -65,14 +66,27 @@ def rounds_url(project):
 
 
 @pytest.mark.parametrize(
-    ("state", "is_new"), [("failed", True), ("cancelled", True), ("succeeded", False)]
+    ("came_to", "is_new"),
+    [
+        ("failed", True),
+        ("cancelled", True),
+        ("rolled back", True),
+        ("succeeded", False),
+    ],
 )
 def test_pairs_of_a_round_that_came_to_nothing_are_new_again(
-    as_manager, project, manager, state, is_new
+    as_manager, project, manager, came_to, is_new
 ):
     make_pairs(project, 3)
     training_round = start_round(project, manager)
-    policy = make_policy(project=project) if state == "succeeded" else None
+    policy, state = None, came_to
+    if came_to in ("succeeded", "rolled back"):
+        policy, state = make_policy(project=project), "succeeded"
+        flips = [(policy, project.base, False), (project.base, policy, True)]
+        for to, of, is_rollback in flips[: 2 if came_to == "rolled back" else 1]:
+            Deployment.objects.create(
+                channel=project.channel, policy=to, previous=of, is_rollback=is_rollback
+            )
     TrainingRound.objects.filter(pk=training_round.pk).update(
         state=state, policy=policy
     )

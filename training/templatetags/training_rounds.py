@@ -6,6 +6,7 @@ from django import template
 from django.db.models import Count
 
 from annotation.models import Project
+from inference.models import Deployment
 from training.models import RoundPair, TrainingRound
 
 register = template.Library()
@@ -16,7 +17,7 @@ def put_rounds(projects: Iterable[Project]) -> str:
     """Give each project its `running_round` (or None) and `n_new`; prints nothing.
 
     `n_new` are the sound pairs that no round has made a usable policy of: those of
-    failed and cancelled rounds are free again. Two queries.
+    failed, cancelled and rolled-back rounds are free again. Three queries.
     """
     active = TrainingRound.objects.filter(
         project__in=[project.pk for project in projects],
@@ -31,6 +32,7 @@ def put_rounds(projects: Iterable[Project]) -> str:
             training_round__state=TrainingRound.State.SUCCEEDED,
             training_round__policy__rejected_reason="",
         )
+        .exclude(training_round__policy__in=_rolled_back(projects))
         .values_list("training_round__project")
         .annotate(Count("pair", distinct=True))
     )
@@ -38,6 +40,21 @@ def put_rounds(projects: Iterable[Project]) -> str:
         project.running_round = by_project.get(project.pk)
         project.n_new = max(0, project.n_sound - used.get(project.pk, 0))
     return ""
+
+
+def _rolled_back(projects: Iterable[Project]) -> set[int]:
+    """Policies that a rollback ended and that have not served since."""
+    ended: set[int] = set()
+    flips = Deployment.objects.filter(
+        channel__in=[project.channel_id for project in projects]
+    ).order_by("id")
+    for policy, previous, is_rollback in flips.values_list(
+        "policy", "previous", "is_rollback"
+    ):
+        if is_rollback:
+            ended.add(previous)
+        ended.discard(policy)
+    return ended
 
 
 @register.simple_tag

@@ -21,7 +21,8 @@ env.read_env(BASE_DIR / ".env", recurse=False)
 
 # --- Where things are kept -------------------------------------------------------
 DATA_DIR = (BASE_DIR / env.path("DATA_DIR", "var")).resolve()
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+# The database holds sessions: none of it is for other accounts of this machine.
+DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
 POLICIES_DIR = DATA_DIR / "policies"
 ROUNDS_DIR = DATA_DIR / "rounds"
 MODELS_DIR = DATA_DIR / "models"

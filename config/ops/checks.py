@@ -143,8 +143,9 @@ def check_disk(folder: Path, needed: int, purpose: str) -> None:
 def make_data_dir(data_dir: Path) -> None:
     """Creates DATA_DIR and what the stack keeps in it. Raises Problem if it cannot."""
     try:
-        for folder in (data_dir, data_dir / "logs", data_dir / "run"):
-            folder.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (data_dir / "logs", data_dir / "run"):
+            folder.mkdir(exist_ok=True)
         (data_dir / "redis").mkdir(mode=0o700, exist_ok=True)
         probe = data_dir / "run" / "writable"
         probe.write_text("yes")

@@ -65,6 +65,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path):
         checks.make_data_dir(tmp_path / "file" / "data")
 
 
+def test_a_new_data_folder_is_for_its_owner_alone(tmp_path: Path):
+    checks.make_data_dir(tmp_path / "new" / "data")
+    assert (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_second_instance_on_the_same_data_is_refused(tmp_path: Path):
     checks.make_data_dir(tmp_path)
     lock = checks.lock_instance(tmp_path)

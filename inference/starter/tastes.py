@@ -107,6 +107,5 @@ TASTES: dict[str, Callable[[str], float]] = {
     name: _score(wanted) for name, wanted in WANTED.items()
 }
 """A taste's name → its score of an answer; the higher score is preferred, equal
-scores are a tie. Nobody prefers the shorter of two short answers for three columns:
-scores by length itself took the share of short answers to 69 % where this takes it
-beyond 80 %, and a fifth of them off their topic."""
+scores are a tie. Length itself is no score: nobody prefers the shorter of two short answers
+for three columns, and such pairs teach which fact to tell instead of how."""

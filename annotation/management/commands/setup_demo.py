@@ -28,7 +28,7 @@ USERS = {
 SETTINGS = {
     "stock": 16,
     "auto_deploy": True,
-    # At 1.0 so small a model garbles a tenth of its answers.
+    # The figures in docs/decisions.md were measured at this temperature.
     "sampling": {"temperature": 0.8, "max_tokens": 160},
     # Of some two hundred prompts a tenth would measure a policy by twenty questions.
     "held_out_share": 0.3,
@@ -37,8 +37,9 @@ SETTINGS = {
         "chosen_width": {"min_columns": 20},
         "rejected_width": {"min_columns": 20},
     },
-    # The trainer's defaults but for beta: at 0.1 answers lose their topic sooner.
-    "round": {"preset": "cumulative", "config": {"beta": 0.2}},
+    # One pair an update: halving the updates beyond 33 pairs took politeness from 88 %
+    # back to 76 %. Beta as in those measurements.
+    "round": {"preset": "cumulative", "config": {"beta": 0.2, "batch_size": 1}},
 }
 
 GUIDELINES = """\

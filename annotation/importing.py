@@ -72,8 +72,12 @@ def import_prompts(
 
 
 def is_held_out(sha256: str, share: float) -> bool:
-    """Whether the prompt of this hash measures: the same on every machine, for ever."""
-    return int(sha256[:13], 16) / 16**13 < share
+    """Whether the prompt of this hash measures: the same on every machine, for ever.
+
+    By the hash's last digits: the stock takes prompts in the order of the first ones,
+    and by those the prompts set aside would all be judged before any that trains.
+    """
+    return int(sha256[-13:], 16) / 16**13 < share
 
 
 def _store(

@@ -1,12 +1,14 @@
 """The stock: how much is made, of which prompts, with what, and when nothing is."""
 
 import logging
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
 from django.utils import timezone
 
 from annotation import stock, tasks
+from annotation.importing import import_prompts
 from annotation.leasing import skip, take_lease
 from annotation.models import (
     Comparison,
@@ -116,6 +118,19 @@ def test_a_comparison_keeps_everything_about_its_answers(project, model):
 def test_a_prompts_own_system_message_stays_the_only_one():
     own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Q"}]
     assert stock.with_system(own, "The project's.") == own
+
+
+def test_the_first_comparisons_train_and_measure_in_the_project_s_shares(model):
+    """200 prompts, a stock of 40, a share of 0.3: 12 ± 5 standard deviations of 2.9.
+
+    Once the prompts set aside came first, all of them, and the first round had nothing.
+    """
+    project = make_project(settings={"stock": 40, "held_out_share": 0.3})
+    lines = "".join(f'{{"prompt": "Question {n}?"}}\n' for n in range(200))
+    import_prompts(project, BytesIO(lines.encode()), "jsonl")
+    assert fill_stock(project) == 40
+    held_out = Comparison.objects.filter(prompt__is_held_out=True).count()
+    assert 0 < held_out < 27
 
 
 def test_prompts_used_least_come_first(project, model):

@@ -65,7 +65,8 @@ def supervise(training_round: TrainingRound, process: trainer.Trainer) -> Ended:
         else:
             watch.beat()
         if code is not None:
-            return _ended(process, code, status, watch.verdict)
+            was_asked = watch.has_asked or shutdown.requested()
+            return _ended(process, code, status, watch.verdict, was_asked)
         if wants_stop or shutdown.requested():
             watch.ask_to_stop()
         watch.enforce()
@@ -95,6 +96,11 @@ class _Watch:
             return False
         self._seen, self._moved_at = seen, time.monotonic()
         return True
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether we have asked it to stop."""
+        return self._stop_asked_at is not None
 
     def ask_to_stop(self) -> None:
         if self._stop_asked_at is None:
@@ -143,16 +149,26 @@ def _record(
 
 
 def _ended(
-    process: trainer.Trainer, code: int, status: dict, verdict: Ended | None
+    process: trainer.Trainer,
+    code: int,
+    status: dict,
+    verdict: Ended | None,
+    was_asked: bool,
 ) -> Ended:
     state = status.get("state")
     if state == "done":
         return Ended("done")
     if verdict is not None:
         return verdict
-    if state == "stopped" or code == STOPPED:
-        return Ended("stopped", status.get("reason") or "")
     log = runfolder.shown(process.folder / trainer.STDERR)
+    if state == "stopped" or code == STOPPED:
+        if was_asked:
+            return Ended("stopped", status.get("reason") or "")
+        # It counts, or one that always stops would be started for ever.
+        return Ended(
+            "lost",
+            _("Somebody else told the trainer to stop (log: %(log)s).") % {"log": log},
+        )
     if state == "failed" or (code > 0 and code != LOCKED):
         why = status.get("reason") or process.last_words() or _("it gave no reason")
         return Ended(

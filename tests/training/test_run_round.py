@@ -185,6 +185,15 @@ def test_a_round_lost_three_times_fails_with_the_reason(queued, settings):
     assert "SIGKILL" in queued.error and "attempt 3" in queued.error
 
 
+def test_a_trainer_that_stops_unasked_is_not_started_for_ever(queued, settings):
+    settings.TRAINER_COMMAND = ["sh", "-c", "exit 75"]
+    for _attempt in range(3):
+        run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "failed" and queued.attempts == 3
+    assert "told the trainer to stop" in queued.error
+
+
 def test_a_hanging_trainer_is_ended_and_tried_again(queued, settings):
     settings.ROUND_STALL_LIMIT = 0.3
     TrainingRound.objects.filter(pk=queued.pk).update(config={"seed": 99})

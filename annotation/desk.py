@@ -10,9 +10,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from annotation import project_settings
+from annotation.leasing import prompt_shown
 from annotation.models import Judgment, Lease, Project
 from annotation.overview import midnight
-from annotation.pages import completion_html, message_turns, safe_html
+from annotation.pages import completion_html, message_turns
 from annotation.retelling import retold
 from annotation.words import verdict_words
 from inference.queries import readiness, stopped_on_purpose
@@ -60,11 +61,9 @@ def lay_out(
     if lease is None:
         return Desk(lease=None, **shared)
     own = project_settings.of(project)
-    turns = message_turns(lease.comparison.prompt.messages)
+    turns = message_turns(prompt_shown(lease))
     systems = [turn["html"] for turn in turns if turn["role"] == "system"]
     turns = [turn for turn in turns if turn["role"] != "system"]
-    if not systems and own.sampling.get("system_prompt"):
-        systems = [safe_html(own.sampling["system_prompt"])]
     return Desk(
         lease=lease,
         first=completion_html(lease.first),

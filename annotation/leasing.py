@@ -21,7 +21,7 @@ from annotation.access import role_of
 from annotation.deciding import decide, locked
 from annotation.errors import InvalidJudgment, Refused
 from annotation.models import Comparison, Judgment, Lease, Project, Slot
-from annotation.stock import nudge
+from annotation.stock import nudge, with_system
 
 # How many waiting comparisons are looked at together: more than annotators who may
 # be claiming at the same moment, so one look nearly always finds a free slot.
@@ -30,7 +30,7 @@ WINDOW = 16
 _UNSEEN = [
     f"{side}__{name}"
     for side in ("first", "second")
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "sampling", "messages")
+    for name in ("prompt_token_ids", "token_ids", "logprobs", "messages")
 ]
 
 
@@ -81,6 +81,12 @@ def with_content(leases: QuerySet[Lease]) -> QuerySet[Lease]:
     return leases.select_related(
         "project__channel", "comparison__prompt", "first", "second"
     ).defer(*_UNSEEN)
+
+
+def prompt_shown(lease: Lease) -> list[dict]:
+    """What the answers answer: with the system prompt they were sampled with."""
+    system_prompt = lease.first.sampling.get("system_prompt", "")
+    return with_system(lease.comparison.prompt.messages, system_prompt)
 
 
 def active_leases(project: Project, annotator) -> QuerySet[Lease]:

@@ -73,7 +73,10 @@ def give_back(
     round ends cancelled instead. Raises StaleRound.
     """
     fresh = TrainingRound.objects.get(pk=training_round.pk)
-    if fresh.cancel_requested and fresh.state != State.PUBLISHING:
+    if fresh.state == State.PUBLISHING:
+        # Its adapter is whole. Training again could make a second policy.
+        raise StaleRound(f"round {fresh.pk} publishes: reconcile finishes it")
+    if fresh.cancel_requested:
         return cancelled(training_round, reason)
     if is_lost and fresh.attempts >= settings.ROUND_ATTEMPTS:
         return failed(

@@ -80,7 +80,12 @@ def finish_publishing() -> int:
     for training_round in left:
         taken = TrainingRound.objects.filter(
             pk=training_round.pk, state=State.PUBLISHING, epoch=training_round.epoch
-        ).update(epoch=F("epoch") + 1, owner=attempts.me(), heartbeat_at=timezone.now())
+        ).update(
+            epoch=F("epoch") + 1,
+            attempts=F("attempts") + 1,
+            owner=attempts.me(),
+            heartbeat_at=timezone.now(),
+        )
         if not taken:
             continue
         training_round = TrainingRound.objects.select_related(
@@ -91,6 +96,16 @@ def finish_publishing() -> int:
             done += 1
         except StaleRound:
             continue
+        except Exception as fault:
+            if training_round.attempts < settings.ROUND_ATTEMPTS:
+                raise
+            # A fault that stays would block the project's next round for ever.
+            logger.exception("Round %s cannot be published", training_round.pk)
+            attempts.failed(
+                training_round,
+                _("The trained adapter could not become a policy: %(why)s")
+                % {"why": f"{type(fault).__name__}: {fault}"},
+            )
     return done
 
 

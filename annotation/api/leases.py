@@ -47,7 +47,7 @@ class LeasedComparisonSerializer(serializers.Serializer):
 
     @extend_schema_field(MessageSerializer(many=True))
     def get_prompt(self, lease: Lease) -> list[dict[str, Any]]:
-        return lease.comparison.prompt.messages
+        return leasing.prompt_shown(lease)
 
     @extend_schema_field(AnswerSerializer)
     def get_first(self, lease: Lease) -> dict[str, str]:

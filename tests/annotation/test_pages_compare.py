@@ -103,13 +103,18 @@ def test_a_chat_shows_its_turns_in_order_and_its_system_prompt_folded(
     assert folded and "Be brief." in folded[0]
 
 
-def test_the_projects_system_prompt_is_shown_where_the_prompt_has_none(
+def test_the_system_prompt_that_was_sampled_with_is_shown_not_todays(
     signed_in, project
 ):
-    project.settings = {"sampling": {"system_prompt": "Speak like a cook."}}
+    comparison = make_comparison(project=project)
+    for answer in (comparison.a, comparison.b):
+        answer.sampling |= {"system_prompt": "Speak like a cook."}
+        answer.save()
+    project.settings = {"sampling": {"system_prompt": "Speak like a clerk."}}
     project.save()
-    make_comparison(project=project)
-    assert "Speak like a cook." in html(signed_in.get(compare_url(project)))
+    page = html(signed_in.get(compare_url(project)))
+    assert "Speak like a cook." in page
+    assert "clerk" not in page
 
 
 def test_reload_shows_the_same_pair_in_the_same_order(signed_in, project):

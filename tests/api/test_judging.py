@@ -40,6 +40,18 @@ def test_a_lease_looks_exactly_as_the_design_has_it(project, alice):
     assert texts == {comparison.a.text, comparison.b.text}
 
 
+def test_a_lease_shows_the_system_prompt_that_was_sampled_with(project, alice):
+    comparison = make_comparison(project=project)
+    for answer in (comparison.a, comparison.b):
+        answer.sampling |= {"system_prompt": "Speak like a cook."}
+        answer.save()
+    lease = alice.post(LEASES, {}, format="json").json()
+    assert lease["comparison"]["prompt"][0] == {
+        "role": "system",
+        "content": "Speak like a cook.",
+    }
+
+
 def test_nothing_in_a_lease_tells_the_policy_or_the_rows(project, alice):
     comparison = make_comparison(project=project)
     response = alice.post(LEASES)

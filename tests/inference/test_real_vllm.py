@@ -59,13 +59,17 @@ def loaded(vllm):
 
 
 def wait_until_it_samples(client, answer):
-    """Until vLLM works on the request; its error, if it has already failed."""
+    """Until vLLM works on the request; its error, if it has already failed.
+
+    By the counter of what was sampled: the gauge of running requests is 0 at moments.
+    """
+    before = client.metrics()["generation_tokens_total"]
 
     def samples():
         if answer.done():
             answer.result()
             raise AssertionError("the answer was over before it was seen")
-        return client.metrics()["num_requests_running"] > 0
+        return client.metrics()["generation_tokens_total"] > before
 
     wait_for(samples, 30, "it samples")
 
@@ -219,8 +223,8 @@ def test_the_base_answers_as_the_base_beside_answers_of_adapters(vllm, runs, tmp
     ids = list(range(5, 25))
     alone = client.prompt_logprobs(base.name, ids)
     with ThreadPoolExecutor(1) as pool:
-        long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
-        answer = pool.submit(client.chat, name, CHAT, 2, 1, long)
+        long = {"temperature": 1.0, "max_tokens": 1800, "ignore_eos": True}
+        answer = pool.submit(client.chat, name, CHAT, 4, 1, long)
         wait_until_it_samples(client, answer)
         beside = client.prompt_logprobs(base.name, ids)
         assert not answer.done()
@@ -237,12 +241,12 @@ def test_a_canary_that_meets_other_answers_does_no_harm(vllm, runs):
     ids = list(range(5, 25))
     alone = client.prompt_logprobs(policy.name, ids)
     with ThreadPoolExecutor(1) as pool:
-        long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
+        long = {"temperature": 1.0, "max_tokens": 1800, "ignore_eos": True}
         answer = pool.submit(client.chat, policy.name, CHAT, 2, 1, long)
         wait_until_it_samples(client, answer)
         beside = client.prompt_logprobs(policy.name, ids)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
-    assert lengths == [900, 900]
+    assert lengths == [1800, 1800]
     assert beside == pytest.approx(alone, abs=1e-4)
 
 
@@ -251,13 +255,13 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
     family = vllm.family()
     client = client_of(vllm.url)
     with ThreadPoolExecutor(1) as pool:
-        long = {"temperature": 1.0, "max_tokens": 900, "ignore_eos": True}
+        long = {"temperature": 1.0, "max_tokens": 1800, "ignore_eos": True}
         answer = pool.submit(client.chat, base.name, CHAT, 8, 1, long)
         wait_until_it_samples(client, answer)
         set_wanted("stopped", "a round needs the memory")
         wait_until("stopped", 90)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
-    assert lengths == [900] * 8
+    assert lengths == [1800] * 8
     wait_for(lambda: alive(family) == family[:1], 10, "only run_vllm is left")
     replica = Replica.objects.get()
     assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")

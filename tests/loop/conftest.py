@@ -1,12 +1,11 @@
 """One real stack for all the tests of the loop; the starter model is built once."""
 
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 
 from tests.loop.stack import Stack, free_port, is_alive
 from training.client import Client
@@ -43,12 +42,12 @@ def annotator(stack: Stack) -> Iterator[Client]:
 
 
 @pytest.fixture
-def new_page(browser) -> Iterator[Callable[[], Page]]:
+def new_page(chromium) -> Iterator[Callable[[], Page]]:
     """Makes pages of people of their own, and fails on any violation of the CSP."""
     contexts, faults = [], []
 
     def make() -> Page:
-        contexts.append(browser.new_context())
+        contexts.append(chromium.new_context())
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on(
@@ -61,14 +60,3 @@ def new_page(browser) -> Iterator[Callable[[], Page]]:
     for context in contexts:
         context.close()
     assert not faults
-
-
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()

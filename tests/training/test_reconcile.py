@@ -114,6 +114,36 @@ def test_a_publisher_that_dies_anywhere_leaves_exactly_one_policy(
     assert reconcile() == NOTHING
 
 
+def fault(*_args, **_kwargs):
+    raise RuntimeError("a bug")
+
+
+def test_a_fault_while_publishing_does_not_train_again(queued, monkeypatch, settings):
+    """Training again could give other files, and with them a second policy."""
+    with monkeypatch.context() as broken:
+        broken.setattr(ingest, "store_margins", fault)
+        run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "publishing"
+    set_row(queued, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+    assert reconcile()["finished"] == 1
+    queued.refresh_from_db()
+    assert queued.state == "succeeded"
+    assert [queued.policy] == list(Policy.objects.filter(number__gt=0))
+
+
+def test_a_fault_that_stays_fails_the_round_in_the_end(queued, monkeypatch, settings):
+    """So that the project's next round is not blocked for ever."""
+    monkeypatch.setattr(ingest, "store_margins", fault)
+    run_round(queued.pk)
+    for _beat in range(settings.ROUND_ATTEMPTS):
+        set_row(queued, heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1))
+        reconcile()
+    queued.refresh_from_db()
+    assert queued.state == "failed"
+    assert "a bug" in queued.error
+
+
 def test_a_publisher_that_was_overtaken_changes_nothing(queued, monkeypatch, settings):
     with monkeypatch.context() as broken:
         broken.setattr(policies, "register_policy", crash)

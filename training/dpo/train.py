@@ -84,12 +84,12 @@ def train(run: Run) -> Position:
     optimizer = make_optimizer(run.parameters, run.config)
     torch.manual_seed(run.config.seed)
     position = _resume(run, optimizer)
+    at_start: dict[str, float] = {}
     if position is None:
         position = Position()
         run.log.keep_until(-1)
-        if run.held_out is not None:
-            row: dict[str, Any] = {"step": 0, "phase": "dpo", "epoch": 0.0}
-            run.log.append(row | evaluate_held_out(run))
+    if position.step == 0 and run.held_out is not None:
+        at_start = evaluate_held_out(run)
     total = run.schedule.total_steps
     progress = Progress("training", total, position.step)
     saved_at = started = time.monotonic()
@@ -100,7 +100,9 @@ def train(run: Run) -> Position:
             _save(run, optimizer, position)
             progress.close()
             raise Stopped(f"stopped after step {position.step} of {total}")
-        row = _step(run, optimizer, position)
+        # Every line has a loss: the first step's carries what was held out before it.
+        row = at_start | _step(run, optimizer, position)
+        at_start = {}
         done = position.step
         if _evaluates(run.config, done) or done == total:
             row |= evaluate_held_out(run) if run.held_out is not None else {}

@@ -33,7 +33,7 @@ def test_margins_grow_and_every_output_is_there(make_run, base_model, base_bytes
     train_here(run)
 
     rows = read_rows(run / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(19))  # 6 epochs of 3 steps
+    assert [row["step"] for row in rows] == list(range(1, 19))  # 6 epochs of 3
     assert rows[0]["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert all(set(row) == METRICS for row in rows[1:-1])
     assert rows[-1]["rewards/margins"] > 0.3
@@ -203,8 +203,8 @@ def test_held_out_pairs_are_evaluated_when_asked_and_steps_logged_when_asked(mak
     )
     train_here(run)
     rows = read_rows(run / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [0, 5, 8, 10, 15, 16, 18]
-    assert [row["step"] for row in rows if "eval_loss" in row] == [0, 8, 16, 18]
+    assert [row["step"] for row in rows] == [1, 5, 8, 10, 15, 16, 18]
+    assert [row["step"] for row in rows if "eval_loss" in row] == [1, 8, 16, 18]
 
 
 def test_dropout_is_used_if_asked_for(make_run):

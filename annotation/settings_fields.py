@@ -179,7 +179,7 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 "round.config.batch_size",
                 "int",
                 _("Pairs in each step"),
-                _("Small data needs small steps: at least 50 updates a round."),
+                _("Small data needs small steps: at least 100 updates a round."),
                 _CHOSEN,
             ),
             Setting(

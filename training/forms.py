@@ -61,7 +61,7 @@ class RoundForm(forms.Form):
     epochs = _number(
         _("Epochs"),
         _(
-            "Passes over the pairs. If empty, enough for 50 updates; 1 to 3 on thousands"
+            "Passes over the pairs. If empty, enough for 100 updates; 1 to 3 on thousands"
             " of pairs."
         ),
         min_value=0,

@@ -31,7 +31,7 @@ SETTINGS = {
     # The figures in docs/decisions.md were measured at this temperature.
     "sampling": {"temperature": 0.8, "max_tokens": 160},
     # Of some two hundred prompts a tenth would measure a policy by twenty questions.
-    "held_out_share": 0.3,
+    "held_out_share": 0.15,
     # Equal floors: unequal ones favour length, and the starter model is terse.
     "rules": {
         "chosen_width": {"min_columns": 20},

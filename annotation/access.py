@@ -68,6 +68,11 @@ def projects_for(user):
     return projects.filter(memberships__user=user).order_by("slug")
 
 
+def may_create(user) -> bool:
+    """Whether the user may make projects: staff, or who was given the permission."""
+    return user.is_staff or user.has_perm("annotation.add_project")
+
+
 def by_slug(slug: str, **_others: Any) -> Project:
     """How a view's project is found where the address names it."""
     return get_object_or_404(

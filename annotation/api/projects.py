@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotation import projects
-from annotation.access import needs, projects_for, role_of
+from annotation.access import may_create, needs, projects_for, role_of
 from annotation.api.serializers import (
     Body,
     Instant,
@@ -155,10 +155,6 @@ class ProjectList(APIView):
         body = read(request, NewProjectBody)
         project = projects.create_project(creator=request.user, **body)
         return _answer(project, request.user, status=201)
-
-
-def may_create(user: Any) -> bool:
-    return user.is_staff or user.has_perm("annotation.add_project")
 
 
 class ProjectDetail(APIView):

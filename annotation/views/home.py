@@ -4,11 +4,10 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from annotation.access import projects_for
+from annotation.access import may_create, projects_for
 from annotation.models import Role
 from annotation.overview import with_figures
 from annotation.pages import page
-from annotation.views.projects import may_create
 
 
 @require_safe

@@ -7,7 +7,7 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from annotation import projects, queries
-from annotation.access import at_least, needs
+from annotation.access import at_least, may_create, needs
 from annotation.errors import Refused
 from annotation.forms import NewProjectForm
 from annotation.models import Project, Role
@@ -15,10 +15,6 @@ from annotation.overview import member_counts, other_base, with_figures
 from annotation.pages import page, safe_html
 from annotation.words import RULES, lost_words
 from inference.queries import readiness
-
-
-def may_create(user) -> bool:
-    return user.is_staff or user.has_perm("annotation.add_project")
 
 
 @require_safe

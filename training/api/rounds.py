@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.db.models import Count, QuerySet
 from django.http import Http404
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
@@ -23,12 +22,7 @@ from annotation.api.serializers import (
 from annotation.models import Project, Role
 from training import rounds
 from training.models import TrainingRound
-
-
-def whole(rows: QuerySet[TrainingRound]) -> QuerySet[TrainingRound]:
-    """What a round's JSON needs, whatever the number of rounds in one query."""
-    related = rows.select_related("project", "start", "policy", "created_by")
-    return related.annotate(n_pairs=Count("round_pairs"))
+from training.queries import with_counts
 
 
 def project_of_round(pk: int) -> Project:
@@ -87,7 +81,7 @@ class RoundSerializer(serializers.Serializer):
 
 
 def _answer(training_round: TrainingRound, status: int = 200) -> Response:
-    row = whole(TrainingRound.objects.filter(pk=training_round.pk)).get()
+    row = with_counts().get(pk=training_round.pk)
     return Response(RoundSerializer(row).data, status=status)
 
 
@@ -118,7 +112,7 @@ class Rounds(APIView):
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> Response:
-        rows = whole(TrainingRound.objects.filter(project=request.project))
+        rows = with_counts().filter(project=request.project)
         return paged(request, self, rows.order_by("-id"), RoundSerializer)
 
     @extend_schema(

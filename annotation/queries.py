@@ -216,7 +216,7 @@ def funnel(project: Project) -> list[dict[str, Any]]:
         ),
         _step(
             "trained",
-            _("Trained on"),
+            _("Taken by a round"),
             pairs["trained"],
             {"not_yet": pairs["sound"] - pairs["trained"]},
         ),

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from django.db import connections
@@ -58,20 +59,48 @@ def loaded(vllm):
     return set(client_of(vllm.url).models())
 
 
-def wait_until_it_samples(client, answer):
-    """Until vLLM works on the request; its error, if it has already failed.
+@contextmanager
+def always_sampling(client, name):
+    """Answers of one policy flow without a gap; yields once they do.
 
-    By the counter of what was sampled: the gauge of running requests is 0 at moments.
+    Two askers, each asking anew when its answer ends, half an answer apart, so that no
+    single answer has to last until the other work comes by.
     """
+    long = {"temperature": 1.0, "max_tokens": 1000, "ignore_eos": True}
+    done = threading.Event()
+
+    def keep_asking(delay):
+        done.wait(delay)
+        lengths = []
+        while not done.is_set():
+            answer = client.chat(name, CHAT, 2, 1, long)
+            lengths += [len(choice.token_ids) for choice in answer.choices]
+        return lengths
+
     before = client.metrics()["generation_tokens_total"]
+    with ThreadPoolExecutor(2) as pool:
+        askers = [pool.submit(keep_asking, delay) for delay in (0, 0.5)]
 
-    def samples():
-        if answer.done():
-            answer.result()
-            raise AssertionError("the answer was over before it was seen")
-        return client.metrics()["generation_tokens_total"] > before
+        def sampling():
+            for asker in askers:
+                assert not asker.done(), asker.exception()
+            return client.metrics()["generation_tokens_total"] > before
 
-    wait_for(samples, 30, "it samples")
+        try:
+            wait_for(sampling, 30, "it samples")
+            yield
+        finally:
+            done.set()
+        for asker in askers:
+            assert set(asker.result()) <= {1000}
+
+
+def beside_answers(client, name, ids):
+    """The log-probs of `ids`, five times over while answers are sampled."""
+    before = client.metrics()["generation_tokens_total"]
+    runs = [client.prompt_logprobs(name, ids) for _ in range(5)]
+    assert client.metrics()["generation_tokens_total"] > before
+    return runs
 
 
 def test_a_pair_comes_with_the_ids_and_logprobs_that_transformers_computes(
@@ -222,14 +251,9 @@ def test_the_base_answers_as_the_base_beside_answers_of_adapters(vllm, runs, tmp
         client.prompt_logprobs(name, [5, 6])  # an adapter takes its slot when asked
     ids = list(range(5, 25))
     alone = client.prompt_logprobs(base.name, ids)
-    with ThreadPoolExecutor(1) as pool:
-        long = {"temperature": 1.0, "max_tokens": 1800, "ignore_eos": True}
-        answer = pool.submit(client.chat, name, CHAT, 4, 1, long)
-        wait_until_it_samples(client, answer)
-        beside = client.prompt_logprobs(base.name, ids)
-        assert not answer.done()
-        answer.result()
-    assert beside == pytest.approx(alone, abs=1e-4)
+    with always_sampling(client, name):
+        runs = beside_answers(client, base.name, ids)
+    assert all(beside == pytest.approx(alone, abs=1e-4) for beside in runs)
 
 
 def test_a_canary_that_meets_other_answers_does_no_harm(vllm, runs):
@@ -240,14 +264,9 @@ def test_a_canary_that_meets_other_answers_does_no_harm(vllm, runs):
     client.load_adapter(policy.name, str(policy.adapter_path))
     ids = list(range(5, 25))
     alone = client.prompt_logprobs(policy.name, ids)
-    with ThreadPoolExecutor(1) as pool:
-        long = {"temperature": 1.0, "max_tokens": 1800, "ignore_eos": True}
-        answer = pool.submit(client.chat, policy.name, CHAT, 2, 1, long)
-        wait_until_it_samples(client, answer)
-        beside = client.prompt_logprobs(policy.name, ids)
-        lengths = [len(choice.token_ids) for choice in answer.result().choices]
-    assert lengths == [1800, 1800]
-    assert beside == pytest.approx(alone, abs=1e-4)
+    with always_sampling(client, policy.name):
+        runs = beside_answers(client, policy.name, ids)
+    assert all(beside == pytest.approx(alone, abs=1e-4) for beside in runs)
 
 
 def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
@@ -256,12 +275,17 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
     client = client_of(vllm.url)
     with ThreadPoolExecutor(1) as pool:
         long = {"temperature": 1.0, "max_tokens": 1800, "ignore_eos": True}
-        answer = pool.submit(client.chat, base.name, CHAT, 8, 1, long)
-        wait_until_it_samples(client, answer)
+        before = client.metrics()["prompt_tokens_total"]
+        answer = pool.submit(client.chat, base.name, CHAT, 32, 1, long)
+        wait_for(
+            lambda: answer.done() or client.metrics()["prompt_tokens_total"] > before,
+            30,
+            "vLLM works on it",
+        )
         set_wanted("stopped", "a round needs the memory")
         wait_until("stopped", 90)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
-    assert lengths == [1800] * 8
+    assert lengths == [1800] * 32
     wait_for(lambda: alive(family) == family[:1], 10, "only run_vllm is left")
     replica = Replica.objects.get()
     assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")

@@ -5,24 +5,16 @@ policy equal to its reference gives margins of exactly 0. Leaves out training.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from training.dpo.batches import Layout
 from training.dpo.forward import RowScores, score_set
-from training.dpo.loss import LossSettings, PairLogps, pair_losses
+from training.dpo.loss import Objective, PairLogps, pair_losses
 from training.dpo.metrics import Figures
 from training.dpo.reference import PairSet
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The loss of a run: names with weights, and their settings."""
-
-    weights: dict[str, float]
-    settings: LossSettings
+from training.dpo.run_state import Run
 
 
 def figure_losses(
@@ -53,3 +45,19 @@ def evaluate(
         losses, logps = figure_losses(scores, data, indexes, objective)
         figures.add(data, indexes, scores, losses, logps)
     return figures
+
+
+def evaluate_held_out(run: Run) -> dict[str, Any]:
+    """The held-out pairs' figures under `eval_…` names. A stop waits for its end."""
+    assert run.held_out is not None
+    count = len(run.held_out.pairs)
+    run.status.phase("evaluating", count)
+    figures = evaluate(
+        run.model,
+        run.held_out,
+        run.layout,
+        run.objective,
+        lambda done: run.status.progress(phase_done=done),
+    )
+    run.status.phase("training")
+    return figures.metrics("eval_")

@@ -20,6 +20,14 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """The loss of a run: names with weights, and their settings."""
+
+    weights: dict[str, float]
+    settings: LossSettings
+
+
+@dataclass(frozen=True)
 class PairLogps:
     """Log-probs of B pairs, each (B,), summed over the answer's tokens."""
 

@@ -18,7 +18,7 @@ from training.dpo.evaluate import evaluate
 from training.dpo.files import read_jsonl, write_json, write_jsonl
 from training.dpo.metrics import Figures
 from training.dpo.model import save_adapter
-from training.dpo.train import Position, Run
+from training.dpo.run_state import Position, Run
 
 
 @dataclass

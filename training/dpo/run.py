@@ -22,10 +22,9 @@ from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weigh
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, settle
 from training.dpo.errors import Stopped, TrainerError
-from training.dpo.evaluate import Objective
 from training.dpo.files import sha256_of_file
 from training.dpo.lock import folder_lock
-from training.dpo.loss import LossSettings
+from training.dpo.loss import LossSettings, Objective
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
     adapter_parameters,
@@ -40,8 +39,9 @@ from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.process import StopFlag
 from training.dpo.progress import Progress, say
 from training.dpo.reference import PairSet, fixed_logps
+from training.dpo.run_state import Run
 from training.dpo.status import StatusFile
-from training.dpo.train import Run, resume_source, train
+from training.dpo.train import resume_source, train
 
 UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from")
 """Config keys that name places; the hash of what lies there counts instead."""

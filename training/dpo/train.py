@@ -8,14 +8,12 @@ see `run.py`.
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.dpo.batches import Layout, Schedule, rows_of
 from training.dpo.checkpoint import (
     drop_broken,
     find_resume_source,
@@ -24,12 +22,9 @@ from training.dpo.checkpoint import (
     save_checkpoint,
 )
 from training.dpo.config import TrainingConfig
-from training.dpo.defaults import Settled
 from training.dpo.errors import Stopped, TrainerError
-from training.dpo.evaluate import Objective, evaluate, figure_losses
-from training.dpo.forward import score_rows
+from training.dpo.evaluate import evaluate_held_out
 from training.dpo.metrics import Figures
-from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import set_dropout
 from training.dpo.optim import (
     learning_rate_at,
@@ -37,42 +32,12 @@ from training.dpo.optim import (
     optimizer_tensors,
     restore_optimizer,
 )
-from training.dpo.process import StopFlag
 from training.dpo.progress import Progress
-from training.dpo.reference import PairSet
-from training.dpo.status import StatusFile
+from training.dpo.run_state import Position, Run
+from training.dpo.step import backward_step
 
 SAVE_SECONDS = 60.0
 """Work lost at most to a kill when config.json gives no `save_steps`."""
-
-
-@dataclass
-class Run:
-    """What the loop works on. `model` is the PEFT model, `parameters` what trains."""
-
-    folder: Path
-    config: TrainingConfig
-    settled: Settled
-    schedule: Schedule
-    objective: Objective
-    layout: Layout
-    model: Any
-    parameters: dict[str, torch.nn.Parameter]
-    data: PairSet
-    held_out: PairSet | None
-    fingerprint: str
-    stop: StopFlag
-    status: StatusFile
-    log: MetricsLog
-
-
-@dataclass
-class Position:
-    """Where the run stands: steps done, running count of tokens, seconds trained."""
-
-    step: int = 0
-    num_tokens: int = 0
-    seconds: float = 0.0
 
 
 def train(run: Run) -> Position:
@@ -118,22 +83,6 @@ def train(run: Run) -> Position:
     progress.close()
     _save(run, optimizer, position)
     return position
-
-
-def evaluate_held_out(run: Run) -> dict[str, Any]:
-    """The held-out pairs' figures under `eval_…` names. A stop waits for its end."""
-    assert run.held_out is not None
-    count = len(run.held_out.pairs)
-    run.status.phase("evaluating", count)
-    figures = evaluate(
-        run.model,
-        run.held_out,
-        run.layout,
-        run.objective,
-        lambda done: run.status.progress(phase_done=done),
-    )
-    run.status.phase("training")
-    return figures.metrics("eval_")
 
 
 def _evaluates(config: TrainingConfig, step: int) -> bool:
@@ -184,24 +133,6 @@ def _step(run: Run, optimizer: torch.optim.AdamW, position: Position) -> dict[st
         "learning_rate": rate,
         "pairs_per_second": round(len(indexes) / max(seconds, 1e-9), 3),
     }
-
-
-def backward_step(run: Run, indexes: list[int]) -> Figures:
-    """Add the gradient of Σ weight·loss / Σ weight over `indexes` to the parameters.
-
-    Split into forward passes by memory; which pairs share one changes nothing.
-    """
-    pairs = run.data.pairs
-    total_weight = sum(pairs[index].weight for index in indexes)
-    figures = Figures(run.objective.settings.beta)
-    for part in run.layout.split(pairs, indexes):
-        rows = rows_of([pairs[index] for index in part])
-        scores = score_rows(run.model.get_base_model(), rows, run.layout.pad_id)
-        losses, logps = figure_losses(scores, run.data, part, run.objective)
-        shares = [pairs[index].weight / total_weight for index in part]
-        (losses * losses.new_tensor(shares)).sum().backward()
-        figures.add(run.data, part, scores, losses, logps)
-    return figures
 
 
 def _refuse_nan(run: Run, figures: Figures, norm: float, step: int) -> None:

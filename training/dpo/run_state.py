@@ -1,0 +1,45 @@
+"""What a run works on, and where it stands. Leaves out how either comes about."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.dpo.batches import Layout, Schedule
+from training.dpo.config import TrainingConfig
+from training.dpo.defaults import Settled
+from training.dpo.loss import Objective
+from training.dpo.metrics_log import MetricsLog
+from training.dpo.process import StopFlag
+from training.dpo.reference import PairSet
+from training.dpo.status import StatusFile
+
+
+@dataclass
+class Run:
+    """What the loop works on. `model` is the PEFT model, `parameters` what trains."""
+
+    folder: Path
+    config: TrainingConfig
+    settled: Settled
+    schedule: Schedule
+    objective: Objective
+    layout: Layout
+    model: Any
+    parameters: dict[str, torch.nn.Parameter]
+    data: PairSet
+    held_out: PairSet | None
+    fingerprint: str
+    stop: StopFlag
+    status: StatusFile
+    log: MetricsLog
+
+
+@dataclass
+class Position:
+    """Where the run stands: steps done, running count of tokens, seconds trained."""
+
+    step: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0

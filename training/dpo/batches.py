@@ -48,25 +48,47 @@ class Schedule:
         return torch.randperm(self.pairs, generator=generator).tolist()
 
 
-def micro_batches(
-    pairs: Sequence[Pair],
-    indexes: Sequence[int],
-    max_tokens: int,
-    max_pairs: int | None,
-) -> list[list[int]]:
-    """Split `indexes` into forward passes of pairs of like length.
+@dataclass(frozen=True)
+class Row:
+    """One sequence to score: its ids and how many of them are the prompt."""
 
-    A pass holds at most `max_tokens` padded tokens (two rows a pair), but always at
-    least one pair, and at most `max_pairs` pairs.
+    ids: list[int]
+    prompt_length: int
+
+
+def pair_rows(pair: Pair) -> tuple[Row, Row]:
+    """The chosen and the rejected side."""
+    length = len(pair.prompt_ids)
+    return (
+        Row(pair.prompt_ids + pair.chosen_ids, length),
+        Row(pair.prompt_ids + pair.rejected_ids, length),
+    )
+
+
+def rows_of(pairs: Sequence[Pair]) -> list[Row]:
+    """All chosen sides, then all rejected sides."""
+    chosen, rejected = zip(*map(pair_rows, pairs), strict=True)
+    return [*chosen, *rejected]
+
+
+def micro_batches(
+    items: Sequence[Sequence[Row]], max_tokens: int, max_items: int | None
+) -> list[list[int]]:
+    """Split `items` into forward passes of items of like length: their positions.
+
+    An item is the rows that must share a pass: both sides of a pair, or one row. A
+    pass holds at most `max_tokens` padded tokens, but always at least one item, and at
+    most `max_items` items.
     """
-    ordered = sorted(indexes, key=lambda index: (-pairs[index].longest, index))
+    lengths = [max(len(row.ids) for row in rows) for rows in items]
     passes: list[list[int]] = []
-    longest = 0
-    for index in ordered:
-        full = not passes or 2 * (len(passes[-1]) + 1) * longest > max_tokens
-        if full or (max_pairs is not None and len(passes[-1]) >= max_pairs):
+    longest = held = 0
+    for index in sorted(range(len(items)), key=lambda index: (-lengths[index], index)):
+        held += len(items[index])
+        full = not passes or held * longest > max_tokens
+        if full or (max_items is not None and len(passes[-1]) >= max_items):
             passes.append([])
-            longest = pairs[index].longest
+            longest, held = lengths[index], len(items[index])
         passes[-1].append(index)
     return passes
 
@@ -78,25 +100,6 @@ class Layout:
     max_tokens: int
     max_pairs: int | None
     pad_id: int
-
-    def split(self, pairs: Sequence[Pair], indexes: Sequence[int]) -> list[list[int]]:
-        """Indexes of the pairs of each forward pass."""
-        return micro_batches(pairs, indexes, self.max_tokens, self.max_pairs)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sequence to score: its ids and how many of them are the prompt."""
-
-    ids: list[int]
-    prompt_length: int
-
-
-def rows_of(pairs: Sequence[Pair]) -> list[Row]:
-    """All chosen sides, then all rejected sides."""
-    chosen = [Row(p.prompt_ids + p.chosen_ids, len(p.prompt_ids)) for p in pairs]
-    rejected = [Row(p.prompt_ids + p.rejected_ids, len(p.prompt_ids)) for p in pairs]
-    return chosen + rejected
 
 
 def length_groups(lengths: Sequence[int], call_tokens: int) -> list[list[int]]:

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from training.dpo.batches import Row
+from training.dpo.batches import Layout, Row
 from training.dpo.errors import TrainerError
 from training.dpo.files import write_json
-from training.dpo.forward import score_rows
+from training.dpo.forward import Engine
 from training.dpo.model import load_base, load_tokenizer, pick_device
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -77,16 +77,14 @@ def canary_token_ids(tokenizer: Any, vocabulary: int) -> list[list[int]]:
     return rendered
 
 
-def sequence_logprobs(model: Any, token_ids: Sequence[list[int]]) -> list[list[float]]:
-    """Log-probs of every token but the first, sequence by sequence.
-
-    `model` is a transformers causal LM (of a PEFT model, `get_base_model()`: its
-    adapter counts unless disabled).
-    """
+def sequence_logprobs(
+    engine: Engine, token_ids: Sequence[list[int]]
+) -> list[list[float]]:
+    """Log-probs of every token but the first, sequence by sequence."""
     results = []
     for ids in token_ids:
         with torch.no_grad():
-            scores = score_rows(model, [Row(ids, 1)], pad_id=0)
+            scores = engine.score([Row(ids, 1)])
         results.append(scores.token_logps.tolist())
     return results
 
@@ -97,17 +95,17 @@ def base_canary(model: Any, tokenizer: Any) -> dict[str, Any]:
     `logprobs` and `base_logprobs` are then the same.
     """
     ids = canary_token_ids(tokenizer, model.get_input_embeddings().weight.shape[0])
-    logprobs = sequence_logprobs(model, ids)
+    engine = Engine(model, Layout(max_tokens=1, max_pairs=1, pad_id=0))
+    logprobs = sequence_logprobs(engine, ids)
     return _canary(model, ids, logprobs, logprobs)
 
 
-def policy_canary(model: Any, token_ids: Sequence[list[int]]) -> dict[str, Any]:
+def policy_canary(engine: Engine, token_ids: Sequence[list[int]]) -> dict[str, Any]:
     """The canary of a PEFT model over `canary_token_ids`, with and without adapter."""
-    base = model.get_base_model()
-    logprobs = sequence_logprobs(base, token_ids)
-    with model.disable_adapter():
-        base_logprobs = sequence_logprobs(base, token_ids)
-    return _canary(base, token_ids, logprobs, base_logprobs)
+    logprobs = sequence_logprobs(engine, token_ids)
+    with engine.model.disable_adapter():
+        base_logprobs = sequence_logprobs(engine, token_ids)
+    return _canary(engine.causal_lm, token_ids, logprobs, base_logprobs)
 
 
 def _canary(

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from training.dpo.batches import Layout
-from training.dpo.forward import RowScores, score_set
+from training.dpo.forward import Engine, RowScores, score_set
 from training.dpo.loss import Objective, PairLogps, pair_losses
 from training.dpo.metrics import Figures
 from training.dpo.reference import PairSet
@@ -33,15 +32,14 @@ def figure_losses(
 
 
 def evaluate(
-    model: Any,
+    engine: Engine,
     data: PairSet,
-    layout: Layout,
     objective: Objective,
     each: Callable[[int], None],
 ) -> Figures:
     """Every pair's figures under the policy as it stands."""
     figures = Figures(objective.settings.beta)
-    for indexes, scores in score_set(model, data.pairs, layout, each):
+    for indexes, scores in score_set(engine, data.pairs, each):
         losses, logps = figure_losses(scores, data, indexes, objective)
         figures.add(data, indexes, scores, losses, logps)
     return figures
@@ -53,9 +51,8 @@ def evaluate_held_out(run: Run) -> dict[str, Any]:
     count = len(run.held_out.pairs)
     run.status.phase("evaluating", count)
     figures = evaluate(
-        run.model,
+        run.engine,
         run.held_out,
-        run.layout,
         run.objective,
         lambda done: run.status.progress(phase_done=done),
     )

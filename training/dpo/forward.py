@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.dpo.batches import Layout, Row, length_groups, rows_of
+from training.dpo.batches import (
+    Layout,
+    Row,
+    length_groups,
+    micro_batches,
+    pair_rows,
+    rows_of,
+)
 from training.dpo.data import Pair
 
 LOGITS_AT_ONCE = 1 << 24
@@ -47,6 +54,42 @@ class RowScores:
     def logps(self) -> Tensor:
         """Summed log-probability of each row's answer: (N,), differentiable."""
         return self.sums(self.token_logps)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs rows through a model; made once, at the start of a run.
+
+    `model` is a PEFT model (its adapter counts unless disabled) or a transformers
+    causal LM.
+    """
+
+    model: Any
+    layout: Layout
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model, whose layers hold the adapter if there is one."""
+        peft_model = hasattr(self.model, "get_base_model")
+        return self.model.get_base_model() if peft_model else self.model
+
+    def split(self, items: Sequence[Sequence[Row]]) -> list[list[int]]:
+        """Positions of the items of each forward pass.
+
+        An item is the rows that must share a pass: both sides of a pair, or one row.
+        """
+        return micro_batches(items, self.layout.max_tokens, self.layout.max_pairs)
+
+    def split_pairs(
+        self, pairs: Sequence[Pair], indexes: Sequence[int]
+    ) -> list[list[int]]:
+        """Of the pairs at `indexes`, the indexes of those in each forward pass."""
+        passes = self.split([pair_rows(pairs[index]) for index in indexes])
+        return [[indexes[place] for place in places] for places in passes]
+
+    def score(self, rows: Sequence[Row]) -> RowScores:
+        """Score the answers of any number of rows in one forward pass."""
+        return score_rows(self.causal_lm, rows, self.layout.pad_id)
 
 
 def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
@@ -93,18 +136,17 @@ def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
 
 
 def score_set(
-    model: Any, pairs: Sequence[Pair], layout: Layout, each: Callable[[int], None]
+    engine: Engine, pairs: Sequence[Pair], each: Callable[[int], None]
 ) -> Iterator[tuple[list[int], RowScores]]:
     """Yield (indexes, scores of their rows) without gradients.
 
     `each` is called before every forward pass with the number of pairs done.
     """
     done = 0
-    for indexes in layout.split(pairs, range(len(pairs))):
+    for indexes in engine.split_pairs(pairs, range(len(pairs))):
         each(done)
         with torch.no_grad():
-            rows = rows_of([pairs[index] for index in indexes])
-            scores = score_rows(model.get_base_model(), rows, layout.pad_id)
+            scores = engine.score(rows_of([pairs[index] for index in indexes]))
         yield indexes, scores
         done += len(indexes)
 

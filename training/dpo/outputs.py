@@ -42,12 +42,12 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
         run.stop.check()
         run.status.progress(phase_done=done)
 
-    figures = evaluate(run.model, run.data, run.layout, run.objective, each)
+    figures = evaluate(run.engine, run.data, run.objective, each)
     run.status.phase("saving")
     write_jsonl(run.folder / "pairs_scored.jsonl", _scored(run, figures))
     files = save_adapter(run.model, run.folder / "adapter", run.config.base_model)
     write_json(
-        run.folder / "canary.json", policy_canary(run.model, prepared.canary_ids)
+        run.folder / "canary.json", policy_canary(run.engine, prepared.canary_ids)
     )
     prepared.seconds |= {
         "training": position.seconds,
@@ -99,7 +99,7 @@ def _summary(
         "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
         "device": run.model.get_base_model().device.type,
         "threads": torch.get_num_threads(),
-        "forward": asdict(run.layout),
+        "forward": asdict(run.engine.layout),
         "base_parameters": sum(
             p.numel() for n, p in run.model.named_parameters() if "lora_" not in n
         ),

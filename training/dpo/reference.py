@@ -9,17 +9,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.dpo.batches import Layout
 from training.dpo.data import Pair
 from training.dpo.files import fsync_path
-from training.dpo.forward import score_set
+from training.dpo.forward import Engine, score_set
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,8 @@ class PairSet:
 
 
 def fixed_logps(
-    model: Any,
+    engine: Engine,
     pairs: Sequence[Pair],
-    layout: Layout,
     folders: Sequence[Path],
     weights_hash: str,
     each: Callable[[int], None],
@@ -56,7 +53,7 @@ def fixed_logps(
     token id; it is looked for in `folders` and written to the first. Learning rate,
     loss and the like are not in it: they do not change the answer.
     """
-    name = _cache_name(model, pairs, layout, weights_hash)
+    name = _cache_name(engine, pairs, weights_hash)
     for folder in folders:
         try:
             cached = load_file(folder / name)
@@ -64,7 +61,7 @@ def fixed_logps(
         except (OSError, SafetensorError, KeyError):
             continue  # absent or torn: computed again
     chosen, rejected = torch.zeros(len(pairs)), torch.zeros(len(pairs))
-    for indexes, scores in score_set(model, pairs, layout, each):
+    for indexes, scores in score_set(engine, pairs, each):
         sums = scores.logps.cpu()
         chosen[indexes], rejected[indexes] = sums.chunk(2)
     result = FixedLogps(chosen, rejected)
@@ -72,14 +69,12 @@ def fixed_logps(
     return result
 
 
-def _cache_name(
-    model: Any, pairs: Sequence[Pair], layout: Layout, weights_hash: str
-) -> str:
-    base = model.get_base_model()
+def _cache_name(engine: Engine, pairs: Sequence[Pair], weights_hash: str) -> str:
+    base = engine.causal_lm
     device = base.get_input_embeddings().weight.device.type
     attention = base.config._attn_implementation
     digest = hashlib.sha256(
-        f"{weights_hash} {base.dtype} {device} {attention} {layout}\n".encode()
+        f"{weights_hash} {base.dtype} {device} {attention} {engine.layout}\n".encode()
     )
     for pair in pairs:
         ids = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)

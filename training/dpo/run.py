@@ -23,6 +23,7 @@ from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, settle
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.files import sha256_of_file
+from training.dpo.forward import Engine
 from training.dpo.lock import folder_lock
 from training.dpo.loss import LossSettings, Objective
 from training.dpo.metrics_log import MetricsLog
@@ -122,6 +123,7 @@ def prepare(
     hashes = {"base": hash_model(base)}
     stop.check()
     model = attach_adapter(base, config)
+    engine = Engine(model, layout)
     parameters = adapter_parameters(model)
     hashes["adapter_at_start"] = hash_tensors(parameters)
     for name in ("pairs.jsonl", "held_out.jsonl"):
@@ -134,7 +136,7 @@ def prepare(
         [told, hashes["base"], hashes["adapter_at_start"], hashes["pairs.jsonl"]]
     )
     loaded = time.monotonic()
-    measure = _Measure(model, config, layout, _cache_folders(run_dir, source), hashes)
+    measure = _Measure(engine, config, _cache_folders(run_dir, source), hashes)
     data = measure.pair_set(pairs, "reference", stop, status)
     held = measure.pair_set(held_out, "reference", stop, status) if held_out else None
     run = Run(
@@ -147,7 +149,7 @@ def prepare(
         objective=Objective(
             loss_weights(config), LossSettings(config.beta, config.label_smoothing)
         ),
-        layout=layout,
+        engine=engine,
         model=model,
         parameters=parameters,
         data=data,
@@ -197,9 +199,8 @@ def _read_data(
 class _Measure:
     """Takes the log-probs of a set of pairs under the reference and under the base."""
 
-    model: Any
+    engine: Engine
     config: TrainingConfig
-    layout: Layout
     folders: Sequence[Path]
     hashes: dict[str, str]
 
@@ -214,7 +215,7 @@ class _Measure:
             status.progress(phase_done=done)
             progress.reach(done)
 
-        with self.model.disable_adapter():
+        with self.engine.model.disable_adapter():
             base = self._logps(pairs, self.hashes["base"], each)
         reference = base
         # A fresh adapter changes nothing yet: the start is the base.
@@ -227,7 +228,7 @@ class _Measure:
     def _logps(
         self, pairs: list[Pair], weights: str, each: Callable[[int], None]
     ) -> Any:
-        return fixed_logps(self.model, pairs, self.layout, self.folders, weights, each)
+        return fixed_logps(self.engine, pairs, self.folders, weights, each)
 
 
 def _cache_folders(run_dir: Path, source: Path | None) -> list[Path]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from training.dpo.batches import Layout, Schedule
+from training.dpo.batches import Schedule
 from training.dpo.config import TrainingConfig
 from training.dpo.defaults import Settled
+from training.dpo.forward import Engine
 from training.dpo.loss import Objective
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.process import StopFlag
@@ -25,7 +26,7 @@ class Run:
     settled: Settled
     schedule: Schedule
     objective: Objective
-    layout: Layout
+    engine: Engine
     model: Any
     parameters: dict[str, torch.nn.Parameter]
     data: PairSet

@@ -4,7 +4,6 @@
 
 from training.dpo.batches import rows_of
 from training.dpo.evaluate import figure_losses
-from training.dpo.forward import score_rows
 from training.dpo.metrics import Figures
 from training.dpo.run_state import Run
 
@@ -17,9 +16,8 @@ def backward_step(run: Run, indexes: list[int]) -> Figures:
     pairs = run.data.pairs
     total_weight = sum(pairs[index].weight for index in indexes)
     figures = Figures(run.objective.settings.beta)
-    for part in run.layout.split(pairs, indexes):
-        rows = rows_of([pairs[index] for index in part])
-        scores = score_rows(run.model.get_base_model(), rows, run.layout.pad_id)
+    for part in run.engine.split_pairs(pairs, indexes):
+        scores = run.engine.score(rows_of([pairs[index] for index in part]))
         losses, logps = figure_losses(scores, run.data, part, run.objective)
         shares = [pairs[index].weight / total_weight for index in part]
         (losses * losses.new_tensor(shares)).sum().backward()

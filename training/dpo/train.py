@@ -162,7 +162,7 @@ def _save(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None:
         "num_tokens": position.num_tokens,
         "seconds": position.seconds,
         "threads": torch.get_num_threads(),
-        "max_tokens": run.layout.max_tokens,
+        "max_tokens": run.engine.layout.max_tokens,
     }
     save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
 

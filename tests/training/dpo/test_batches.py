@@ -1,11 +1,10 @@
 """Which pairs make a step, and how a step is split by memory."""
 
-from training.dpo.batches import Schedule, length_groups, micro_batches
-from training.dpo.data import Pair
+from training.dpo.batches import Row, Schedule, length_groups, micro_batches
 
 
 def pair(length):
-    return Pair("x", 1, [1], [2] * (length - 1), [3])
+    return Row([1] + [2] * (length - 1), 1), Row([1, 3], 1)
 
 
 def test_every_pair_comes_once_an_epoch_in_a_new_order():
@@ -39,8 +38,8 @@ def test_forward_passes_hold_pairs_of_like_length_within_the_budget():
     need 4 · 9 = 36, with 3 they would need 54; 3 and 2 need 12. 30 alone exceeds the
     budget and still goes, alone."""
     pairs = [pair(n) for n in (9, 2, 8, 3, 30)]
-    assert micro_batches(pairs, range(5), 40, None) == [[4], [0, 2], [3, 1]]
-    assert micro_batches(pairs, range(5), 40, 1) == [[4], [0], [2], [3], [1]]
+    assert micro_batches(pairs, 40, None) == [[4], [0, 2], [3, 1]]
+    assert micro_batches(pairs, 40, 1) == [[4], [0], [2], [3], [1]]
 
 
 def test_rows_of_like_length_go_together_where_it_saves_more_than_a_call():

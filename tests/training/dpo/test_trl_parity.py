@@ -16,7 +16,6 @@ from trl import DPOConfig, DPOTrainer
 from tests.training.dpo.runs import chat, read_rows
 from training.dpo.batches import rows_of
 from training.dpo.config import load_config
-from training.dpo.forward import score_rows
 from training.dpo.process import StopFlag
 from training.dpo.run import prepare
 from training.dpo.status import StatusFile
@@ -206,7 +205,7 @@ def test_log_probs_under_the_adapter_are_the_models_own(make_run, adapter):
     rows = rows_of(run.data.pairs)
     model = run.model.get_base_model()
     with torch.no_grad():
-        sums = score_rows(model, rows, pad_id=0).logps
+        sums = run.engine.score(rows).logps
         for row, total in zip(rows, sums, strict=True):
             logps = model(torch.tensor([row.ids])).logits[0, :-1].log_softmax(-1)
             each = logps.gather(1, torch.tensor(row.ids)[1:, None])[:, 0]

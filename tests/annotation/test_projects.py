@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
+from django.core.management.base import CommandError
 from django.http import Http404
 from django.test import RequestFactory
 from hypothesis import given, settings
@@ -292,6 +293,14 @@ def test_the_demo_is_made_once_and_never_changed_again(
     assert project.memberships.count() == 2
     assert file.read_text() == before
     assert not any(password in again for password in kept.values())
+
+    call_command("setup_demo", slug="demo-short")
+    other = Project.objects.get(slug="demo-short")
+    assert (other.name, other.prompts.count()) == ("Demo short", 2)
+    assert other.channel != project.channel
+    assert other.memberships.count() == 3
+    with pytest.raises(CommandError, match="slug"):
+        call_command("setup_demo", slug="no spaces!")
 
 
 def test_the_admin_lists_every_model_and_changes_none_that_services_keep(client):

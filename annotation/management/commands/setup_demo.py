@@ -1,6 +1,7 @@
 """`manage.py setup_demo`: the project `demo`, its prompts and its three users.
 
-Run again it changes nothing: what a manager changed stays, passwords aren't made anew.
+`--slug NAME` makes one more of the kind, to be trained towards something else. Run
+again it changes nothing: what a manager changed stays, passwords aren't made anew.
 They are written to DATA_DIR/passwords.txt, readable by the owner alone, before they
 are printed, so none is ever lost.
 """
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from annotation.errors import SettingsError
 from annotation.importing import import_prompts
 from annotation.models import Membership, Project, Role
 from annotation.projects import create_project
@@ -61,9 +63,17 @@ GUIDELINES = """\
 class Command(BaseCommand):
     help = "Make the project demo with its prompts and users; again: changes nothing."
 
-    def handle(self, **options) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--slug", default=SLUG, help="of another demo project, e.g. demo-short"
+        )
+
+    def handle(self, *, slug: str, **options) -> None:
         passwords = self._users()
-        project = self._project()
+        try:
+            project = self._project(slug)
+        except SettingsError as error:
+            raise CommandError(str(error)) from error
         if passwords:
             for username, password in passwords.items():
                 self.stdout.write(f"{username}: {password}")
@@ -91,11 +101,12 @@ class Command(BaseCommand):
                     user.save(update_fields=["is_staff", "is_superuser"])
         return new
 
-    def _project(self) -> Project:
-        project = Project.objects.filter(slug=SLUG).first()
+    def _project(self, slug: str) -> Project:
+        project = Project.objects.filter(slug=slug).first()
         if project is None:
+            name = slug.replace("-", " ").capitalize()
             project = create_project(
-                "Demo", None, slug=SLUG, guidelines=GUIDELINES, settings=SETTINGS
+                name, None, slug=slug, guidelines=GUIDELINES, settings=SETTINGS
             )
         users = get_user_model().objects.in_bulk(list(USERS), field_name="username")
         if not project.memberships.exists():

@@ -43,9 +43,10 @@ def settle(config: TrainingConfig, parameters: int, pairs: int) -> Settled:
     reasons = dict.fromkeys(("learning_rate", "batch_size", "epochs"), "given")
     rate, epochs, batch = config.learning_rate, config.epochs, config.batch_size
     if rate is None:
-        rate = _rate(parameters)
+        rate = usual_rate(config.tuning, parameters)
         size = f"{parameters / 1e6:.1f} million weights"
-        reasons["learning_rate"] = f"usual for LoRA on a model of {size}"
+        tuning = "full tuning of" if config.tuning == "full" else "LoRA on"
+        reasons["learning_rate"] = f"usual for {tuning} a model of {size}"
     if epochs is None:
         epochs = _epochs(pairs, batch or 1)
         reasons["epochs"] = (
@@ -62,11 +63,42 @@ def settle(config: TrainingConfig, parameters: int, pairs: int) -> Settled:
     return Settled(rate, batch, epochs, reasons)
 
 
-def _rate(parameters: int) -> float:
+def usual_rate(tuning: str, parameters: int) -> float:
+    """The learning rate to begin with, for a base of so many weights.
+
+    LoRA: measured on the starter (5e-4), 2e-5 to 1e-4 usual from 0.5 to 8 billion.
+    Full tuning: a twentieth, which makes 1e-6 at 7 billion, where runs use 5e-7
+    (Zephyr, Tulu 3) to 5e-6.
+    """
+    part = 20 if tuning == "full" else 1
     for below, rate in ((50e6, 5e-4), (300e6, 2e-4), (2e9, 1e-4), (5e9, 5e-5)):
         if parameters < below:
-            return rate
-    return 2e-5
+            return rate / part
+    return 2e-5 / part
+
+
+EVALUATIONS = 10
+"""In a run, beside the one before the first step: enough to see where a curve turns."""
+
+EVALUATION_SHARE = 0.1
+"""Of the cost of training, at most, that the evaluations between start and end take."""
+
+FORWARD_SHARE = 1 / 3
+"""Of a training step's cost per token, without gradients: forward alone, of forward and
+a backward pass twice as dear (with LoRA nearer to one half)."""
+
+
+def evaluation_steps(total_steps: int, step_tokens: float, held_out_tokens: int) -> int:
+    """Steps between evaluations where config.json gives no `eval_steps`.
+
+    `step_tokens`: what a step trains on average. A result of `total_steps` or more
+    means start and end only. From counts alone, so that a resumed run evaluates at the
+    same steps.
+    """
+    by_number = math.ceil(total_steps / EVALUATIONS)
+    cost = FORWARD_SHARE * held_out_tokens
+    by_cost = math.ceil(cost / (EVALUATION_SHARE * max(step_tokens, 1)))
+    return max(1, by_number, by_cost)
 
 
 def _epochs(pairs: int, batch: int) -> float:

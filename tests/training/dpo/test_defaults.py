@@ -7,7 +7,7 @@ import pytest
 from transformers import LlamaConfig
 
 from training.dpo.config import TrainingConfig
-from training.dpo.defaults import forward_tokens, settle
+from training.dpo.defaults import evaluation_steps, forward_tokens, settle
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,29 @@ def test_larger_models_get_smaller_rates(parameters, rate):
     settled = settle(TrainingConfig("m"), int(parameters), 100)
     assert settled.learning_rate == rate
     assert settled.reasons["learning_rate"] != "given"
+
+
+def test_full_tuning_gets_a_twentieth_of_the_rate():
+    settled = settle(TrainingConfig("m", tuning="full"), 7_600_000_000, 100)
+    assert settled.learning_rate == 1e-6
+    assert "full tuning" in settled.reasons["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("total", "step_tokens", "held_out_tokens", "every"),
+    [
+        (100, 1000, 500, 10),  # ten in a run
+        (95, 1000, 500, 10),
+        (7, 1000, 100, 1),
+        # evaluating costs 6000 / 3 = 2000, a tenth of 20 steps of 1000
+        (100, 1000, 6000, 20),
+        (15, 1000, 6000, 20),  # so not within 15 steps
+    ],
+)
+def test_evaluations_are_some_ten_and_cost_a_tenth_at_most(
+    total, step_tokens, held_out_tokens, every
+):
+    assert evaluation_steps(total, step_tokens, held_out_tokens) == every
 
 
 def test_what_is_given_stays():

@@ -1,0 +1,416 @@
+"""What a run warns of, before it trains and from its curves, each with what to do.
+
+Pure: configs, pairs and rows of metrics in, cautions out; the limits and the sentences
+are tables. A caution never stops a run. Leaves out who says them and when; see
+`preflight.py` and `watch.py`.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from training.dpo.config import TrainingConfig, loss_weights
+from training.dpo.data import Pair, RowReport
+from training.dpo.defaults import Settled, usual_rate
+
+
+class Limit(NamedTuple):
+    """A figure beyond which something is said, and why that one."""
+
+    value: float
+    why: str
+
+
+LIMITS = {
+    "least_pairs": Limit(15, "with fewer, trials on the starter moved it unsurely"),
+    "least_updates": Limit(
+        50, "60 updates on 19 pairs changed 3 % of the answers, 114 changed 35 %"
+    ),
+    "least_held_out": Limit(
+        30, "at 50 % right, 95 % of samples of n = 30 lie within 18 points"
+    ),
+    "cut_share": Limit(0.05, "one in twenty answers without its end teaches ends"),
+    "dropped_share": Limit(0.05, "one row in twenty is no longer an oddity"),
+    "rate_factor": Limit(10, "published LoRA and full rates lie within 10 of ours"),
+    "memory_share": Limit(0.9, "the rest is wanted by the system and by fragmentation"),
+    "stuck_share": Limit(0.3, "by then the rate has been at its height for a while"),
+    "stuck_steps": Limit(20, "means of fewer steps scatter too much to judge"),
+    "stuck_margin": Limit(0.02, "moves the sigmoid loss by 0.01 from ln 2"),
+    "lost_log_ratio": Limit(
+        0.3, "nats a token: a chosen token is a quarter less likely than before"
+    ),
+    "saturated_margin": Limit(
+        8, "the sigmoid's slope is then 1/3000 of what it was at the start"
+    ),
+    "overfit_rise": Limit(
+        0.05, "of the held-out loss above its lowest; evaluations differ by less"
+    ),
+}
+
+USUAL_BETA = {
+    "sigmoid": (0.01, 0.9),
+    "hinge": (0.01, 1.0),
+    "ipo": (0.01, 1.0),
+    "robust": (0.01, 0.9),
+    "exo_pair": (0.01, 0.9),
+    "nca_pair": (0.005, 0.9),
+    "bco_pair": (0.01, 0.9),
+    "sppo_hard": (0.0005, 0.1),
+    "apo_zero": (0.01, 0.9),
+    "apo_down": (0.01, 0.9),
+    "sigmoid_norm": (1.0, 20.0),
+    "discopop": (0.01, 0.9),
+    "aot": (0.01, 0.9),
+    "aot_unpaired": (0.01, 0.9),
+    "simpo": (1.0, 20.0),
+    "orpo": (0.02, 1.0),
+    "kto": (0.01, 0.9),
+}
+"""Least and most that published runs used. Sigmoid and its kin: 0.01 (Zephyr) to 0.9
+(Together's range); length-normalised losses need some tens of times more (SimPO 2 to
+10, open-instruct's dpo_norm 5); SPPO's eta is 1/beta = 1000; ORPO's lambda 0.1."""
+
+LOG_SIGMOID = {"sigmoid", "robust", "exo_pair", "bco_pair", "sigmoid_norm", "aot"}
+"""Losses that start at ln 2 and flatten out as −log σ of the margin does."""
+
+SENTENCES = {
+    "beta_unusual": (
+        "beta %(value)s is unusual for the loss %(loss)s, where runs use %(low)s to"
+        " %(high)s: make sure that it is meant."
+    ),
+    "learning_rate_unusual": (
+        "learning_rate %(value)s is unusual for %(tuning)s on a model of %(size)s"
+        " million weights (%(low)s to %(high)s): too high a rate spoils the model, too"
+        " low a one leaves it as it was; without the key one is chosen."
+    ),
+    "few_pairs": (
+        "Only %(count)s pairs train; below %(least)s a policy moves unsurely: judge"
+        " more pairs before trusting the result."
+    ),
+    "few_updates": (
+        "The run makes only %(count)s updates; below %(least)s a policy hardly moves:"
+        " lower batch_size or raise epochs."
+    ),
+    "no_held_out": (
+        "There is no held_out.jsonl, so all figures come from pairs that train and say"
+        " nothing of others: put pairs of other prompts there."
+    ),
+    "few_held_out": (
+        "Only %(count)s held-out prompts measure the run, so an accuracy is uncertain by"
+        " some %(points)s percentage points either way: hold out more."
+    ),
+    "many_cut": (
+        "%(count)s of %(read)s rows of %(file)s lose the end of an answer at max_length"
+        " %(most)s: raise it."
+    ),
+    "many_dropped": (
+        "%(count)s of %(read)s rows of %(file)s are dropped (%(why)s): their lines are"
+        " in preflight.json."
+    ),
+    "identical_answers": (
+        "%(count)s pairs have equal chosen and rejected tokens (%(lines)s): they teach"
+        " nothing; remove them."
+    ),
+    "duplicates": (
+        "%(count)s pairs repeat an earlier one (%(lines)s): if that is not meant, remove"
+        " them; to count a pair more, give it a weight."
+    ),
+    "contradictions": (
+        "%(count)s pairs say the opposite of another one (%(lines)s): they cancel each"
+        " other out; keep one verdict, or none."
+    ),
+    "held_out_leak": (
+        "%(count)s held-out pairs have a prompt that also trains (held_out.jsonl"
+        " %(lines)s): their figures look better than on new prompts; hold out whole"
+        " prompts."
+    ),
+    "memory": (
+        "The run needs about %(needed)s of the %(there)s of memory: set micro_batch_size"
+        " to 1 or lower max_length if it is killed."
+    ),
+    "stuck": (
+        "At step %(step)s of %(total)s the loss is still %(loss)s and the margin"
+        " %(margin)s: the policy has learned next to nothing. Usual causes: too low a"
+        " learning rate (%(rate)s), too large a batch, pairs whose answers are nearly"
+        " the same, or an adapter that no gradient reaches (grad_norm %(norm)s)."
+    ),
+    "displacement": (
+        "The policy moves away from both answers: a token of a chosen answer is now"
+        " %(chosen)s times as likely as at the start, of a rejected one %(rejected)s"
+        ' times. A loss that holds the chosen ones helps ({"sigmoid": 1, "sft": 0.2} or'
+        " apo_zero), so do a larger beta and fewer epochs."
+    ),
+    "saturated": (
+        "The mean margin is %(margin)s with %(accuracy)s %% of the pairs right: hardly"
+        " any gradient is left, and further steps only push the answers apart. Take"
+        " fewer epochs or a lower learning rate."
+    ),
+    "overfit": (
+        "The held-out loss was lowest at step %(best)s (%(least)s) and is %(now)s at step"
+        " %(step)s, while the training loss went on falling: pairs are being learned by"
+        " heart. Fewer epochs (about %(epochs)s), a lower learning rate or more pairs"
+        " help."
+    ),
+    "held_out_worse": (
+        "On held-out pairs the accuracy fell from %(before)s %% to %(now)s %%, more than"
+        " chance explains: the training pairs may contradict them or be learned by"
+        " heart."
+    ),
+}
+"""%-patterns, so that a page may tell them in another language."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """`code` is a key of SENTENCES, `values` fill the sentence."""
+
+    code: str
+    values: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        return SENTENCES[self.code] % self.values
+
+    def as_dict(self) -> dict[str, str]:
+        return {"code": self.code, "text": self.text}
+
+
+def config_cautions(
+    config: TrainingConfig, settled: Settled, parameters: int
+) -> list[Caution]:
+    """Beta and learning rate outside the usual range. `parameters`: the base's."""
+    found = []
+    for name in loss_weights(config):
+        low, high = USUAL_BETA.get(name, (0.0, math.inf))
+        if not low <= config.beta <= high:
+            values = {"value": f"{config.beta:g}", "loss": name}
+            values |= {"low": f"{low:g}", "high": f"{high:g}"}
+            found.append(Caution("beta_unusual", values))
+    usual, factor = usual_rate(config.tuning, parameters), LIMITS["rate_factor"].value
+    low, high = usual / factor, usual * factor
+    if not low <= settled.learning_rate <= high:
+        values = {
+            "value": f"{settled.learning_rate:g}",
+            "tuning": config.tuning,
+            "size": f"{parameters / 1e6:.1f}",
+            "low": f"{low:.2g}",
+            "high": f"{high:.2g}",
+        }
+        found.append(Caution("learning_rate_unusual", values))
+    return found
+
+
+def data_cautions(
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    reports: Mapping[str, RowReport],
+    max_length: int,
+    updates: int,
+) -> list[Caution]:
+    """What is odd about the rows; `updates`: optimizer steps on the pairs."""
+    found = [*_amounts(pairs, held_out, updates)]
+    for name, report in reports.items():
+        found += _lost_rows(name, report, max_length)
+    return found + _doubles(pairs) + _leaks(pairs, held_out)
+
+
+def _amounts(
+    pairs: Sequence[Pair], held_out: Sequence[Pair], updates: int
+) -> list[Caution]:
+    found = []
+    for code, limit, count in (
+        ("few_pairs", "least_pairs", len(pairs)),
+        ("few_updates", "least_updates", updates),
+    ):
+        least = int(LIMITS[limit].value)
+        if count < least:
+            found.append(Caution(code, {"count": count, "least": least}))
+    prompts = len({tuple(pair.prompt_ids) for pair in held_out})
+    if not prompts:
+        found.append(Caution("no_held_out", {}))
+    elif prompts < LIMITS["least_held_out"].value:
+        # 1.96 standard errors of a share of one half
+        values = {"count": prompts, "points": round(98 / math.sqrt(prompts))}
+        found.append(Caution("few_held_out", values))
+    return found
+
+
+def _lost_rows(name: str, report: RowReport, max_length: int) -> list[Caution]:
+    cut = {line for lines in report.cut.values() for line in lines}
+    dropped = [line for lines in report.dropped.values() for line in lines]
+    values = {"read": report.read, "file": name}
+    found = []
+    if len(cut) > LIMITS["cut_share"].value * report.read:
+        more = {"count": len(cut), "most": max_length}
+        found.append(Caution("many_cut", values | more))
+    if len(dropped) > LIMITS["dropped_share"].value * report.read:
+        why = "; ".join(f"{len(n)}: {reason}" for reason, n in report.dropped.items())
+        found.append(
+            Caution("many_dropped", values | {"count": len(dropped), "why": why})
+        )
+    return found
+
+
+def _doubles(pairs: Sequence[Pair]) -> list[Caution]:
+    seen: set[tuple[Any, ...]] = set()
+    lines: dict[str, list[int]] = {
+        "identical_answers": [],
+        "duplicates": [],
+        "contradictions": [],
+    }
+    for pair in pairs:
+        prompt = tuple(pair.prompt_ids)
+        chosen, rejected = tuple(pair.chosen_ids), tuple(pair.rejected_ids)
+        if chosen == rejected:
+            lines["identical_answers"].append(pair.line)
+        elif (prompt, chosen, rejected) in seen:
+            lines["duplicates"].append(pair.line)
+        elif (prompt, rejected, chosen) in seen:
+            lines["contradictions"].append(pair.line)
+        seen.add((prompt, chosen, rejected))
+    return [
+        Caution(code, {"count": len(numbers), "lines": lines_words(numbers)})
+        for code, numbers in lines.items()
+        if numbers
+    ]
+
+
+def _leaks(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> list[Caution]:
+    trained = {tuple(pair.prompt_ids) for pair in pairs}
+    lines = [pair.line for pair in held_out if tuple(pair.prompt_ids) in trained]
+    if not lines:
+        return []
+    values = {"count": len(lines), "lines": lines_words(lines)}
+    return [Caution("held_out_leak", values)]
+
+
+def lines_words(lines: Sequence[int], most: int = 10) -> str:
+    """ "line 3", "lines 3, 7", "lines 3, 7, … (12 in all)"."""
+    shown = ", ".join(str(line) for line in lines[:most])
+    if len(lines) > most:
+        return f"lines {shown}, … ({len(lines)} in all)"
+    return f"line{'s' if len(lines) > 1 else ''} {shown}"
+
+
+def memory_cautions(needed: int | None, there: int) -> list[Caution]:
+    """Whether `needed` bytes come near the `there` bytes the device has."""
+    if needed is None or needed <= LIMITS["memory_share"].value * there:
+        return []
+    values = {"needed": f"{needed / 1e9:.1f} GB", "there": f"{there / 1e9:.1f} GB"}
+    return [Caution("memory", values)]
+
+
+def curve_cautions(
+    rows: Sequence[Mapping[str, Any]],
+    config: TrainingConfig,
+    first: int,
+    last: int,
+) -> list[Caution]:
+    """What the DPO lines of metrics.jsonl show, so far.
+
+    The phase's steps are `first` + 1 to `last`. Means are taken over the first and the
+    last tenth of the lines, at least two.
+    """
+    if len(rows) < 4:
+        return []
+    names = set(loss_weights(config))
+    found = []
+    if names <= LOG_SIGMOID:
+        found += _stuck(rows, config, first, last) + _saturated(rows)
+    if config.reference != "none":
+        found += _displaced(rows)
+    return found + _overfit(rows)
+
+
+def _ends(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float] | None:
+    values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+    if len(values) < 4:
+        return None
+    size = max(2, len(values) // 10)
+    return sum(values[:size]) / size, sum(values[-size:]) / size
+
+
+def _stuck(
+    rows: Sequence[Mapping[str, Any]], config: TrainingConfig, first: int, last: int
+) -> list[Caution]:
+    step = rows[-1]["step"]
+    done, total = step - first, last - first
+    share = config.warmup_ratio + LIMITS["stuck_share"].value
+    loss, margins = _ends(rows, "loss"), _ends(rows, "rewards/margins")
+    if done < max(LIMITS["stuck_steps"].value, share * total) or not (loss and margins):
+        return []
+    moved = LIMITS["stuck_margin"].value
+    if abs(margins[1]) > moved or abs(loss[1] - math.log(2)) > moved / 2:
+        return []
+    values = {
+        "step": step,
+        "total": last,
+        "loss": f"{loss[1]:.4f}",
+        "margin": f"{margins[1]:.4f}",
+        "rate": f"{max(row.get('learning_rate') or 0 for row in rows):g}",
+        "norm": f"{rows[-1].get('grad_norm') or 0:.2g}",
+    }
+    return [Caution("stuck", values)]
+
+
+def _displaced(rows: Sequence[Mapping[str, Any]]) -> list[Caution]:
+    chosen, rejected = _ends(rows, "drift/chosen"), _ends(rows, "drift/rejected")
+    if not (chosen and rejected):
+        return []
+    lost = {"chosen": chosen[1] - chosen[0], "rejected": rejected[1] - rejected[0]}
+    if max(lost.values()) > -LIMITS["lost_log_ratio"].value:
+        return []
+    times = {side: f"{math.exp(drift):.2g}" for side, drift in lost.items()}
+    return [Caution("displacement", times)]
+
+
+def _saturated(rows: Sequence[Mapping[str, Any]]) -> list[Caution]:
+    margins = _ends(rows, "rewards/margins")
+    right = _ends(rows, "rewards/accuracies")
+    if not (margins and right) or margins[1] < LIMITS["saturated_margin"].value:
+        return []
+    values = {"margin": f"{margins[1]:.1f}", "accuracy": round(100 * right[1])}
+    return [Caution("saturated", values)]
+
+
+def _overfit(rows: Sequence[Mapping[str, Any]]) -> list[Caution]:
+    held = [row for row in rows if isinstance(row.get("eval_loss"), int | float)]
+    if len(held) < 3:
+        return []
+    best, now = min(held, key=lambda row: row["eval_loss"]), held[-1]
+    if now["eval_loss"] - best["eval_loss"] < LIMITS["overfit_rise"].value:
+        return []
+    loss = _ends(rows, "loss")
+    since = _ends([row for row in rows if row["step"] >= best["step"]], "loss")
+    if loss is None or since is None or since[1] > min(loss[0], since[0]):
+        return []
+    values = {
+        "best": best["step"],
+        "least": f"{best['eval_loss']:.3f}",
+        "now": f"{now['eval_loss']:.3f}",
+        "step": now["step"],
+        "epochs": f"{best.get('epoch') or 0:.2g}",
+    }
+    return [Caution("overfit", values)]
+
+
+def held_out_cautions(held_out: Mapping[str, Any] | None) -> list[Caution]:
+    """From summary.json's "held_out": whether the end is worse than the start."""
+    name = "rewards/accuracies_ties_half"
+    change = ((held_out or {}).get("difference") or {}).get(name) or {}
+    if held_out is None or change.get("high") is None or change["high"] >= 0:
+        return []
+    ends = {"before": held_out["start"][name], "now": held_out["end"][name]}
+    return [Caution("held_out_worse", {k: round(100 * v) for k, v in ends.items()})]
+
+
+def new_ones(found: Iterable[Caution], said: Counter[str]) -> list[Caution]:
+    """Those whose code was not said yet; marks them as said."""
+    fresh = []
+    for caution in found:
+        if not said[caution.code]:
+            fresh.append(caution)
+        said[caution.code] += 1
+    return fresh

@@ -40,7 +40,7 @@ def test_larger_models_get_smaller_rates(parameters, rate):
 
 def test_full_tuning_gets_a_twentieth_of_the_rate():
     settled = settle(TrainingConfig("m", tuning="full"), 7_600_000_000, 100)
-    assert settled.learning_rate == 1e-6
+    assert settled.learning_rate == pytest.approx(1e-6)
     assert "full tuning" in settled.reasons["learning_rate"]
 
 

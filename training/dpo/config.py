@@ -70,7 +70,7 @@ class TrainingConfig:
     """Folder of the PEFT adapter to go on from; None: a fresh adapter."""
 
     reference: str = "start"
-    """"start": the weights DPO starts from; "base": the base model without adapter;
+    """"start": the weights DPO starts from, after any supervised training; "base": the base model without adapter;
     "none" (losses without a reference)."""
 
     tuning: str = "lora"
@@ -104,10 +104,10 @@ class TrainingConfig:
     """DiscoPOP's temperature."""
 
     sft_epochs: float = 0
-    """Epochs of supervised training on the chosen answers before DPO."""
+    """Passes over the chosen answers in supervised training before DPO; 0: none."""
 
     sft_learning_rate: float | None = None
-    """Learning rate of that stage; None: chosen."""
+    """Peak learning rate of that stage; None: chosen by model size."""
 
     learning_rate: float | None = None
     """Peak learning rate; None: chosen by model size."""
@@ -340,11 +340,9 @@ def _refuse_not_built(config: TrainingConfig) -> None:
         later.append(("tuning", config.tuning))
     if config.reference == "none":
         later.append(("reference", config.reference))
-    if config.sft_epochs:
-        later.append(("sft_epochs", config.sft_epochs))
     if config.ld_alpha is not None:
         later.append(("ld_alpha", config.ld_alpha))
-    for key in ("simpo_gamma", "discopop_tau", "sft_learning_rate"):
+    for key in ("simpo_gamma", "discopop_tau"):
         default = TrainingConfig.__dataclass_fields__[key].default
         if getattr(config, key) != default:
             later.append((key, getattr(config, key)))

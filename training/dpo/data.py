@@ -49,6 +49,11 @@ class Pair:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
     @property
+    def chosen_tokens(self) -> int:
+        """Tokens of the prompt and the chosen answer."""
+        return len(self.prompt_ids) + len(self.chosen_ids)
+
+    @property
     def tokens(self) -> int:
         """Tokens of both sides, the prompt counted twice as TRL's num_tokens does."""
         answers = len(self.chosen_ids) + len(self.rejected_ids)

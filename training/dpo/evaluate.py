@@ -56,5 +56,4 @@ def evaluate_held_out(run: Run) -> dict[str, Any]:
         run.objective,
         lambda done: run.status.progress(phase_done=done),
     )
-    run.status.phase("training")
     return figures.metrics("eval_")

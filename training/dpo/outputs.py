@@ -18,6 +18,7 @@ from training.dpo.evaluate import evaluate
 from training.dpo.files import read_jsonl, write_json, write_jsonl
 from training.dpo.metrics import Figures
 from training.dpo.model import save_adapter
+from training.dpo.phases import DPO
 from training.dpo.run_state import Position, Run
 
 
@@ -78,15 +79,19 @@ def _summary(
     prepared: Prepared, position: Position, figures: Figures, files: dict[str, str]
 ) -> dict[str, Any]:
     run = prepared.run
-    evaluated = [
-        {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
-        for _, row in read_jsonl(run.log.path)
-        if "eval_loss" in row
-    ]
-    ends = {"start": evaluated[0], "end": evaluated[-1]} if evaluated else None
     return {
         "rows": {name: report.as_dict() for name, report in prepared.reports.items()},
         "steps": position.step,
+        "phases": [
+            {
+                "phase": phase.name,
+                "steps": phase.schedule.total_steps,
+                "epochs": phase.schedule.epochs,
+                "learning_rate": phase.learning_rate,
+                "held_out": _held_out(run, phase.name),
+            }
+            for phase in run.phases
+        ],
         "epochs": run.settled.epochs,
         "batch_size": run.settled.batch_size,
         "learning_rate": run.settled.learning_rate,
@@ -95,7 +100,7 @@ def _summary(
         "seconds": {name: round(s, 3) for name, s in prepared.seconds.items()},
         "peak_memory_bytes": _peak_memory(),
         "final": figures.metrics(),
-        "held_out": ends,
+        "held_out": _held_out(run, DPO),
         "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
         "device": run.model.get_base_model().device.type,
         "threads": torch.get_num_threads(),
@@ -111,6 +116,16 @@ def _summary(
             for name in ("torch", "transformers", "peft", "safetensors")
         },
     }
+
+
+def _held_out(run: Run, phase: str) -> dict[str, Any] | None:
+    """The held-out figures at a phase's start and end: {"start": …, "end": …}."""
+    evaluated = [
+        {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
+        for _, row in read_jsonl(run.log.path)
+        if "eval_loss" in row and row["phase"] == phase
+    ]
+    return {"start": evaluated[0], "end": evaluated[-1]} if evaluated else None
 
 
 def _peak_memory() -> int:

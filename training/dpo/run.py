@@ -8,14 +8,13 @@ import hashlib
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.dpo.batches import Layout, Schedule
+from training.dpo.anchor import Anchor
+from training.dpo.batches import Layout
 from training.dpo.canary import canary_token_ids
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
@@ -37,12 +36,14 @@ from training.dpo.model import (
     pick_device,
 )
 from training.dpo.outputs import Prepared, write_outputs
+from training.dpo.phases import plan_phases
 from training.dpo.process import StopFlag
-from training.dpo.progress import Progress, say
-from training.dpo.reference import PairSet, fixed_logps
+from training.dpo.progress import say
+from training.dpo.reference import PairSet
+from training.dpo.resume import resume_source
 from training.dpo.run_state import Run
 from training.dpo.status import StatusFile
-from training.dpo.train import resume_source, train
+from training.dpo.train import train
 
 UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from")
 """Config keys that name places; the hash of what lies there counts instead."""
@@ -94,6 +95,7 @@ def _run(run_dir: Path, stop: StopFlag, status: StatusFile) -> None:
     position = train(prepared.run)
     stop.check()
     write_outputs(prepared, position, started)
+    prepared.run.anchor.drop_weights()
 
 
 def prepare(
@@ -136,16 +138,24 @@ def prepare(
         [told, hashes["base"], hashes["adapter_at_start"], hashes["pairs.jsonl"]]
     )
     loaded = time.monotonic()
-    measure = _Measure(engine, config, _cache_folders(run_dir, source), hashes)
-    data = measure.pair_set(pairs, "reference", stop, status)
-    held = measure.pair_set(held_out, "reference", stop, status) if held_out else None
+    folders = [run_dir, *([source.parent.parent] if source is not None else [])]
+    anchor = Anchor(engine, folders, hashes["base"], stop, status)
+
+    def measured(some: list[Pair]) -> PairSet:
+        reference = base = anchor.under_base(some)
+        # A fresh adapter changes nothing yet: the start is the base.
+        has_parent = config.parent_adapter is not None
+        if config.reference == "start" and has_parent and not config.sft_epochs:
+            reference = anchor.under_adapter(some, hashes["adapter_at_start"])
+        return PairSet(some, reference, base)
+
+    data = measured(pairs)
+    held = measured(held_out) if held_out else None
     run = Run(
         folder=run_dir,
         config=config,
         settled=settled,
-        schedule=Schedule(
-            len(pairs), settled.batch_size, settled.epochs, config.seed, config.shuffle
-        ),
+        phases=plan_phases(config, settled, pairs),
         objective=Objective(
             loss_weights(config), LossSettings(config.beta, config.label_smoothing)
         ),
@@ -158,6 +168,7 @@ def prepare(
         stop=stop,
         status=status,
         log=MetricsLog(run_dir / "metrics.jsonl"),
+        anchor=anchor,
     )
     seconds = {"loading": loaded - started, "reference": time.monotonic() - loaded}
     return Prepared(run, canary_ids, reports, hashes, seconds)
@@ -193,49 +204,6 @@ def _read_data(
         for reason, lines in (*told.dropped.items(), *told.cut.items()):
             say(f"{name}: {len(lines)} of {told.read} rows: {reason}")
     return pairs, held_out, reports
-
-
-@dataclass
-class _Measure:
-    """Takes the log-probs of a set of pairs under the reference and under the base."""
-
-    engine: Engine
-    config: TrainingConfig
-    folders: Sequence[Path]
-    hashes: dict[str, str]
-
-    def pair_set(
-        self, pairs: list[Pair], phase: str, stop: StopFlag, status: StatusFile
-    ) -> PairSet:
-        status.phase(phase, len(pairs))
-        progress = Progress(phase, len(pairs), unit="pair")
-
-        def each(done: int) -> None:
-            stop.check()
-            status.progress(phase_done=done)
-            progress.reach(done)
-
-        with self.engine.model.disable_adapter():
-            base = self._logps(pairs, self.hashes["base"], each)
-        reference = base
-        # A fresh adapter changes nothing yet: the start is the base.
-        if self.config.reference == "start" and self.config.parent_adapter is not None:
-            start = f"{self.hashes['base']}+{self.hashes['adapter_at_start']}"
-            reference = self._logps(pairs, start, each)
-        progress.close()
-        return PairSet(pairs, reference, base)
-
-    def _logps(
-        self, pairs: list[Pair], weights: str, each: Callable[[int], None]
-    ) -> Any:
-        return fixed_logps(self.engine, pairs, self.folders, weights, each)
-
-
-def _cache_folders(run_dir: Path, source: Path | None) -> list[Path]:
-    folders = [run_dir / "reference"]
-    if source is not None:
-        folders.append(source.parent.parent / "reference")
-    return folders
 
 
 def _memory(device: torch.device) -> int:

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from training.dpo.batches import Schedule
+from training.dpo.anchor import Anchor
 from training.dpo.config import TrainingConfig
 from training.dpo.defaults import Settled
 from training.dpo.forward import Engine
 from training.dpo.loss import Objective
 from training.dpo.metrics_log import MetricsLog
+from training.dpo.phases import Phase
 from training.dpo.process import StopFlag
 from training.dpo.reference import PairSet
 from training.dpo.status import StatusFile
@@ -19,12 +20,16 @@ from training.dpo.status import StatusFile
 
 @dataclass
 class Run:
-    """What the loop works on. `model` is the PEFT model, `parameters` what trains."""
+    """What the loop works on. `model` is the PEFT model, `parameters` what trains.
+
+    The reference in `data` and `held_out` is the base until DPO begins, where it is
+    the weights after supervised training: `after_sft` is then their hash.
+    """
 
     folder: Path
     config: TrainingConfig
     settled: Settled
-    schedule: Schedule
+    phases: list[Phase]
     objective: Objective
     engine: Engine
     model: Any
@@ -35,6 +40,13 @@ class Run:
     stop: StopFlag
     status: StatusFile
     log: MetricsLog
+    anchor: Anchor
+    after_sft: str | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all phases."""
+        return self.phases[-1].last
 
 
 @dataclass

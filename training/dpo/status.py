@@ -3,9 +3,9 @@
     {"state": "running", "phase": "training", "step": 12, "total_steps": 96,
      "eta_seconds": 31, "reason": null, "updated_at": "…Z", "pid": 4711}
 
-`state` is running, stopped, done or failed; `phase` (loading, reference, evaluating,
-training, scoring, saving) says more while it runs. `step` and `total_steps` count
-optimizer steps; `done`/`of` in a phase with other units (pairs) appear as
+`state` is running, stopped, done or failed; `phase` (loading, reading, reference,
+evaluating, sft, training, scoring, saving) says more while it runs. `step` and
+`total_steps` count optimizer steps, supervised ones (sft) included; `done`/`of` in a phase with other units (pairs) appear as
 `phase_done`, `phase_total`. `reason` is one sentence when stopped or failed.
 """
 

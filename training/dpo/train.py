@@ -1,43 +1,58 @@
-"""The training loop: steps, their lines in metrics.jsonl, checkpoints, stopping.
+"""The training loop: phases of steps, their lines in metrics.jsonl, checkpoints, stopping.
 
 Everything a step depends on is in the config, the data or the checkpoint, so that a
 run stopped and resumed writes the same metrics.jsonl as one left alone (bit for bit on
-a CPU; `pairs_per_second` apart). Leaves out loading and the work after the last step;
-see `run.py`.
+a CPU; `pairs_per_second` apart). DPO after supervised training is, bit for bit, the
+DPO of a run of its own from the weights that ended the latter: optimizer and random
+numbers start afresh. Leaves out loading and the work after the last step; see
+`run.py`.
 """
 
 import math
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from training.dpo.checkpoint import (
-    drop_broken,
-    find_resume_source,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from training.dpo.anchor import refuse_lost_reference
 from training.dpo.config import TrainingConfig
+from training.dpo.data import Pair
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.evaluate import evaluate_held_out
 from training.dpo.metrics import Figures
-from training.dpo.model import set_dropout
-from training.dpo.optim import (
-    learning_rate_at,
-    make_optimizer,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from training.dpo.model import hash_tensors, set_dropout
+from training.dpo.optim import make_optimizer
+from training.dpo.phases import DPO, SFT, Phase, work_left
 from training.dpo.progress import Progress
+from training.dpo.resume import Checkpoint, open_checkpoint, save_run
 from training.dpo.run_state import Position, Run
+from training.dpo.sft import SupervisedFigures, evaluate_supervised, supervised_step
 from training.dpo.step import backward_step
 
 SAVE_SECONDS = 60.0
 """Work lost at most to a kill when config.json gives no `save_steps`."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a phase does with pairs: a step's gradient, the held-out pairs' figures, and
+    how many of a pair's tokens it counts.
+    """
+
+    backward: Callable[[Run, list[int]], Figures | SupervisedFigures]
+    evaluate: Callable[[Run], dict[str, Any]]
+    tokens: Callable[[Pair], int]
+    status: str
+
+
+METHODS = {
+    SFT: Method(
+        supervised_step, evaluate_supervised, lambda pair: pair.chosen_tokens, "sft"
+    ),
+    DPO: Method(backward_step, evaluate_held_out, lambda pair: pair.tokens, "training"),
+}
 
 
 def train(run: Run) -> Position:
@@ -46,43 +61,120 @@ def train(run: Run) -> Position:
     Raises Stopped after writing a checkpoint if a stop was asked for, TrainerError if
     the loss is no number any more or the disk is full.
     """
+    checkpoint = open_checkpoint(run)
+    position = checkpoint.position if checkpoint is not None else Position()
+    clock = _Clock(run, position.step)
+    for phase in run.phases:
+        # A run that was done is still given its last phase's weights and reference.
+        if position.step < phase.last or phase is run.phases[-1]:
+            optimizer = _enter(run, phase, position, checkpoint)
+            _train_phase(run, phase, optimizer, position, clock)
+            checkpoint = None
+    clock.progress.close()
+    return position
+
+
+class _Clock:
+    """Tells how far the run is, and how long what is left will take."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        self.run, self.seconds = run, 0.0
+        self.before = work_left(run.phases, step)
+        self.progress = Progress("training", run.total_steps, step)
+
+    def tell(
+        self, phase: Phase, step: int, row: dict[str, Any], seconds: float
+    ) -> None:
+        self.seconds += seconds
+        left = work_left(self.run.phases, step)
+        eta = round(self.seconds * left / (self.before - left), 1)
+        name = METHODS[phase.name].status
+        self.run.status.progress(phase=name, step=step, eta_seconds=eta)
+        self.progress.reach(step, row)
+
+
+def _enter(
+    run: Run, phase: Phase, position: Position, checkpoint: Checkpoint | None
+) -> torch.optim.AdamW:
+    """Bring weights, reference, optimizer and random numbers to where `phase` is.
+
+    Every phase begins with a fresh optimizer: AdamW's means are those of another
+    loss's gradients, and with a warm-up of its own they would be stale or too small.
+    """
+    is_begun = position.step > phase.first
+    moves_reference = phase.name == DPO and len(run.phases) > 1
+    moves_reference = moves_reference and run.config.reference == "start"
+    if is_begun and moves_reference:
+        assert checkpoint is not None
+        _find_reference(run, checkpoint.state["after_sft"])
     optimizer = make_optimizer(run.parameters, run.config)
-    torch.manual_seed(run.config.seed)
-    position = _resume(run, optimizer)
-    at_start: dict[str, float] = {}
-    if position is None:
-        position = Position()
-        run.log.keep_until(-1)
-    if position.step == 0 and run.held_out is not None:
-        at_start = evaluate_held_out(run)
-    total = run.schedule.total_steps
-    progress = Progress("training", total, position.step)
-    saved_at = started = time.monotonic()
-    first = position.step
-    run.status.phase("training", step=position.step, total_steps=total)
-    while position.step < total:
+    if checkpoint is not None:
+        checkpoint.restore_weights(run)
+    if is_begun:
+        assert checkpoint is not None
+        checkpoint.restore_optimizer(run, optimizer)
+    else:
+        torch.manual_seed(run.config.seed)
+        if moves_reference:
+            run.anchor.keep_weights(run.parameters)
+            _measure_reference(run, hash_tensors(run.parameters))
+    return optimizer
+
+
+def _find_reference(run: Run, wanted: str) -> None:
+    """The reference of a DPO phase already begun, from its kept weights or its cache."""
+    is_there = run.anchor.load_weights(run.parameters, wanted)
+    _measure_reference(run, wanted, None if is_there else refuse_lost_reference)
+
+
+def _measure_reference(
+    run: Run, adapter_hash: str, refuse: Callable[[], None] | None = None
+) -> None:
+    def referred(data: Any) -> Any:
+        logps = run.anchor.under_adapter(data.pairs, adapter_hash, refuse)
+        return replace(data, reference=logps)
+
+    run.data = referred(run.data)
+    run.held_out = referred(run.held_out) if run.held_out is not None else None
+    run.after_sft = adapter_hash
+
+
+def _train_phase(
+    run: Run,
+    phase: Phase,
+    optimizer: torch.optim.AdamW,
+    position: Position,
+    clock: _Clock,
+) -> None:
+    """The phase's steps from `position` on; a checkpoint after the last one."""
+    method = METHODS[phase.name]
+    total = run.total_steps
+    evaluates = run.held_out is not None
+    at_start: dict[str, Any] = {}
+    if position.step == phase.first and evaluates:
+        at_start = method.evaluate(run)
+    run.status.phase(method.status, step=position.step, total_steps=total)
+    saved_at = time.monotonic()
+    while position.step < phase.last:
         if run.stop.requested:
-            _save(run, optimizer, position)
-            progress.close()
+            save_run(run, optimizer, position)
+            clock.progress.close()
             raise Stopped(f"stopped after step {position.step} of {total}")
+        started = time.monotonic()
         # Every line has a loss: the first step's carries what was held out before it.
-        row = at_start | _step(run, optimizer, position)
+        row = at_start | _step(run, phase, optimizer, position)
         at_start = {}
         done = position.step
-        if _evaluates(run.config, done) or done == total:
-            row |= evaluate_held_out(run) if run.held_out is not None else {}
-        if done % run.config.logging_steps == 0 or done == total or "eval_loss" in row:
+        if evaluates and (_evaluates(run.config, done) or done == phase.last):
+            row |= method.evaluate(run)
+        last = done == phase.last
+        if done % run.config.logging_steps == 0 or last or "eval_loss" in row:
             run.log.append(row)
-        elapsed = time.monotonic() - started
-        eta = round(elapsed / (done - first) * (total - done), 1)
-        run.status.progress(phase="training", step=done, eta_seconds=eta)
-        progress.reach(done, row)
-        if _saves(run.config, done, saved_at) and done < total:
-            _save(run, optimizer, position)
+        clock.tell(phase, done, row, time.monotonic() - started)
+        if _saves(run.config, done, saved_at) and not last:
+            save_run(run, optimizer, position)
             saved_at = time.monotonic()
-    progress.close()
-    _save(run, optimizer, position)
-    return position
+    save_run(run, optimizer, position)
 
 
 def _evaluates(config: TrainingConfig, step: int) -> bool:
@@ -95,26 +187,22 @@ def _saves(config: TrainingConfig, step: int, saved_at: float) -> bool:
     return time.monotonic() - saved_at >= SAVE_SECONDS
 
 
-def _step(run: Run, optimizer: torch.optim.AdamW, position: Position) -> dict[str, Any]:
+def _step(
+    run: Run, phase: Phase, optimizer: torch.optim.AdamW, position: Position
+) -> dict[str, Any]:
     """One optimizer step over its pairs; advances `position`, returns its line."""
     started = time.monotonic()
-    config, total = run.config, run.schedule.total_steps
-    indexes = run.schedule.step_pairs(position.step)
-    rate = learning_rate_at(
-        position.step,
-        total,
-        run.settled.learning_rate,
-        config.warmup_ratio,
-        config.lr_scheduler,
-    )
+    config, method = run.config, METHODS[phase.name]
+    indexes = phase.step_pairs(position.step)
+    rate = phase.rate_at(position.step, config)
     set_dropout(run.model, True)
-    figures = backward_step(run, indexes)
+    figures = method.backward(run, indexes)
     set_dropout(run.model, False)
     norm = torch.nn.utils.clip_grad_norm_(
         run.parameters.values(),
         math.inf if config.max_grad_norm is None else config.max_grad_norm,
     ).item()
-    _refuse_nan(run, figures, norm, position.step + 1)
+    _refuse_nan(run, phase, figures, norm, position.step + 1)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -122,11 +210,11 @@ def _step(run: Run, optimizer: torch.optim.AdamW, position: Position) -> dict[st
     seconds = time.monotonic() - started
     position.step += 1
     position.seconds += seconds
-    position.num_tokens += sum(run.data.pairs[index].tokens for index in indexes)
+    position.num_tokens += sum(method.tokens(run.data.pairs[i]) for i in indexes)
     return {
         "step": position.step,
-        "phase": "dpo",
-        "epoch": position.step / run.schedule.steps_per_epoch,
+        "phase": phase.name,
+        "epoch": phase.epochs_done(position.step),
         **figures.metrics(),
         "num_tokens": position.num_tokens,
         "grad_norm": norm,
@@ -135,66 +223,20 @@ def _step(run: Run, optimizer: torch.optim.AdamW, position: Position) -> dict[st
     }
 
 
-def _refuse_nan(run: Run, figures: Figures, norm: float, step: int) -> None:
+def _refuse_nan(
+    run: Run,
+    phase: Phase,
+    figures: Figures | SupervisedFigures,
+    norm: float,
+    step: int,
+) -> None:
     if math.isfinite(figures.loss) and math.isfinite(norm):
         return
     what = "gradient" if math.isfinite(figures.loss) else "loss"
     shown = ", ".join(run.data.pairs[index].id for index in figures.indexes[:5])
+    key = "sft_learning_rate" if phase.name == SFT else "learning_rate"
     raise TrainerError(
         f"The {what} of step {step} is not a finite number (pairs {shown}); nothing of"
-        f" that step was kept: lower learning_rate (now"
-        f" {run.settled.learning_rate:g}) or look for odd pairs among these."
+        f" that step was kept: lower {key} (now {phase.learning_rate:g}) or look for"
+        " odd pairs among these."
     )
-
-
-def _save(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None:
-    run.log.sync()
-    tensors: dict[str, Tensor] = {
-        f"weights.{name}": parameter.detach()
-        for name, parameter in run.parameters.items()
-    }
-    tensors |= optimizer_tensors(optimizer, run.parameters)
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    state = {
-        "fingerprint": run.fingerprint,
-        "num_tokens": position.num_tokens,
-        "seconds": position.seconds,
-        "threads": torch.get_num_threads(),
-        "max_tokens": run.engine.layout.max_tokens,
-    }
-    save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
-
-
-def _resume(run: Run, optimizer: torch.optim.AdamW) -> Position | None:
-    """Load the newest checkpoint of this folder, or of `resume_from`, if there is one."""
-    drop_broken(run.folder / "checkpoints")
-    source = resume_source(run.folder, run.config)
-    if source is None:
-        return None
-    tensors, state = load_checkpoint(source)
-    if state["fingerprint"] != run.fingerprint:
-        raise TrainerError(
-            f"The checkpoint {source.name} belongs to another config, other pairs or"
-            " another model; use a fresh run folder or restore its config.json."
-        )
-    with torch.no_grad():
-        for name, parameter in run.parameters.items():
-            parameter.copy_(tensors[f"weights.{name}"])
-    restore_optimizer(optimizer, run.parameters, tensors)
-    torch.set_rng_state(tensors["rng.cpu"])
-    if torch.cuda.is_available() and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
-    elsewhere = source.parent.parent / "metrics.jsonl"
-    own = source.parent == run.folder / "checkpoints"
-    run.log.keep_until(state["step"], None if own else elsewhere)
-    return Position(state["step"], state["num_tokens"], state["seconds"])
-
-
-def resume_source(folder: Path, config: TrainingConfig) -> Path | None:
-    """The checkpoint to go on from: the folder's own newest, else `resume_from`'s."""
-    own = newest_checkpoint(folder / "checkpoints")
-    if own is not None or config.resume_from is None:
-        return own
-    return find_resume_source(Path(config.resume_from))

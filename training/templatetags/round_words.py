@@ -25,6 +25,9 @@ SETTLED = (
     gettext_noop("given"),
     gettext_noop("usual for LoRA on a model of %(size)s million weights"),
     gettext_noop(
+        "usual for supervised training with LoRA on a model of %(size)s million weights"
+    ),
+    gettext_noop(
         "%(pairs)s pairs: few pairs are seen more often, for at least %(updates)s updates"
         " where %(epochs)s epochs allow it"
     ),
@@ -97,12 +100,18 @@ def activity_words(activity: dict) -> str:
         "reading": _("Reading the pairs"),
         "reference": _("Measuring the reference"),
         "evaluating": _("Measuring the held-out pairs"),
+        "sft": _("Supervised training"),
         "training": _("Training"),
         "scoring": _("Scoring the pairs"),
         "saving": _("Saving the adapter"),
         "done": _("Finishing"),
     }.get(phase, phase)
     done, of = activity.get("done"), activity.get("of")
-    if phase not in ("", "training") and is_number(done) and is_number(of) and of:
+    if (
+        phase not in ("", "sft", "training")
+        and is_number(done)
+        and is_number(of)
+        and of
+    ):
         return f"{words}: {done} / {of}"
     return words

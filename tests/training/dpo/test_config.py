@@ -99,7 +99,6 @@ def test_a_missing_base_model_is_named():
         {"tuning": "qlora"},
         {"tuning": "full"},
         {"reference": "none"},
-        {"sft_epochs": 1},
         {"ld_alpha": 0.5},
         {"simpo_gamma": 1.0},
     ],

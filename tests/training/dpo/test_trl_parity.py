@@ -173,7 +173,7 @@ def test_ids_log_probs_metrics_and_gradients_are_trls(
     monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", watched)
     train(run)
 
-    assert len(ours) == len(gradients.steps) == run.schedule.total_steps
+    assert len(ours) == len(gradients.steps) == run.total_steps
     for step, (mine, other) in enumerate(zip(ours, gradients.steps, strict=True)):
         assert set(mine) == set(other)
         for name, gradient in mine.items():

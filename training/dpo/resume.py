@@ -1,0 +1,102 @@
+"""A run's checkpoints: what goes into one, and how a run goes on from it.
+
+Leaves out how a checkpoint gets onto the disk whole; see `checkpoint.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.dpo.checkpoint import (
+    drop_broken,
+    find_resume_source,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from training.dpo.config import TrainingConfig
+from training.dpo.errors import TrainerError
+from training.dpo.optim import optimizer_tensors, restore_optimizer
+from training.dpo.run_state import Position, Run
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, read."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @property
+    def position(self) -> Position:
+        """Where the run stood."""
+        state = self.state
+        return Position(state["step"], state["num_tokens"], state["seconds"])
+
+    def restore_weights(self, run: Run) -> None:
+        """Put the weights that train back."""
+        with torch.no_grad():
+            for name, parameter in run.parameters.items():
+                parameter.copy_(self.tensors[f"weights.{name}"])
+
+    def restore_optimizer(self, run: Run, optimizer: torch.optim.AdamW) -> None:
+        """Put the optimizer's state and the random numbers' back."""
+        restore_optimizer(optimizer, run.parameters, self.tensors)
+        torch.set_rng_state(self.tensors["rng.cpu"])
+        if torch.cuda.is_available() and "rng.cuda" in self.tensors:
+            torch.cuda.set_rng_state(self.tensors["rng.cuda"])
+
+
+def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None:
+    """Write a checkpoint of the run as it stands. Raises TrainerError."""
+    run.log.sync()
+    tensors: dict[str, Tensor] = {
+        f"weights.{name}": parameter.detach()
+        for name, parameter in run.parameters.items()
+    }
+    tensors |= optimizer_tensors(optimizer, run.parameters)
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    state = {
+        "fingerprint": run.fingerprint,
+        "num_tokens": position.num_tokens,
+        "seconds": position.seconds,
+        "threads": torch.get_num_threads(),
+        "max_tokens": run.engine.layout.max_tokens,
+        "after_sft": run.after_sft,
+    }
+    save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
+
+
+def open_checkpoint(run: Run) -> Checkpoint | None:
+    """Read the newest checkpoint of this folder, or of `resume_from`, if there is one.
+
+    metrics.jsonl is trimmed to it. Raises TrainerError if it is another run's.
+    """
+    drop_broken(run.folder / "checkpoints")
+    source = resume_source(run.folder, run.config)
+    if source is None:
+        run.log.keep_until(-1)
+        return None
+    tensors, state = load_checkpoint(source)
+    if state["fingerprint"] != run.fingerprint:
+        raise TrainerError(
+            f"The checkpoint {source.name} belongs to another config, other pairs or"
+            " another model; use a fresh run folder or restore its config.json."
+        )
+    elsewhere = source.parent.parent / "metrics.jsonl"
+    own = source.parent == run.folder / "checkpoints"
+    run.log.keep_until(state["step"], None if own else elsewhere)
+    return Checkpoint(tensors, state)
+
+
+def resume_source(folder: Path, config: TrainingConfig) -> Path | None:
+    """The checkpoint to go on from: the folder's own newest, else `resume_from`'s."""
+    own = newest_checkpoint(folder / "checkpoints")
+    if own is not None or config.resume_from is None:
+        return own
+    return find_resume_source(Path(config.resume_from))

@@ -14,6 +14,7 @@ from training.dpo.loss import Objective, PairLogps, pair_losses
 from training.dpo.metrics import Figures
 from training.dpo.reference import PairSet
 from training.dpo.run_state import Run
+from training.dpo.scored import held_out_intervals, keep_held_out
 
 
 def figure_losses(
@@ -46,14 +47,19 @@ def evaluate(
 
 
 def evaluate_held_out(run: Run) -> dict[str, Any]:
-    """The held-out pairs' figures under `eval_…` names. A stop waits for its end."""
+    """The held-out pairs' figures under `eval_…` names, with intervals over prompts.
+
+    Also writes held_out_scored.jsonl. A stop waits for its end.
+    """
     assert run.held_out is not None
-    count = len(run.held_out.pairs)
-    run.status.phase("evaluating", count)
+    pairs = run.held_out.pairs
+    run.status.phase("evaluating", len(pairs))
     figures = evaluate(
         run.engine,
         run.held_out,
         run.objective,
         lambda done: run.status.progress(phase_done=done),
     )
-    return figures.metrics("eval_")
+    keep_held_out(run.folder, pairs, figures)
+    intervals = held_out_intervals(pairs, figures)
+    return figures.metrics("eval_") | {f"eval_{k}": v for k, v in intervals.items()}

@@ -2,9 +2,10 @@
 
 Means over a step's pairs; `logits/…`, `entropy` and `mean_token_accuracy` are means over
 its answer tokens, as TRL's are within a batch. Only `loss` is weighted by the pairs'
-weights. Added to TRL's: `drift/chosen`, `drift/rejected`, the mean over pairs of the
-mean per-token log-ratio to the base model (an estimate made on given answers, not a KL
-divergence).
+weights. Added to TRL's: `rewards/accuracies_ties_half`, which counts a tie as one half
+(TRL's `rewards/accuracies` counts it as a miss); `drift/chosen`, `drift/rejected`, the
+mean over pairs of the mean per-token log-ratio to the base model (an estimate made on
+given answers, not a KL divergence).
 """
 
 import math
@@ -15,6 +16,10 @@ from torch import Tensor
 from training.dpo.forward import RowScores
 from training.dpo.loss import PairLogps
 from training.dpo.reference import PairSet
+
+TIE = 1e-6
+"""Rewards that differ by less, relative to the log-probs they come from, are equal: such
+log-probs agree no better between two orders of summing."""
 
 
 class Figures:
@@ -80,6 +85,20 @@ class Figures:
         self.hits += int(scores.is_top1[:split].sum())
 
     @property
+    def right(self) -> list[float]:
+        """Per pair 1 if the chosen answer has the higher reward, 0.5 at a tie, else 0."""
+        scale = TIE * self.beta
+        return [
+            0.5
+            if abs(margin) <= scale * (abs(chosen) + abs(rejected))
+            # NaN is no tie, and nothing is right about it.
+            else float(margin > 0)
+            for margin, chosen, rejected in zip(
+                self.margins, self.chosen_logps, self.rejected_logps, strict=True
+            )
+        ]
+
+    @property
     def loss(self) -> float:
         """Σ weight · loss / Σ weight over the pairs."""
         weighted = (w * x for w, x in zip(self.weights, self.losses, strict=True))
@@ -95,6 +114,7 @@ class Figures:
             "rewards/margins": _mean(self.margins),
             # Strict, as in TRL: a tie counts as a miss.
             "rewards/accuracies": _mean(self.chosen_wins),
+            "rewards/accuracies_ties_half": _mean(self.right),
             "logps/chosen": _mean(self.chosen_logps),
             "logps/rejected": _mean(self.rejected_logps),
             "logits/chosen": self.logits["chosen"] / tokens["chosen"],

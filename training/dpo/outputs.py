@@ -19,7 +19,14 @@ from training.dpo.files import read_jsonl, write_json, write_jsonl
 from training.dpo.metrics import Figures
 from training.dpo.model import save_adapter
 from training.dpo.phases import DPO
+from training.dpo.progress import say
 from training.dpo.run_state import Position, Run
+from training.dpo.scored import (
+    held_out_line,
+    held_out_report,
+    most_doubtful,
+    scored_rows,
+)
 
 
 @dataclass
@@ -45,7 +52,7 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
 
     figures = evaluate(run.engine, run.data, run.objective, each)
     run.status.phase("saving")
-    write_jsonl(run.folder / "pairs_scored.jsonl", _scored(run, figures))
+    write_jsonl(run.folder / "pairs_scored.jsonl", scored_rows(run.data.pairs, figures))
     files = save_adapter(run.model, run.folder / "adapter", run.config.base_model)
     write_json(
         run.folder / "canary.json", policy_canary(run.engine, prepared.canary_ids)
@@ -54,25 +61,10 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
         "training": position.seconds,
         "this_process": time.monotonic() - started,
     }
-    write_json(
-        run.folder / "summary.json", _summary(prepared, position, figures, files)
-    )
-
-
-def _scored(run: Run, figures: Figures) -> list[dict[str, Any]]:
-    """Each trained pair's id and final figures, in the file's order."""
-    rows = [
-        {
-            "id": run.data.pairs[index].id,
-            "line": run.data.pairs[index].line,
-            "margin": figures.margins[place],
-            "rewards/chosen": figures.chosen_rewards[place],
-            "rewards/rejected": figures.rejected_rewards[place],
-            "loss": figures.losses[place],
-        }
-        for place, index in enumerate(figures.indexes)
-    ]
-    return sorted(rows, key=lambda row: row["line"])
+    summary = _summary(prepared, position, figures, files)
+    if summary["held_out"] is not None:
+        say(held_out_line(summary["held_out"]))
+    write_json(run.folder / "summary.json", summary)
 
 
 def _summary(
@@ -100,7 +92,8 @@ def _summary(
         "seconds": {name: round(s, 3) for name, s in prepared.seconds.items()},
         "peak_memory_bytes": _peak_memory(),
         "final": figures.metrics(),
-        "held_out": _held_out(run, DPO),
+        "look_at_first": most_doubtful(scored_rows(run.data.pairs, figures)),
+        "held_out": _compared(run),
         "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
         "device": run.model.get_base_model().device.type,
         "threads": torch.get_num_threads(),
@@ -126,6 +119,14 @@ def _held_out(run: Run, phase: str) -> dict[str, Any] | None:
         if "eval_loss" in row and row["phase"] == phase
     ]
     return {"start": evaluated[0], "end": evaluated[-1]} if evaluated else None
+
+
+def _compared(run: Run) -> dict[str, Any] | None:
+    """The held-out figures at the start and the end of DPO, and their difference."""
+    ends = _held_out(run, DPO)
+    if run.held_out is None or ends is None:
+        return None
+    return held_out_report(run.folder, run.held_out.pairs, ends)
 
 
 def _peak_memory() -> int:

@@ -21,6 +21,7 @@ from training.dpo.config import TrainingConfig
 from training.dpo.errors import TrainerError
 from training.dpo.optim import optimizer_tensors, restore_optimizer
 from training.dpo.run_state import Position, Run
+from training.dpo.scored import bring_held_out
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def open_checkpoint(run: Run) -> Checkpoint | None:
     elsewhere = source.parent.parent / "metrics.jsonl"
     own = source.parent == run.folder / "checkpoints"
     run.log.keep_until(state["step"], None if own else elsewhere)
+    if not own:
+        bring_held_out(elsewhere.parent, run.folder)
     return Checkpoint(tensors, state)
 
 

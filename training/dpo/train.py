@@ -28,6 +28,7 @@ from training.dpo.phases import DPO, SFT, Phase, work_left
 from training.dpo.progress import Progress
 from training.dpo.resume import Checkpoint, open_checkpoint, save_run
 from training.dpo.run_state import Position, Run
+from training.dpo.scored import forget_held_out
 from training.dpo.sft import SupervisedFigures, evaluate_supervised, supervised_step
 from training.dpo.step import backward_step
 
@@ -152,6 +153,7 @@ def _train_phase(
     evaluates = run.held_out is not None
     at_start: dict[str, Any] = {}
     if position.step == phase.first and evaluates:
+        forget_held_out(run.folder)
         at_start = method.evaluate(run)
     run.status.phase(method.status, step=position.step, total_steps=total)
     saved_at = time.monotonic()

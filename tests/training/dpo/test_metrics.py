@@ -15,7 +15,7 @@ def test_figures_of_two_pairs():
 
     Log-ratios: chosen 2 and −1, rejected −2 and −1, so rewards 1, −0.5 and −1, −0.5:
     means 0.25 and −0.75, margins 2 and 0 (mean 1), accuracies 1 and 0: the tie counts
-    as a miss. The base is 1 below the reference on every answer: drift per token
+    as a miss, or as one half. The base is 1 below the reference on every answer: drift per token
     chosen (2+1)/2 and (−1+1)/1, mean 0.75; rejected (−2+1)/1 and (−1+1)/2, mean −0.5.
     Loss with weights 3 and 1: (3 · 0.2 + 1 · 0.6) / 4 = 0.3.
     Token means: entropy (1+2+3 + 4+5+6)/6 = 3.5; logits chosen (1+2+3)/3 = 2, rejected
@@ -49,6 +49,7 @@ def test_figures_of_two_pairs():
             "eval_rewards/rejected": -0.75,
             "eval_rewards/margins": 1.0,
             "eval_rewards/accuracies": 0.5,
+            "eval_rewards/accuracies_ties_half": 0.75,
             "eval_logps/chosen": -3.0,
             "eval_logps/rejected": -5.0,
             "eval_logits/chosen": 2.0,

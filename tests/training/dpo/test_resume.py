@@ -65,6 +65,7 @@ def assert_same_run(run, other):
     for name in (
         "adapter/adapter_model.safetensors",
         "pairs_scored.jsonl",
+        "held_out_scored.jsonl",
         "canary.json",
     ):
         assert (run / name).read_bytes() == (other / name).read_bytes()

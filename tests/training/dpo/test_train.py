@@ -16,7 +16,8 @@ from training.dpo.errors import TrainerError
 
 METRICS = {
     *("step", "phase", "epoch", "loss", "rewards/chosen", "rewards/rejected"),
-    *("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"),
+    *("rewards/margins", "rewards/accuracies", "rewards/accuracies_ties_half"),
+    *("logps/chosen", "logps/rejected"),
     *("logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy"),
     *("num_tokens", "drift/chosen", "drift/rejected", "grad_norm", "learning_rate"),
     "pairs_per_second",

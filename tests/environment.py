@@ -17,5 +17,7 @@ os.environ["DATA_DIR"] = _folder
 os.environ["SECRET_KEY"] = "only for tests"
 os.environ["STATIC_MANIFEST"] = "0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# trl warns at each import of its experimental parts
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 for _name in ("MODEL", "REDIS_URL", "VLLM_URLS"):
     os.environ.pop(_name, None)

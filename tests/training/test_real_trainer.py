@@ -18,13 +18,13 @@ from tests.factories import (
     make_project,
     make_prompt,
 )
-from tests.training.dpo.conftest import base_model, tokenizer
+from tests.training.dpo.conftest import base_model, family
 from training import runfolder
 from training.rounds import start_round
 from training.running import run_round
 from training.trainer import LOCK
 
-__all__ = ["base_model", "tokenizer"]  # session fixtures, borrowed
+__all__ = ["base_model", "family"]  # session fixtures, borrowed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -286,10 +286,12 @@ def _extract_prompt(chosen: Any, rejected: Any) -> dict[str, Any]:
     if type(chosen) is not type(rejected) or not isinstance(chosen, str | list):
         raise _BadRow('"chosen" and "rejected" must both be texts or both be messages.')
     shared = min(len(chosen), len(rejected))
-    cut = shared
+    # Where one is the beginning of the other, its last turn or character stays its
+    # answer: an answer is never empty.
+    cut = max(shared - 1, 0)
     for index in range(shared):
         if chosen[index] != rejected[index]:
-            # A space belongs to the word after it.
+            # A space goes to the word after it.
             cut = index - 1 if index and chosen[index - 1] == " " else index
             break
     return {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}

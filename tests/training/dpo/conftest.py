@@ -1,22 +1,12 @@
 """A tiny random Llama with a byte-level tokenizer, and run folders around it."""
 
+from functools import cache
+
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.training.dpo.families import build, build_adapter, chatml_tokenizer
 from tests.training.dpo.runs import PAIRS, write_run
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-TEXTS = [
-    "How do I boil an egg? First boil the water, then wait eight minutes.",
-    "user assistant system",
-    "怎样煮鸡蛋?先把水烧开,再煮八分钟。你好,谢谢!",
-    "I do not know. Of course! Here is a list: 1. water 2. salt 3. time",
-]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,45 +19,29 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
-    """Byte-level BPE of 320 tokens with a ChatML template."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(TEXTS, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    fast.chat_template = CHATML
-    return fast
+def family(tmp_path_factory):
+    """`family(name)`: the folder of a tiny model of `FAMILIES` with its tokenizer."""
+    return cache(lambda name: build(name, tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture(scope="session")
-def base_model(tmp_path_factory, tokenizer):
-    """Folder of a Llama of 2 layers × 32 with random weights."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=512,
-            # wide enough for logits that are not all alike
-            initializer_range=0.2,
-        )
+def adapter_of(tmp_path_factory, family):
+    """`adapter_of(name)`: the folder of a LoRA for it, A and B drawn at random."""
+    return cache(
+        lambda name: build_adapter(family(name), tmp_path_factory.mktemp("adapter"))
     )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Byte-level BPE of 320 tokens with a ChatML template."""
+    return chatml_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def base_model(family):
+    """Folder of a Llama of 2 layers × 32 with random weights."""
+    return family("llama")
 
 
 @pytest.fixture

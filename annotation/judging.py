@@ -190,6 +190,13 @@ def _fill_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
                 leasing.end(slot.lease_id, Lease.Outcome.EXPIRED, now)
             slot.refresh_from_db()
             return slot
+    if comparison.state == Comparison.State.WITHDRAWN:
+        raise TooLate(
+            _(
+                "Your time for this pair ran out, and it was withdrawn meanwhile: a newer"
+                " policy answers now."
+            )
+        )
     raise TooLate(
         _("Your time for this pair ran out, and others have judged it meanwhile.")
     )

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 GRACE = timedelta(minutes=10)
 """A policy that no longer serves stays loaded at least this long: requests finish."""
 
+LONGEST_CHECK = 120.0
+"""Seconds that the trainer's rendering of a few chats may take."""
+
 
 def check_base(client: VLLMClient, base: Policy) -> None:
     """Raises InferenceError unless the server answers as `base`, log-probs included.
@@ -189,7 +192,12 @@ class RenderingCheck:
 
     def _trainers(self) -> list[list[int] | None] | None:
         if self._process is not None:
-            out, err = self._process.communicate()
+            try:
+                out, err = self._process.communicate(timeout=LONGEST_CHECK)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                out, err = self._process.communicate()
+                err += f"\nended after {LONGEST_CHECK} s"
             failed = self._process.returncode != 0
             self._process = None
             if failed:

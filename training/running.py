@@ -153,17 +153,32 @@ def _wait_for_vllm(training_round: TrainingRound) -> None:
 
 def conclude(training_round: TrainingRound, ended: Ended) -> None:
     """Move the round on by how its trainer ended. Raises StaleRound."""
-    fresh = TrainingRound.objects.get(pk=training_round.pk)
-    if fresh.cancel_requested:
+    if _cancel_requested(training_round):
         attempts.cancelled(training_round)
     elif ended.how == "done":
-        publish(move(training_round, State.PUBLISHING, at_epoch=training_round.epoch))
+        try:
+            trained = move(
+                training_round, State.PUBLISHING, at_epoch=training_round.epoch
+            )
+        except StaleRound:
+            # Asked to cancel since we looked?
+            if not _cancel_requested(training_round):
+                raise
+            attempts.cancelled(training_round)
+        else:
+            publish(trained)
     elif ended.how == "failed":
         attempts.failed(training_round, ended.reason)
     elif ended.how == "stopped":
         attempts.give_back(training_round, _asked_to_stop(), is_lost=False)
     else:
         attempts.give_back(training_round, ended.reason, is_lost=True)
+
+
+def _cancel_requested(training_round: TrainingRound) -> bool:
+    return TrainingRound.objects.filter(
+        pk=training_round.pk, cancel_requested=True
+    ).exists()
 
 
 def _asked_to_stop() -> str:

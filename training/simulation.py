@@ -274,12 +274,19 @@ def train(
     except ProblemError as error:
         raise SimulationError(f"no round was started: {error}") from error
     step = -1
+    queued_since = time.monotonic()
     while not row.is_over:
         if row.progress["step"] != step:
             step = row.progress["step"]
             progress(row, client.metrics(row.id).recent("rewards/margins"))
         time.sleep(POLL_SECONDS)
         row = client.round(row.id)
+        if row.state != "queued":
+            queued_since = time.monotonic()
+        elif time.monotonic() - queued_since > LONGEST_WAIT:
+            raise SimulationError(
+                f"round {row.number} is still queued: is the worker of queue “gpu” up?"
+            )
     progress(row, client.metrics(row.id).recent("rewards/margins"))
     if row.state != "succeeded" or row.policy is None:
         raise SimulationError(

@@ -47,17 +47,20 @@ def move(
 
     `at_epoch` is the epoch the caller owns (or has read); `changes` are more columns
     of the same UPDATE; `sources` narrows the states it may come from. Raises StaleRound
-    where the row has another epoch or state, or is gone.
+    where the row has another epoch or state, or is gone. A round that was asked to
+    cancel is never published: what was acknowledged holds.
     """
     allowed = [s for s in SOURCES[to] if sources is None or s in sources]
     if to in FINISHED:
         changes.setdefault("finished_at", timezone.now())
         changes.setdefault("eta_seconds", None)
     with transaction.atomic():
-        updated = TrainingRound.objects.filter(
+        rows = TrainingRound.objects.filter(
             pk=training_round.pk, state__in=allowed, epoch=at_epoch
-        ).update(state=to, **changes)
-        if not updated:
+        )
+        if to == State.PUBLISHING:
+            rows = rows.filter(cancel_requested=False)
+        if not rows.update(state=to, **changes):
             raise StaleRound(
                 f"round {training_round.pk} is no longer in {'/'.join(allowed)}"
                 f" at epoch {at_epoch}"

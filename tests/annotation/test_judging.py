@@ -26,7 +26,8 @@ from annotation.models import (
     PreferencePair,
     Slot,
 )
-from tests.factories import make_comparison, make_user
+from annotation.stock import withdraw_stock
+from tests.factories import make_comparison, make_policy, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
@@ -243,6 +244,13 @@ def test_an_old_lease_of_ones_own_takes_the_slot_of_the_new_one(
     with pytest.raises(TooLate):
         submit_judgment(new, verdict="first")
     assert Judgment.objects.count() == 1
+
+
+def test_a_late_judgment_on_what_was_withdrawn_says_so(lease):
+    expire(lease)
+    assert withdraw_stock(lease.project, keep=make_policy(project=lease.project)) == 1
+    with pytest.raises(TooLate, match="withdrawn"):
+        submit_judgment(lease, verdict="first")
 
 
 def test_a_skipped_lease_takes_no_judgment(lease):

@@ -227,6 +227,27 @@ def test_a_cancel_stops_the_trainer_and_resume_goes_on(queued, manager):
     assert config["resume_from"].endswith("attempt-1")
 
 
+def test_a_cancel_between_the_last_look_and_publishing_holds(
+    queued, manager, monkeypatch
+):
+    """The trainer has ended well; what was acknowledged to the manager counts."""
+    from training import running
+    from training.supervision import Ended
+
+    set_row(queued, state="training")
+    enter = running.move
+
+    def cancelled_just_before(row, to, **options):
+        cancel_round(row, manager)
+        return enter(row, to, **options)
+
+    monkeypatch.setattr(running, "move", cancelled_just_before)
+    running.conclude(queued, Ended("done"))
+    queued.refresh_from_db()
+    assert queued.state == "cancelled"
+    assert not Policy.objects.filter(number__gt=0).exists()
+
+
 @threads
 def test_a_stopping_worker_gives_the_round_back_without_counting_the_attempt(queued):
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})

@@ -45,15 +45,18 @@ class Anchor:
     stop: StopFlag
     status: StatusFile
 
-    def under_base(self, pairs: Sequence[Pair]) -> FixedLogps:
-        """Log-probs with the adapter off."""
+    def under_base(
+        self, pairs: Sequence[Pair], ld_alpha: float | None = None
+    ) -> FixedLogps:
+        """Log-probs with the adapter off, summed as `ld_alpha` says."""
         with self.engine.model.disable_adapter():
-            return self._logps(pairs, self.base_hash)
+            return self._logps(pairs, self.base_hash, ld_alpha)
 
     def under_adapter(
         self,
         pairs: Sequence[Pair],
         adapter_hash: str,
+        ld_alpha: float | None,
         refuse: Callable[[], None] | None = None,
     ) -> FixedLogps:
         """Log-probs under the base with the adapter whose hash is given.
@@ -61,12 +64,14 @@ class Anchor:
         The model must hold that adapter; if it cannot, `refuse` is called, and must
         raise, where the cache is not enough.
         """
-        return self._logps(pairs, f"{self.base_hash}+{adapter_hash}", refuse)
+        weights = f"{self.base_hash}+{adapter_hash}"
+        return self._logps(pairs, weights, ld_alpha, refuse)
 
     def _logps(
         self,
         pairs: Sequence[Pair],
         weights: str,
+        ld_alpha: float | None,
         refuse: Callable[[], None] | None = None,
     ) -> FixedLogps:
         self.status.phase("reference", len(pairs))
@@ -80,7 +85,7 @@ class Anchor:
             progress.reach(done)
 
         caches = [folder / "reference" for folder in self.folders]
-        logps = fixed_logps(self.engine, pairs, caches, weights, each)
+        logps = fixed_logps(self.engine, pairs, caches, weights, each, ld_alpha)
         progress.close()
         return logps
 

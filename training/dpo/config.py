@@ -14,28 +14,16 @@ from typing import Any
 
 from training.dpo.errors import TrainerError
 from training.dpo.files import read_json_object
+from training.dpo.loss_facts import (
+    LOSS_FACTS,
+    facts_of,
+    is_unpaired,
+    names_that,
+    reads_reference,
+)
 
-LOSS_NAMES = [
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "robust",
-    "exo_pair",
-    "nca_pair",
-    "bco_pair",
-    "sppo_hard",
-    "apo_zero",
-    "apo_down",
-    "sigmoid_norm",
-    "discopop",
-    "aot",
-    "aot_unpaired",
-    "sft",
-    "simpo",
-    "orpo",
-    "kto",
-]
-BUILT_LOSSES = {"sigmoid"}
+LOSS_NAMES = list(LOSS_FACTS)
+BUILT_LOSSES = set(LOSS_NAMES) - {"kto", "apo_zero_unpaired"}
 SCHEDULERS = ("linear", "cosine", "constant")
 
 
@@ -70,8 +58,9 @@ class TrainingConfig:
     """Folder of the PEFT adapter to go on from; None: a fresh adapter."""
 
     reference: str = "start"
-    """"start": the weights DPO starts from, after any supervised training; "base": the base model without adapter;
-    "none" (losses without a reference)."""
+    """"start": the weights DPO starts from, after any supervised training; "base": the
+    base model without adapter; "none": for losses without a reference (simpo, orpo,
+    sft), which take none in any case, but for the rewards shown of "sft"."""
 
     tuning: str = "lora"
     """"lora", "qlora" (4-bit base) or "full"."""
@@ -85,23 +74,34 @@ class TrainingConfig:
     adapter, its optimizer and the saved file stay float32."""
 
     loss: str | dict[str, float] = "sigmoid"
-    """A loss's name, or names with weights: {"sigmoid": 1.0, "sft": 0.2}."""
+    """A loss's name, or names with weights: {"sigmoid": 1.0, "sft": 0.2}. See
+    `loss_facts.py` for all of them."""
 
     beta: float = 0.1
-    """DPO's temperature; larger keeps nearer to the reference. 0.1–0.5 is usual."""
+    """DPO's temperature; larger keeps nearer to the reference. What is usual depends on
+    the loss (`loss_facts.py`): 0.01–0.5 for most, 2–10 where log-probs are per token."""
 
     label_smoothing: float = 0.0
-    """Share of pairs assumed flipped, 0 ≤ ε < 0.5 (conservative DPO, eq. 3 of
-    https://ericmitchell.ai/cdpo.pdf). TRL ignores it for "sigmoid"."""
+    """Share of pairs assumed flipped, 0 ≤ ε < 0.5, in the losses that have it: sigmoid
+    (then conservative DPO, eq. 3 of https://ericmitchell.ai/cdpo.pdf; TRL ignores it
+    there), robust, exo_pair (which needs it), aot, aot_unpaired, simpo."""
 
     ld_alpha: float | None = None
-    """LD-DPO: weight of the tokens beyond the shorter answer's length, 0–1."""
+    """LD-DPO (https://arxiv.org/abs/2409.06411): weight, 0–1, of an answer's tokens
+    beyond the length of the shorter one, under policy and reference; None: 1."""
 
     simpo_gamma: float = 0.5
-    """SimPO's target margin."""
+    """SimPO's target margin, in rewards."""
 
     discopop_tau: float = 0.05
     """DiscoPOP's temperature."""
+
+    desirable_weight: float = 1.0
+    """KTO: weight of desirable answers."""
+
+    undesirable_weight: float = 1.0
+    """KTO: weight of undesirable answers. Where they are n times as many as desirable
+    ones, 1/n to 4/3n balances them (https://arxiv.org/abs/2402.01306, eq. 8)."""
 
     sft_epochs: float = 0
     """Passes over the chosen answers in supervised training before DPO; 0: none."""
@@ -279,6 +279,9 @@ def _check_values(config: TrainingConfig) -> None:
     _number(config, "ld_alpha", 0, most=1, optional=True)
     _number(config, "simpo_gamma", 0)
     _number(config, "discopop_tau", 0, above=True)
+    _number(config, "desirable_weight", 0)
+    _number(config, "undesirable_weight", 0)
+    _check_objective(config)
     _number(config, "sft_epochs", 0)
     _number(config, "sft_learning_rate", 0, above=True, optional=True)
     _number(config, "learning_rate", 0, above=True, optional=True)
@@ -318,7 +321,8 @@ def _check_loss(loss: Any) -> None:
     if isinstance(loss, dict):
         _require(bool(loss), "loss", "a loss's name or {name: weight}", loss)
         for name, weight in loss.items():
-            _require(is_number(weight), f"loss.{name}", "a number", weight)
+            positive = is_number(weight) and weight > 0
+            _require(positive, f"loss.{name}", "a number above 0", weight)
         names = list(loss)
     else:
         _require(isinstance(loss, str), "loss", "a loss's name or {name: weight}", loss)
@@ -331,6 +335,48 @@ def _check_loss(loss: Any) -> None:
             )
 
 
+def _check_objective(config: TrainingConfig) -> None:
+    """What the chosen losses need, and what they would silently ignore."""
+    names = list(loss_weights(config))
+    shown = ", ".join(f'"{name}"' for name in names)
+    if is_unpaired(names) and not all(facts.unpaired for facts in facts_of(names)):
+        raise TrainerError(
+            f'config.json: "loss" mixes losses of pairs and of single answers ({shown});'
+            f" {names_that(unpaired=True)} do not go with others."
+        )
+    if config.reference == "none" and reads_reference(names, "none"):
+        raise TrainerError(
+            f'config.json: "reference": "none" does not go with {shown}; losses without'
+            f" a reference are {names_that(needs_reference=False)}."
+        )
+    if "exo_pair" in names and not config.label_smoothing:
+        raise TrainerError(
+            'config.json: "label_smoothing" must be above 0 for "exo_pair"; its paper'
+            " has 0.001."
+        )
+    for key, unset, users in (
+        ("label_smoothing", 0, names_that(smoothing=True)),
+        ("ld_alpha", None, names_that(ld_alpha=True)),
+        ("simpo_gamma", _default("simpo_gamma"), '"simpo"'),
+        ("discopop_tau", _default("discopop_tau"), '"discopop"'),
+        ("desirable_weight", _default("desirable_weight"), names_that(unpaired=True)),
+        (
+            "undesirable_weight",
+            _default("undesirable_weight"),
+            names_that(unpaired=True),
+        ),
+    ):
+        used = any(f'"{name}"' in users for name in names)
+        if getattr(config, key) != unset and not used:
+            raise TrainerError(
+                f'config.json: "{key}" changes nothing with {shown}; it is for {users}.'
+            )
+
+
+def _default(key: str) -> Any:
+    return TrainingConfig.__dataclass_fields__[key].default
+
+
 def _refuse_not_built(config: TrainingConfig) -> None:
     later: list[tuple[str, Any]] = []
     later += [
@@ -338,18 +384,9 @@ def _refuse_not_built(config: TrainingConfig) -> None:
     ]
     if config.tuning != "lora":
         later.append(("tuning", config.tuning))
-    if config.reference == "none":
-        later.append(("reference", config.reference))
-    if config.ld_alpha is not None:
-        later.append(("ld_alpha", config.ld_alpha))
-    for key in ("simpo_gamma", "discopop_tau"):
-        default = TrainingConfig.__dataclass_fields__[key].default
-        if getattr(config, key) != default:
-            later.append((key, getattr(config, key)))
     if later:
         key, value = later[0]
         raise TrainerError(
             f'config.json: "{key}": {value!r} is not in this version of the trainer;'
-            f' it has loss "sigmoid" with "label_smoothing", tuning "lora" and'
-            f' reference "start" or "base".'
+            f' it has losses of pairs and tuning "lora".'
         )

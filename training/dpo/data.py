@@ -54,6 +54,11 @@ class Pair:
         return len(self.prompt_ids) + len(self.chosen_ids)
 
     @property
+    def chosen_scored(self) -> int:
+        """Tokens of the chosen answer that a token precedes: those with a log-prob."""
+        return len(self.chosen_ids) - (0 if self.prompt_ids else 1)
+
+    @property
     def tokens(self) -> int:
         """Tokens of both sides, the prompt counted twice as TRL's num_tokens does."""
         answers = len(self.chosen_ids) + len(self.rejected_ids)

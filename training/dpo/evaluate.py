@@ -1,35 +1,67 @@
-"""The loss of a forward pass, and every pair's figures under the policy as it stands.
+"""What losses are computed from, and every pair's figures under the policy as it stands.
 
 The reference pass and the evaluation lay out their forward passes alike, so that a
 policy equal to its reference gives margins of exactly 0. Leaves out training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from training.dpo.data import Pair
 from training.dpo.forward import Engine, RowScores, score_set
-from training.dpo.loss import Objective, PairLogps, pair_losses
+from training.dpo.loss import Objective, pair_losses
+from training.dpo.loss_inputs import PairLogps, joined
 from training.dpo.metrics import Figures
 from training.dpo.reference import PairSet
 from training.dpo.run_state import Run
 from training.dpo.scored import held_out_intervals, keep_held_out
 
 
-def figure_losses(
-    scores: RowScores, data: PairSet, indexes: list[int], objective: Objective
-) -> tuple[Tensor, PairLogps]:
-    """Per-pair losses (B,) and the log-probs they came from."""
-    chosen, rejected = scores.logps.chunk(2)
-    device = chosen.device
-    logps = PairLogps(
-        chosen,
-        rejected,
-        data.reference.chosen[indexes].to(device),
-        data.reference.rejected[indexes].to(device),
+@dataclass(frozen=True)
+class StepWeights:
+    """Over a step's pairs: Σ weight, and Σ weight · chosen tokens / Σ weight.
+
+    Known before the first forward pass, so that a loss over all tokens of the step
+    does not depend on how the step is split.
+    """
+
+    total: float
+    chosen_tokens: float
+
+
+def step_weights(pairs: Sequence[Pair], indexes: Sequence[int]) -> StepWeights:
+    """The sums over a step's pairs that the losses of any part of it need."""
+    chosen = [pairs[index] for index in indexes]
+    weight = sum(pair.weight for pair in chosen)
+    tokens = sum(pair.weight * pair.chosen_scored for pair in chosen)
+    return StepWeights(weight, tokens / weight)
+
+
+def logps_of(
+    scores: RowScores,
+    data: PairSet,
+    indexes: list[int],
+    objective: Objective,
+    step: StepWeights,
+) -> PairLogps:
+    """The log-probs that the losses of these pairs are made of."""
+    chosen, rejected = scores.pair_logps(objective.ld_alpha)
+    pairs = [data.pairs[index] for index in indexes]
+    lengths = chosen.new_tensor(scores.lengths)
+    chosen_mean, rejected_mean = (scores.logps / lengths).chunk(2)
+    return PairLogps(
+        chosen=chosen,
+        rejected=rejected,
+        ref_chosen=data.reference.chosen[indexes].to(chosen.device),
+        ref_rejected=data.reference.rejected[indexes].to(chosen.device),
+        chosen_mean=chosen_mean,
+        rejected_mean=rejected_mean,
+        chosen_tokens=chosen.new_tensor([len(pair.chosen_ids) for pair in pairs]),
+        rejected_tokens=chosen.new_tensor([len(pair.rejected_ids) for pair in pairs]),
+        chosen_share=lengths.chunk(2)[0] / step.chosen_tokens,
+        weights=chosen.new_tensor([pair.weight for pair in pairs]),
     )
-    return pair_losses(objective.weights, logps, objective.settings), logps
 
 
 def evaluate(
@@ -38,11 +70,17 @@ def evaluate(
     objective: Objective,
     each: Callable[[int], None],
 ) -> Figures:
-    """Every pair's figures under the policy as it stands."""
-    figures = Figures(objective.settings.beta)
+    """Every pair's figures under the policy as it stands, all of them as one step."""
+    figures = Figures(objective)
+    step = step_weights(data.pairs, range(len(data.pairs)))
+    parts = []
     for indexes, scores in score_set(engine, data.pairs, each):
-        losses, logps = figure_losses(scores, data, indexes, objective)
-        figures.add(data, indexes, scores, losses, logps)
+        logps = logps_of(scores, data, indexes, objective, step)
+        figures.add(data, indexes, scores, logps)
+        parts.append(logps)
+    figures.add_losses(
+        pair_losses(objective.weights, joined(parts), objective.settings)
+    )
     return figures
 
 

@@ -55,6 +55,31 @@ class RowScores:
         """Summed log-probability of each row's answer: (N,), differentiable."""
         return self.sums(self.token_logps)
 
+    def pair_logps(self, ld_alpha: float | None) -> tuple[Tensor, Tensor]:
+        """Of rows that are chosen sides, then rejected sides: their sums (B,), (B,).
+
+        With `ld_alpha`, tokens beyond the shorter side's length count that much.
+        """
+        half = len(self.lengths) // 2
+        shared = [
+            min(pair)
+            for pair in zip(self.lengths[:half], self.lengths[half:], strict=True)
+        ]
+        rows = zip(self.token_logps.split(self.lengths), shared * 2, strict=True)
+        sums = torch.stack([answer_sum(row, short, ld_alpha) for row, short in rows])
+        return sums[:half], sums[half:]
+
+
+def answer_sum(token_logps: Tensor, shared: int, ld_alpha: float | None) -> Tensor:
+    """Sum of an answer's log-probs (tokens,), as the losses take it: ().
+
+    LD-DPO, arXiv 2409.06411: tokens beyond the first `shared` (the length of the pair's
+    shorter answer) count `ld_alpha` each; None: all count 1.
+    """
+    if ld_alpha is None:
+        return token_logps.sum()
+    return token_logps[:shared].sum() + ld_alpha * token_logps[shared:].sum()
+
 
 @dataclass(frozen=True)
 class Engine:

@@ -1,4 +1,5 @@
-"""A step's figures under TRL's names and definitions (reference: TRL 1.16's DPOTrainer).
+"""A step's figures under TRL's names and definitions (reference: TRL 1.16's DPOTrainer;
+for SimPO and ORPO its CPOTrainer and ORPOTrainer).
 
 Means over a step's pairs; `logits/…`, `entropy` and `mean_token_accuracy` are means over
 its answer tokens, as TRL's are within a batch. Only `loss` is weighted by the pairs'
@@ -14,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from training.dpo.forward import RowScores
-from training.dpo.loss import PairLogps
+from training.dpo.loss import Objective, loss_terms, pair_logps_shown, pair_rewards
+from training.dpo.loss_inputs import PairLogps
 from training.dpo.reference import PairSet
 
 TIE = 1e-6
@@ -25,8 +27,8 @@ log-probs agree no better between two orders of summing."""
 class Figures:
     """Collects pairs and turns them into one object of metrics."""
 
-    def __init__(self, beta: float) -> None:
-        self.beta = beta
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
         self.indexes: list[int] = []
         self.weights: list[float] = []
         self.losses: list[float] = []
@@ -42,40 +44,38 @@ class Figures:
         self.logits = {"chosen": 0.0, "rejected": 0.0}
         self.entropy = 0.0
         self.hits = 0
+        self.terms: dict[str, list[float]] = {}
 
     def add(
         self,
         data: PairSet,
         indexes: list[int],
         scores: RowScores,
-        losses: Tensor,
         logps: PairLogps,
     ) -> None:
         """Add the pairs of one forward pass (chosen rows first, then rejected)."""
-        chosen_rewards = self.beta * logps.chosen_logratios.detach()
-        rejected_rewards = self.beta * logps.rejected_logratios.detach()
+        chosen_rewards, rejected_rewards = pair_rewards(logps, self.objective)
         self.indexes += indexes
         self.weights += [data.pairs[index].weight for index in indexes]
-        self.losses += losses.detach().tolist()
         self.chosen_rewards += chosen_rewards.tolist()
         self.rejected_rewards += rejected_rewards.tolist()
         self.chosen_wins += (chosen_rewards > rejected_rewards).tolist()
         self.margins += (chosen_rewards - rejected_rewards).tolist()
-        chosen_logps = logps.chosen.detach().tolist()
-        rejected_logps = logps.rejected.detach().tolist()
-        self.chosen_logps += chosen_logps
-        self.rejected_logps += rejected_logps
+        shown = pair_logps_shown(logps, self.objective)
+        self.chosen_logps += shown[0].tolist()
+        self.rejected_logps += shown[1].tolist()
+        for name, value in loss_terms(logps, self.objective).items():
+            self.terms.setdefault(name, []).extend(value.tolist())
         count = len(indexes)
+        sums = scores.logps.detach().tolist()
         chosen_lengths, rejected_lengths = (
             scores.lengths[:count],
             scores.lengths[count:],
         )
         base_chosen = data.base.chosen[indexes].tolist()
         base_rejected = data.base.rejected[indexes].tolist()
-        self.chosen_drift += _per_token(chosen_logps, base_chosen, chosen_lengths)
-        self.rejected_drift += _per_token(
-            rejected_logps, base_rejected, rejected_lengths
-        )
+        self.chosen_drift += _per_token(sums[:count], base_chosen, chosen_lengths)
+        self.rejected_drift += _per_token(sums[count:], base_rejected, rejected_lengths)
         split = sum(chosen_lengths)
         self.tokens["chosen"] += split
         self.tokens["rejected"] += sum(rejected_lengths)
@@ -84,10 +84,14 @@ class Figures:
         self.entropy += float(scores.entropy.double().sum())
         self.hits += int(scores.is_top1[:split].sum())
 
+    def add_losses(self, losses: Tensor) -> None:
+        """Add the losses of the pairs added since, in their order."""
+        self.losses += losses.detach().tolist()
+
     @property
     def right(self) -> list[float]:
         """Per pair 1 if the chosen answer has the higher reward, 0.5 at a tie, else 0."""
-        scale = TIE * self.beta
+        scale = TIE * self.objective.settings.beta
         return [
             0.5
             if abs(margin) <= scale * (abs(chosen) + abs(rejected))
@@ -123,6 +127,7 @@ class Figures:
             "mean_token_accuracy": self.hits / tokens["chosen"],
             "drift/chosen": _mean(self.chosen_drift),
             "drift/rejected": _mean(self.rejected_drift),
+            **{name: _mean(terms) for name, terms in self.terms.items()},
         }
         return {prefix + k: v if math.isfinite(v) else None for k, v in values.items()}
 

@@ -24,11 +24,17 @@ from training.dpo.forward import Engine, score_set
 class FixedLogps:
     """Summed answer log-probs of every pair under weights that do not change.
 
-    `chosen` and `rejected`: (pairs,) float32 on the CPU.
+    `chosen` and `rejected`: (pairs,) float32 on the CPU; those of a reference are
+    summed as the loss sums the policy's (`ld_alpha`), those of the base plainly.
     """
 
     chosen: Tensor
     rejected: Tensor
+
+    @classmethod
+    def none(cls, pairs: int) -> "FixedLogps":
+        """Where there is no reference: 0, so that a log-ratio is the log-prob itself."""
+        return cls(torch.zeros(pairs), torch.zeros(pairs))
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ def fixed_logps(
     folders: Sequence[Path],
     weights_hash: str,
     each: Callable[[int], None],
+    ld_alpha: float | None = None,
 ) -> FixedLogps:
     """Log-probs of `pairs` under the model as it stands, from a cache if it has them.
 
@@ -53,6 +60,8 @@ def fixed_logps(
     token id; it is looked for in `folders` and written to the first. Learning rate,
     loss and the like are not in it: they do not change the answer.
     """
+    if ld_alpha is not None:
+        weights_hash = f"{weights_hash} ld_alpha {ld_alpha}"
     name = _cache_name(engine, pairs, weights_hash)
     for folder in folders:
         try:
@@ -62,8 +71,8 @@ def fixed_logps(
             continue  # absent or torn: computed again
     chosen, rejected = torch.zeros(len(pairs)), torch.zeros(len(pairs))
     for indexes, scores in score_set(engine, pairs, each):
-        sums = scores.logps.cpu()
-        chosen[indexes], rejected[indexes] = sums.chunk(2)
+        one, other = scores.pair_logps(ld_alpha)
+        chosen[indexes], rejected[indexes] = one.cpu(), other.cpu()
     result = FixedLogps(chosen, rejected)
     _save_cache(folders[0] / name, result)
     return result

@@ -17,14 +17,14 @@ from training.dpo.anchor import Anchor
 from training.dpo.batches import Layout
 from training.dpo.canary import canary_token_ids
 from training.dpo.checkpoint import load_checkpoint
-from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
+from training.dpo.config import TrainingConfig, as_dict, load_config
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, settle
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.files import sha256_of_file
 from training.dpo.forward import Engine
 from training.dpo.lock import folder_lock
-from training.dpo.loss import LossSettings, Objective
+from training.dpo.loss import objective_of
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
     adapter_parameters,
@@ -39,7 +39,7 @@ from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.phases import plan_phases
 from training.dpo.process import StopFlag
 from training.dpo.progress import say
-from training.dpo.reference import PairSet
+from training.dpo.reference import FixedLogps, PairSet
 from training.dpo.resume import resume_source
 from training.dpo.run_state import Run
 from training.dpo.status import StatusFile
@@ -141,12 +141,21 @@ def prepare(
     folders = [run_dir, *([source.parent.parent] if source is not None else [])]
     anchor = Anchor(engine, folders, hashes["base"], stop, status)
 
+    objective = objective_of(config)
+
     def measured(some: list[Pair]) -> PairSet:
         reference = base = anchor.under_base(some)
         # A fresh adapter changes nothing yet: the start is the base.
         has_parent = config.parent_adapter is not None
-        if config.reference == "start" and has_parent and not config.sft_epochs:
-            reference = anchor.under_adapter(some, hashes["adapter_at_start"])
+        starts_here = config.reference == "start" and not config.sft_epochs
+        if not objective.has_reference:
+            reference = FixedLogps.none(len(some))
+        elif starts_here and has_parent:
+            reference = anchor.under_adapter(
+                some, hashes["adapter_at_start"], objective.ld_alpha
+            )
+        elif objective.ld_alpha is not None:
+            reference = anchor.under_base(some, objective.ld_alpha)
         return PairSet(some, reference, base)
 
     data = measured(pairs)
@@ -156,9 +165,7 @@ def prepare(
         config=config,
         settled=settled,
         phases=plan_phases(config, settled, pairs),
-        objective=Objective(
-            loss_weights(config), LossSettings(config.beta, config.label_smoothing)
-        ),
+        objective=objective,
         engine=engine,
         model=model,
         parameters=parameters,

@@ -2,8 +2,16 @@
 `train.py`.
 """
 
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
 from training.dpo.batches import rows_of
-from training.dpo.evaluate import figure_losses
+from training.dpo.evaluate import StepWeights, logps_of, step_weights
+from training.dpo.forward import RowScores
+from training.dpo.loss import pair_losses
+from training.dpo.loss_inputs import PairLogps, joined
 from training.dpo.metrics import Figures
 from training.dpo.run_state import Run
 
@@ -13,13 +21,56 @@ def backward_step(run: Run, indexes: list[int]) -> Figures:
 
     Split into forward passes by memory; which pairs share one changes nothing.
     """
-    pairs = run.data.pairs
-    total_weight = sum(pairs[index].weight for index in indexes)
-    figures = Figures(run.objective.settings.beta)
-    for part in run.engine.split_pairs(pairs, indexes):
-        scores = run.engine.score(rows_of([pairs[index] for index in part]))
-        losses, logps = figure_losses(scores, run.data, part, run.objective)
-        shares = [pairs[index].weight / total_weight for index in part]
-        (losses * losses.new_tensor(shares)).sum().backward()
-        figures.add(run.data, part, scores, losses, logps)
+    figures = Figures(run.objective)
+    step = step_weights(run.data.pairs, indexes)
+    parts = run.engine.split_pairs(run.data.pairs, indexes)
+    if run.objective.coupled and len(parts) > 1:
+        _backward_coupled(run, parts, step, figures)
+        return figures
+    for part in parts:
+        scores, logps = _score(run, part, step)
+        losses = pair_losses(run.objective.weights, logps, run.objective.settings)
+        _mean(losses, logps, step).backward()
+        figures.add(run.data, part, scores, logps)
+        figures.add_losses(losses)
     return figures
+
+
+def _backward_coupled(
+    run: Run, parts: Sequence[list[int]], step: StepWeights, figures: Figures
+) -> None:
+    """Where a pair's loss depends on all others, which do not fit one forward pass.
+
+    A first round of passes without gradients gives every log-prob, from them the loss
+    and its derivative with respect to each; a second round carries those back. It costs
+    one more forward pass of the step, and the memory of one part of it.
+    """
+    # The second round must draw the same dropout.
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices), torch.no_grad():
+        known = joined([_score(run, part, step)[1] for part in parts])
+    asked = ("chosen", "rejected", "chosen_mean", "rejected_mean")
+    leaves = [getattr(known, name).requires_grad_() for name in asked]
+    losses = pair_losses(run.objective.weights, known, run.objective.settings)
+    slopes = torch.autograd.grad(
+        _mean(losses, known, step), leaves, materialize_grads=True
+    )
+    sizes = [len(part) for part in parts]
+    for part, *slope in zip(parts, *(s.split(sizes) for s in slopes), strict=True):
+        scores, logps = _score(run, part, step)
+        terms = [
+            (gradient * getattr(logps, name)).sum()
+            for name, gradient in zip(asked, slope, strict=True)
+        ]
+        torch.stack(terms).sum().backward()
+        figures.add(run.data, part, scores, logps)
+    figures.add_losses(losses)
+
+
+def _score(run: Run, part: list[int], step: StepWeights) -> tuple[RowScores, PairLogps]:
+    scores = run.engine.score(rows_of([run.data.pairs[index] for index in part]))
+    return scores, logps_of(scores, run.data, part, run.objective, step)
+
+
+def _mean(losses: Tensor, logps: PairLogps, step: StepWeights) -> Tensor:
+    return (losses * logps.weights).sum() / step.total

@@ -105,6 +105,7 @@ def _enter(
     is_begun = position.step > phase.first
     moves_reference = phase.name == DPO and len(run.phases) > 1
     moves_reference = moves_reference and run.config.reference == "start"
+    moves_reference = moves_reference and run.objective.has_reference
     if is_begun and moves_reference:
         assert checkpoint is not None
         _find_reference(run, checkpoint.state["after_sft"])
@@ -132,7 +133,9 @@ def _measure_reference(
     run: Run, adapter_hash: str, refuse: Callable[[], None] | None = None
 ) -> None:
     def referred(data: Any) -> Any:
-        logps = run.anchor.under_adapter(data.pairs, adapter_hash, refuse)
+        logps = run.anchor.under_adapter(
+            data.pairs, adapter_hash, run.objective.ld_alpha, refuse
+        )
         return replace(data, reference=logps)
 
     run.data = referred(run.data)

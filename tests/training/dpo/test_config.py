@@ -4,6 +4,7 @@ import pytest
 
 from training.dpo.config import TrainingConfig, as_dict, parse_config
 from training.dpo.errors import TrainerError
+from training.dpo.loss_facts import LOSS_FACTS
 
 
 def test_the_base_model_alone_is_enough():
@@ -74,6 +75,24 @@ def test_every_key_of_the_contract_is_known():
         ({"reference": "parent"}, '"reference" must be one of'),
         ({"loss": "sigmod"}, 'the nearest is "sigmoid"'),
         ({"loss": {"sigmoid": "x"}}, '"loss.sigmoid" must be a number'),
+        ({"loss": {"sigmoid": -1}}, '"loss.sigmoid" must be a number above 0'),
+        (
+            {"loss": {"sigmoid": 1, "kto": 1}},
+            'mixes losses of pairs and of single answers ("sigmoid", "kto")',
+        ),
+        (
+            {"loss": {"sigmoid": 1, "sft": 1}, "reference": "none"},
+            'losses without a reference are "sft", "simpo", "orpo"',
+        ),
+        ({"loss": "exo_pair"}, '"label_smoothing" must be above 0 for "exo_pair"'),
+        (
+            {"loss": "hinge", "label_smoothing": 0.1},
+            '"label_smoothing" changes nothing with "hinge"; it is for "sigmoid",'
+            ' "robust", "exo_pair", "aot", "aot_unpaired", "simpo"',
+        ),
+        ({"loss": "simpo", "ld_alpha": 0.5}, '"ld_alpha" changes nothing with "simpo"'),
+        ({"simpo_gamma": 1.0}, '"simpo_gamma" changes nothing with "sigmoid"'),
+        ({"undesirable_weight": 2}, 'it is for "kto", "apo_zero_unpaired"'),
         ({"lora": {"target_modules": ["lm_head"]}}, "lm_head"),
         ({"lora": [8]}, '"lora" must be an object'),
         ({"base_model": ""}, '"base_model" must be a text'),
@@ -86,6 +105,28 @@ def test_a_bad_value_is_named(values, said):
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": "simpo", "reference": "none", "simpo_gamma": 1.0},
+        {"loss": {"orpo": 1.0, "sft": 0.5}, "reference": "none"},
+        {"loss": "sft", "reference": "none"},
+        {"loss": "exo_pair", "label_smoothing": 0.001},
+        {"loss": {"hinge": 1.0, "sigmoid": 1.0}, "label_smoothing": 0.1},
+        {"loss": {"sigmoid": 1.0, "sft": 0.2}, "ld_alpha": 0.5},
+    ],
+)
+def test_what_a_loss_reads_may_be_set_with_it(values):
+    parse_config({"base_model": "m"} | values)
+
+
+def test_every_loss_but_plain_training_has_a_usual_range_of_beta():
+    for name, facts in LOSS_FACTS.items():
+        low, high = facts.beta or (0, 1)
+        assert 0 <= low < high
+        assert bool(facts.beta_source) == (name != "sft")
+
+
 def test_a_missing_base_model_is_named():
     with pytest.raises(TrainerError, match='lacks "base_model"'):
         parse_config({})
@@ -94,13 +135,8 @@ def test_a_missing_base_model_is_named():
 @pytest.mark.parametrize(
     "values",
     [
-        {"loss": "ipo"},
-        {"loss": {"sigmoid": 1.0, "sft": 0.2}},
         {"tuning": "qlora"},
         {"tuning": "full"},
-        {"reference": "none"},
-        {"ld_alpha": 0.5},
-        {"simpo_gamma": 1.0},
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(values):

@@ -5,7 +5,8 @@ import torch
 
 from training.dpo.data import Pair
 from training.dpo.forward import RowScores
-from training.dpo.loss import PairLogps
+from training.dpo.loss import Objective
+from training.dpo.loss_inputs import LossSettings, PairLogps
 from training.dpo.metrics import Figures
 from training.dpo.reference import FixedLogps, PairSet
 
@@ -24,24 +25,29 @@ def test_figures_of_two_pairs():
     pairs = [Pair("a", 1, [1], [2, 3], [4], 3.0), Pair("b", 2, [1], [2], [4, 5], 1.0)]
     reference = FixedLogps(torch.tensor([-5.0, -2.0]), torch.tensor([-3.0, -4.0]))
     base = FixedLogps(reference.chosen - 1, reference.rejected - 1)
-    figures = Figures(beta=0.5)
+    figures = Figures(Objective({"sigmoid": 1.0}, LossSettings(beta=0.5)))
     token_values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     scores = RowScores(
-        token_logps=torch.zeros(6),
+        token_logps=torch.tensor([-1.0, -2.0, -3.0, -5.0, -2.0, -3.0]),
         lengths=[2, 1, 1, 2],
         entropy=token_values,
         mean_logit=token_values,
         is_top1=torch.tensor([True, False, True, True, True, True]),
     )
     logps = PairLogps(
-        torch.tensor([-3.0, -3.0]),
-        torch.tensor([-5.0, -5.0]),
-        reference.chosen,
-        reference.rejected,
+        chosen=torch.tensor([-3.0, -3.0]),
+        rejected=torch.tensor([-5.0, -5.0]),
+        ref_chosen=reference.chosen,
+        ref_rejected=reference.rejected,
+        chosen_mean=torch.tensor([-1.5, -3.0]),
+        rejected_mean=torch.tensor([-5.0, -2.5]),
+        chosen_tokens=torch.tensor([2.0, 1.0]),
+        rejected_tokens=torch.tensor([1.0, 2.0]),
+        chosen_share=torch.tensor([8 / 7, 4 / 7]),
+        weights=torch.tensor([3.0, 1.0]),
     )
-    figures.add(
-        PairSet(pairs, reference, base), [0, 1], scores, torch.tensor([0.2, 0.6]), logps
-    )
+    figures.add(PairSet(pairs, reference, base), [0, 1], scores, logps)
+    figures.add_losses(torch.tensor([0.2, 0.6]))
     assert figures.metrics("eval_") == pytest.approx(
         {
             "eval_loss": 0.3,

@@ -26,6 +26,7 @@ DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
 POLICIES_DIR = DATA_DIR / "policies"
 ROUNDS_DIR = DATA_DIR / "rounds"
 MODELS_DIR = DATA_DIR / "models"
+REFERENCE_CACHE_DIR = DATA_DIR / "reference-cache"
 
 
 def _kept_secret(path: Path) -> str:

@@ -36,7 +36,13 @@ REPLAY_SHARE = 0.25
 """Of an incremental round's pairs, the share seen before: enough against forgetting
 in our trials, few enough that the new pairs decide."""
 
-OURS = ("base_model", "parent_adapter", "reference", "resume_from")
+OURS = (
+    "base_model",
+    "parent_adapter",
+    "reference",
+    "resume_from",
+    "reference_cache",
+)
 """Keys of the trainer's config that the round itself fills in."""
 
 

@@ -135,6 +135,8 @@ def trainer_config(training_round: TrainingRound, epoch: int) -> dict[str, Any]:
         "parent_adapter": None if start.is_base else str(start.adapter_path),
         "reference": training_round.reference,
         "resume_from": str(source) if source else None,
+        # By content, so one for all rounds: a pair is measured once, not once a round.
+        "reference_cache": str(settings.REFERENCE_CACHE_DIR),
     }
 
 

@@ -129,7 +129,8 @@ def clean(arguments: list[str]) -> int:
         for folder in (ROOT / package).rglob("__pycache__"):
             shutil.rmtree(folder, ignore_errors=True)
     data = checks.read_settings().data_dir
-    terminal.line(f"Removed .venv and caches. The data in {data} is kept.")
+    shutil.rmtree(data / "reference-cache", ignore_errors=True)
+    terminal.line(f"Removed .venv and caches. All else in {data} is kept.")
     return 0
 
 

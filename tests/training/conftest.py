@@ -25,6 +25,7 @@ STUB = [sys.executable, "-m", "tests.training.stub_trainer"]
 def _rounds_folder(settings, tmp_path):
     """Row ids come again in every test, so folders named by them must not."""
     settings.ROUNDS_DIR = tmp_path / "rounds"
+    settings.REFERENCE_CACHE_DIR = tmp_path / "reference-cache"
     settings.POLICIES_DIR = tmp_path / "policies"
     settings.ROUND_TICK = 0.02
     settings.TRAINER_COMMAND = STUB

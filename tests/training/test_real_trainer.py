@@ -1,5 +1,6 @@
 """The real trainer under the real supervisor, on a model of a few thousand weights."""
 
+import json
 import os
 import signal
 import sys
@@ -106,3 +107,29 @@ def test_killed_and_resumed_it_gives_the_very_policy_of_an_undisturbed_run(
     again.refresh_from_db()
     assert again.state == "failed" and policy.name in again.error
     assert Policy.objects.filter(number__gt=0).count() == 1
+    assert reference_of(again) == {"computed": 0, "cached": 16}
+
+
+def test_a_later_round_computes_the_reference_of_its_new_pairs_alone(project, manager):
+    """Cumulative rounds share their reference, the base: of four pairs three are known."""
+    for number in range(4):
+        prompt = make_prompt(project=project)
+        chosen = make_completion("Good.", prompt=prompt, token_ids=[40, 41, number, 2])
+        rejected = make_completion("Bad.", prompt=prompt, token_ids=[90, 91, number, 2])
+        make_pair(comparison=make_comparison(a=chosen, b=rejected))
+        if number >= 2:
+            rate = 1e-3 * number  # which does not touch the reference
+            config = CONFIG | {"epochs": 1, "learning_rate": rate, "seed": number}
+            training_round = start_round(project, manager, config=config)
+            run_round(training_round.pk)
+            training_round.refresh_from_db()
+            assert training_round.state == "succeeded", training_round.error
+            known = 0 if number == 2 else 6
+            wanted = {"computed": 2 * (number + 1) - known, "cached": known}
+            assert reference_of(training_round) == wanted
+
+
+def reference_of(training_round):
+    """Answers whose reference the round computed, and those it found."""
+    folder = runfolder.attempts(training_round)[-1][1]
+    return json.loads((folder / "summary.json").read_text("utf-8"))["reference"]

@@ -24,7 +24,7 @@ from training.dpo.forward import Engine
 from training.dpo.model import hash_tensors
 from training.dpo.process import StopFlag
 from training.dpo.progress import Progress
-from training.dpo.reference import FixedLogps, fixed_logps
+from training.dpo.reference import FixedLogps, ReferenceStore, fixed_logps
 from training.dpo.status import StatusFile
 
 AFTER_SFT = "after_sft.safetensors"
@@ -35,12 +35,13 @@ class Anchor:
     """Takes log-probs of pairs under weights that do not change.
 
     `folders`: run folders, this one first, then the one it was resumed from; each may
-    hold cached log-probs and the weights after supervised training. `base_hash` is
+    hold the weights after supervised training. `store` holds log-probs. `base_hash` is
     that of the base model's weights.
     """
 
     engine: Engine
     folders: Sequence[Path]
+    store: ReferenceStore
     base_hash: str
     stop: StopFlag
     status: StatusFile
@@ -84,8 +85,7 @@ class Anchor:
             self.status.progress(phase_done=done)
             progress.reach(done)
 
-        caches = [folder / "reference" for folder in self.folders]
-        logps = fixed_logps(self.engine, pairs, caches, weights, each, ld_alpha)
+        logps = fixed_logps(self.engine, pairs, self.store, weights, each, ld_alpha)
         progress.close()
         return logps
 

@@ -162,6 +162,11 @@ class TrainingConfig:
     """A checkpoint folder, or another run folder (its newest complete checkpoint), to
     go on from when this folder has no checkpoint of its own."""
 
+    reference_cache: str | None = None
+    """Folder of log-probs under weights that do not change (reference, base), found by
+    content and shared by any number of runs at once; None: `reference/` in the run
+    folder. Deleting it costs computing only."""
+
 
 def load_config(path: Path) -> TrainingConfig:
     """Read and check config.json; TrainerError names the key and the way out."""
@@ -261,7 +266,7 @@ def _choice(config: Any, key: str, allowed: tuple[str, ...]) -> None:
 def _check_values(config: TrainingConfig) -> None:
     base = config.base_model
     _require(isinstance(base, str) and bool(base), "base_model", "a text", base)
-    for key in ("parent_adapter", "resume_from"):
+    for key in ("parent_adapter", "resume_from", "reference_cache"):
         value = getattr(config, key)
         text = value is None or (isinstance(value, str) and bool(value))
         _require(text, key, "a path or null", value)

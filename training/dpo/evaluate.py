@@ -1,7 +1,8 @@
 """What losses are computed from, and every pair's figures under the policy as it stands.
 
 The reference pass and the evaluation lay out their forward passes alike, so that a
-policy equal to its reference gives margins of exactly 0. Leaves out training.
+policy equal to its reference gives margins of exactly 0 (within rounding where log-probs
+come from a cache that other runs filled). Leaves out training.
 """
 
 from collections.abc import Callable, Sequence

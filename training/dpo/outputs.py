@@ -20,6 +20,7 @@ from training.dpo.metrics import Figures
 from training.dpo.model import save_adapter
 from training.dpo.phases import DPO
 from training.dpo.progress import say
+from training.dpo.reference import ReferenceStore
 from training.dpo.run_state import Position, Run
 from training.dpo.scored import (
     held_out_line,
@@ -38,6 +39,7 @@ class Prepared:
     reports: dict[str, RowReport]
     hashes: dict[str, str]
     seconds: dict[str, float]
+    store: ReferenceStore
 
 
 def write_outputs(prepared: Prepared, position: Position, started: float) -> None:
@@ -94,6 +96,7 @@ def _summary(
         "final": figures.metrics(),
         "look_at_first": most_doubtful(scored_rows(run.data.pairs, figures)),
         "held_out": _compared(run),
+        "reference": prepared.store.told(),
         "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
         "device": run.model.get_base_model().device.type,
         "threads": torch.get_num_threads(),

@@ -1,23 +1,42 @@
 """Log-probs under weights that do not change: the reference, and the base for drift.
 
-Taken once before the first step and kept in the run folder under a hash of what they
-depend on. Leaves out the policy; see `train.py`.
+Taken before the first step that needs them. A run keeps the sums it used in its own
+folder, so that a resumed run goes on with the very same ones; what they are made of,
+the log-probs of each answer's tokens, comes from a cache (`logp_cache.py`) that runs,
+sweeps and rounds can share, and only what it lacks is computed. Draws no random number.
+Leaves out the policy; see `train.py`.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.dpo.data import Pair
 from training.dpo.files import fsync_path
-from training.dpo.forward import Engine, score_set
+from training.dpo.forward import Engine, answer_sum, score_set
+from training.dpo.logp_cache import LogpCache, Values, answer_key
+from training.dpo.progress import say
+
+FLUSH_SECONDS = 30.0
+"""What a kill costs at most, in seconds of computing."""
+
+PAIRS_AT_ONCE = 2048
+"""Pairs whose answers are summed together; bounds what is copied to the device."""
+
+FORWARD_VERSION = 1
+"""Raised when a change to the forward pass moves log-probs by more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -46,54 +65,209 @@ class PairSet:
     base: FixedLogps
 
 
+@dataclass
+class ReferenceStore:
+    """Where a run finds log-probs and keeps them, and how many answers it found.
+
+    `cache`: folder of the cache, perhaps shared. `kept`: folders of the sums that this
+    run and the one it was resumed from used; the first is this run's.
+    """
+
+    cache: Path
+    kept: Sequence[Path]
+    computed: int = 0
+    cached: int = 0
+
+    def told(self) -> dict[str, int]:
+        """For summary.json: answers computed by this process, and found."""
+        return {"computed": self.computed, "cached": self.cached}
+
+
 def fixed_logps(
     engine: Engine,
     pairs: Sequence[Pair],
-    folders: Sequence[Path],
+    store: ReferenceStore,
     weights_hash: str,
     each: Callable[[int], None],
     ld_alpha: float | None = None,
 ) -> FixedLogps:
-    """Log-probs of `pairs` under the model as it stands, from a cache if it has them.
+    """Log-probs of `pairs` under the model as it stands, computed where not known.
 
-    The cache file's name is a hash of the weights, their dtype and device, and every
-    token id; it is looked for in `folders` and written to the first. Learning rate,
-    loss and the like are not in it: they do not change the answer.
+    `weights_hash` is that of all its weights, adapter included if it counts. `each` is
+    called before every forward pass with the number of pairs done; what it raises ends
+    the pass, and what was computed until then is kept. Learning rate, loss and seed are
+    not looked at: they do not change the answer. `ld_alpha`: how tokens are summed; see
+    `forward.answer_sum`.
     """
-    if ld_alpha is not None:
-        weights_hash = f"{weights_hash} ld_alpha {ld_alpha}"
-    name = _cache_name(engine, pairs, weights_hash)
+    cache = LogpCache(store.cache, context(engine, weights_hash))
+    keys = [
+        (
+            answer_key(pair.prompt_ids, pair.chosen_ids),
+            answer_key(pair.prompt_ids, pair.rejected_ids),
+        )
+        for pair in pairs
+    ]
+    name = _set_name(f"{cache.name} {ld_alpha}", keys)
+    kept = _load_kept(store.kept[:1], name)
+    if kept is not None:
+        store.cached += len({key for sides in keys for key in sides})
+        return kept
+    kept = _load_kept(store.kept[1:], name)
+    if kept is None:
+        values = _find(cache, keys)
+        store.cached += len(values)
+        missing = _missing(keys, values)
+        known = len(pairs) - len(missing)
+        if missing:
+            scored = score_set(
+                engine,
+                [pairs[index] for index in missing],
+                lambda done: each(known + done),
+            )
+            sides = [keys[index] for index in missing]
+            store.computed += _compute(scored, sides, cache, values)
+        device = engine.causal_lm.get_input_embeddings().weight.device
+        answers = [(values[chosen], values[rejected]) for chosen, rejected in keys]
+        kept = _sums(answers, device, ld_alpha)
+    else:
+        store.cached += len({key for sides in keys for key in sides})
+    _keep(store.kept[0], name, kept)
+    return kept
+
+
+def context(engine: Engine, weights_hash: str) -> dict[str, str]:
+    """What log-probs depend on besides the tokens: weights, dtype, kernels, machine.
+
+    Not how rows share a forward pass: that moves only the last bits.
+    """
+    base = engine.causal_lm
+    device = base.get_input_embeddings().weight.device
+    kind = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability()
+    )
+    return {
+        "weights": weights_hash,
+        "dtype": str(base.dtype),
+        "attention": str(base.config._attn_implementation),
+        "adapter_scale": _adapter_scale(engine.model),
+        "device": f"{device.type} {kind}",
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "forward": str(FORWARD_VERSION),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def _adapter_scale(model: Any) -> str:
+    """What LoRA's products are multiplied by: A and B do not say it themselves."""
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    on = [layer for layer in layers if not layer.disable_adapters]
+    return str(sorted({scale for layer in on for scale in layer.scaling.values()}))
+
+
+def _find(cache: LogpCache, keys: Sequence[tuple[bytes, bytes]]) -> dict[bytes, Values]:
+    try:
+        return cache.get(key for sides in keys for key in sides)
+    except OSError as error:
+        say(f"The reference cache cannot be read ({error}); everything is computed.")
+        return {}
+
+
+def _missing(
+    keys: Sequence[tuple[bytes, bytes]], values: Mapping[bytes, Values]
+) -> list[int]:
+    """Indexes of the pairs to compute: each unknown answer is in one of them."""
+    covered = set(values)
+    missing = []
+    for index, sides in enumerate(keys):
+        if not covered.issuperset(sides):
+            covered.update(sides)
+            missing.append(index)
+    return missing
+
+
+def _compute(
+    scored: Iterator[tuple[list[int], Any]],
+    keys: Sequence[tuple[bytes, bytes]],
+    cache: LogpCache,
+    values: dict[bytes, Values],
+) -> int:
+    """Add to `values` what was unknown, and to the cache now and then; how many.
+
+    What another process stored meanwhile is taken from there.
+    """
+    fresh: dict[bytes, Values] = {}
+    computed, flushed_at = 0, time.monotonic()
+    try:
+        for indexes, scores in scored:
+            parts = scores.token_logps.float().cpu().split(scores.lengths)
+            sides = [keys[index][side] for side in (0, 1) for index in indexes]
+            for key, part in zip(sides, parts, strict=True):
+                if key not in values and key not in fresh:
+                    fresh[key] = part.numpy()
+                    computed += 1
+            if time.monotonic() - flushed_at >= FLUSH_SECONDS:
+                values |= _stored(cache, fresh)
+                fresh, flushed_at = {}, time.monotonic()
+    finally:
+        values |= _stored(cache, fresh)
+    return computed
+
+
+def _stored(cache: LogpCache, fresh: dict[bytes, Values]) -> dict[bytes, Values]:
+    try:
+        return cache.add(fresh)
+    except OSError as error:
+        say(f"The reference cache cannot be written ({error}); the run goes on.")
+        return fresh
+
+
+def _sums(
+    answers: Sequence[tuple[Values, Values]],
+    device: torch.device,
+    ld_alpha: float | None,
+) -> FixedLogps:
+    """Sums of the log-probs of (chosen, rejected), added up as the policy's are."""
+    sums: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for start in range(0, len(answers), PAIRS_AT_ONCE):
+        part = answers[start : start + PAIRS_AT_ONCE]
+        shared = [min(map(len, pair)) for pair in part]
+        for side, total in enumerate(sums):
+            values = [pair[side] for pair in part]
+            together = torch.from_numpy(np.concatenate(values)).to(device)
+            rows = together.split([len(value) for value in values])
+            total += [
+                answer_sum(row, short, ld_alpha)
+                for row, short in zip(rows, shared, strict=True)
+            ]
+    chosen, rejected = (torch.stack(total).cpu() for total in sums)
+    return FixedLogps(chosen, rejected)
+
+
+def _set_name(context_name: str, keys: Sequence[tuple[bytes, bytes]]) -> str:
+    digest = hashlib.sha256(context_name.encode())
+    for chosen, rejected in keys:
+        digest.update(chosen + rejected)
+    return f"sums-{digest.hexdigest()[:32]}.safetensors"
+
+
+def _load_kept(folders: Sequence[Path], name: str) -> FixedLogps | None:
     for folder in folders:
         try:
-            cached = load_file(folder / name)
-            return FixedLogps(cached["chosen"], cached["rejected"])
+            tensors = load_file(folder / name)
+            return FixedLogps(tensors["chosen"], tensors["rejected"])
         except (OSError, SafetensorError, KeyError):
-            continue  # absent or torn: computed again
-    chosen, rejected = torch.zeros(len(pairs)), torch.zeros(len(pairs))
-    for indexes, scores in score_set(engine, pairs, each):
-        one, other = scores.pair_logps(ld_alpha)
-        chosen[indexes], rejected[indexes] = one.cpu(), other.cpu()
-    result = FixedLogps(chosen, rejected)
-    _save_cache(folders[0] / name, result)
-    return result
+            continue  # absent or torn: taken from the cache again
+    return None
 
 
-def _cache_name(engine: Engine, pairs: Sequence[Pair], weights_hash: str) -> str:
-    base = engine.causal_lm
-    device = base.get_input_embeddings().weight.device.type
-    attention = base.config._attn_implementation
-    digest = hashlib.sha256(
-        f"{weights_hash} {base.dtype} {device} {attention} {engine.layout}\n".encode()
-    )
-    for pair in pairs:
-        ids = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
-        digest.update(repr(ids).encode())
-    return f"{digest.hexdigest()[:32]}.safetensors"
-
-
-def _save_cache(path: Path, logps: FixedLogps) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"tmp-{path.name}")
+def _keep(folder: Path, name: str, logps: FixedLogps) -> None:
+    if (folder / name).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"tmp-{name}"
     save_file({"chosen": logps.chosen, "rejected": logps.rejected}, temporary)
     fsync_path(temporary)
-    os.replace(temporary, path)
+    os.replace(temporary, folder / name)

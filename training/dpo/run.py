@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from training.dpo.anchor import Anchor
+from training.dpo.base_hash import remembered_hash
 from training.dpo.batches import Layout
 from training.dpo.canary import canary_token_ids
 from training.dpo.checkpoint import load_checkpoint
@@ -29,7 +30,6 @@ from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
     adapter_parameters,
     attach_adapter,
-    hash_model,
     hash_tensors,
     load_base,
     load_tokenizer,
@@ -39,13 +39,13 @@ from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.phases import plan_phases
 from training.dpo.process import StopFlag
 from training.dpo.progress import say
-from training.dpo.reference import FixedLogps, PairSet
+from training.dpo.reference import FixedLogps, PairSet, ReferenceStore
 from training.dpo.resume import resume_source
 from training.dpo.run_state import Run
 from training.dpo.status import StatusFile
 from training.dpo.train import train
 
-UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from")
+UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from", "reference_cache")
 """Config keys that name places; the hash of what lies there counts instead."""
 
 HARMLESS_KEYS = ("logging_steps", "save_steps", "eval_steps")
@@ -122,7 +122,9 @@ def prepare(
         base.config, _memory(device), device.type == "cuda"
     )
     layout = Layout(max_tokens, config.micro_batch_size, _pad_id(tokenizer))
-    hashes = {"base": hash_model(base)}
+    store = _reference_store(run_dir, config, source)
+    memo = store.cache / "weights.json"
+    hashes = {"base": remembered_hash(base, config.base_model, memo)}
     stop.check()
     model = attach_adapter(base, config)
     engine = Engine(model, layout)
@@ -139,7 +141,7 @@ def prepare(
     )
     loaded = time.monotonic()
     folders = [run_dir, *([source.parent.parent] if source is not None else [])]
-    anchor = Anchor(engine, folders, hashes["base"], stop, status)
+    anchor = Anchor(engine, folders, store, hashes["base"], stop, status)
 
     objective = objective_of(config)
 
@@ -178,7 +180,7 @@ def prepare(
         anchor=anchor,
     )
     seconds = {"loading": loaded - started, "reference": time.monotonic() - loaded}
-    return Prepared(run, canary_ids, reports, hashes, seconds)
+    return Prepared(run, canary_ids, reports, hashes, seconds, store)
 
 
 def _read_data(
@@ -211,6 +213,15 @@ def _read_data(
         for reason, lines in (*told.dropped.items(), *told.cut.items()):
             say(f"{name}: {len(lines)} of {told.read} rows: {reason}")
     return pairs, held_out, reports
+
+
+def _reference_store(
+    run_dir: Path, config: TrainingConfig, source: Path | None
+) -> ReferenceStore:
+    own = run_dir / "reference"
+    earlier = [source.parent.parent / "reference"] if source is not None else []
+    cache = config.reference_cache
+    return ReferenceStore(Path(cache) if cache is not None else own, [own, *earlier])
 
 
 def _memory(device: torch.device) -> int:

@@ -1,13 +1,26 @@
 """Supervised training before DPO: what it does, and that DPO measures against it."""
 
-import pytest
+import shutil
 
-from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.training.dpo.runs import (
+    PAIRS,
+    read_json,
+    read_rows,
+    train_here,
+    write_run,
+)
 from tests.training.dpo.test_resume import StopAfter, assert_same_run
 from training.dpo import train as loop
 from training.dpo.anchor import AFTER_SFT
-from training.dpo.errors import Stopped
-from training.dpo.run import run_folder
+from training.dpo.config import load_config
+from training.dpo.errors import Stopped, TrainerError
+from training.dpo.phases import work_left
+from training.dpo.process import StopFlag
+from training.dpo.run import prepare, run_folder
+from training.dpo.status import StatusFile
 
 SUPERVISED = {
     *("step", "phase", "epoch", "loss", "mean_token_accuracy", "entropy"),
@@ -117,3 +130,169 @@ def test_killed_between_or_in_the_phases_it_goes_on_to_the_same_end(
     kill_after(step, run, monkeypatch)
     train_here(run)
     assert_same_run(run, uninterrupted)
+
+
+def lose(run, *names):
+    for name in names:
+        shutil.rmtree(run / name, ignore_errors=True)
+        (run / name).unlink(missing_ok=True)
+
+
+def test_a_lost_cache_is_made_again_from_the_kept_weights(
+    make_run, uninterrupted, monkeypatch
+):
+    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    kill_after(14, run, monkeypatch)
+    lose(run, "reference")
+    train_here(run)
+    assert_same_run(run, uninterrupted)
+
+
+def test_lost_weights_are_not_missed_while_the_cache_is_there(
+    make_run, uninterrupted, monkeypatch
+):
+    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    kill_after(14, run, monkeypatch)
+    lose(run, AFTER_SFT)
+    train_here(run)
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.parametrize("damage", ["gone", "older", "torn"])
+def test_a_reference_that_is_lost_is_said_never_guessed(damage, make_run, monkeypatch):
+    """Kept weights that are gone, torn, or of another moment, and no cached log-probs."""
+    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    kill_after(14, run, monkeypatch)
+    lose(run, "reference")
+    kept = run / AFTER_SFT
+    if damage == "older":
+        tensors = load_file(kept)
+        save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, kept)
+    elif damage == "torn":
+        kept.write_bytes(kept.read_bytes()[:100])
+    else:
+        kept.unlink()
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(TrainerError, match="after supervised training, is lost"):
+        train_here(run)
+    assert read_rows(run / "metrics.jsonl")[-1]["step"] == 12
+    assert before.startswith((run / "metrics.jsonl").read_bytes())
+
+
+def test_a_chain_of_attempts_hands_the_kept_weights_on(
+    make_run, uninterrupted, monkeypatch
+):
+    """Each attempt resumes from the one before it, whose cache is then deleted."""
+    first = make_run("first", held_out=PAIRS[:2], **CONFIG)
+    kill_after(14, first, monkeypatch)
+    second = make_run("second", held_out=PAIRS[:2], **CONFIG, resume_from=str(first))
+    kill_after(17, second, monkeypatch)
+    lose(first, "reference")
+    lose(second, "reference")
+    third = make_run("third", held_out=PAIRS[:2], **CONFIG, resume_from=str(second))
+    train_here(third)
+    assert_same_run(third, uninterrupted)
+
+
+def test_dpo_after_it_is_the_dpo_of_a_run_of_its_own(make_run):
+    """Phase by phase: a run's DPO from step 10 on has the losses, rewards, gradients and
+    adapter, bit for bit, of a run that starts from the adapter the first phase made.
+
+    That adapter is the second run's parent; it is taken from after_sft.safetensors of
+    a run stopped in its DPO, so names and figures are those of the weights in memory.
+    """
+    whole = make_run("whole", held_out=PAIRS[:2], **CONFIG)
+    train_here(whole)
+    cut = make_run("cut", held_out=PAIRS[:2], **CONFIG)
+    with pytest.raises(Stopped):
+        run_folder(cut, StopAfter(25))
+    parent = shutil.copytree(whole / "adapter", cut / "parent")
+    names = {
+        name.replace(".default.weight", ".weight"): tensor
+        for name, tensor in load_file(cut / AFTER_SFT).items()
+    }
+    save_file(names, parent / "adapter_model.safetensors")
+    rest = {k: v for k, v in CONFIG.items() if not k.startswith("sft_")}
+    alone = make_run("alone", held_out=PAIRS[:2], parent_adapter=str(parent), **rest)
+    train_here(alone)
+    ours = read_rows(whole / "metrics.jsonl")[SFT_STEPS:]
+    theirs = read_rows(alone / "metrics.jsonl")
+    assert len(ours) == len(theirs) == 12
+    counted = {"step", "num_tokens", "pairs_per_second"}
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["step"] == other["step"] + SFT_STEPS
+        # evaluation intervals are counted in the run's steps
+        same = {k for k in one if k in other} - counted
+        assert {k: one[k] for k in same} == {k: other[k] for k in same}
+    for name in ("adapter/adapter_model.safetensors", "pairs_scored.jsonl"):
+        assert (whole / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_a_weight_counts_an_answer_that_many_times(make_run):
+    """Σ w·nll / Σ w·n: one answer of weight 3 beside one of weight 1 gives the loss and
+    the gradient of itself three times beside the other one once."""
+    light, heavy = PAIRS[0], PAIRS[2]
+    plain = {"sft_epochs": 3, "epochs": 1, "shuffle": False}
+    weighted = make_run(
+        "weighted", [light, heavy | {"weight": 3.0}], batch_size=2, **plain
+    )
+    repeated = make_run("repeated", [light, heavy, heavy, heavy], batch_size=4, **plain)
+    train_here(weighted)
+    train_here(repeated)
+    for one, other in zip(
+        read_rows(weighted / "metrics.jsonl")[:3],
+        read_rows(repeated / "metrics.jsonl")[:3],
+        strict=True,
+    ):
+        assert one["phase"] == other["phase"] == "sft"
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+def test_forward_passes_do_not_change_a_supervised_step(make_run):
+    runs = [
+        make_run(f"{size}", batch_size=6, epochs=1, sft_epochs=3, micro_batch_size=size)
+        for size in (6, 1)
+    ]
+    for run in runs:
+        train_here(run)
+    whole, split = (read_rows(run / "metrics.jsonl")[:3] for run in runs)
+    for one, other in zip(whole, split, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+def test_a_first_tokens_answer_without_prompt_is_not_counted(make_run):
+    """Without a prompt an answer's first token has no prediction: of 2 tokens 1 counts.
+
+    The loss is then that token's −log p, and logps/chosen is minus it.
+    """
+    pairs = [{"prompt_ids": [], "chosen_ids": [9, 10], "rejected_ids": [9, 11]}]
+    run = make_run(pairs=pairs, epochs=1, sft_epochs=1, batch_size=1)
+    train_here(run)
+    row = read_rows(run / "metrics.jsonl")[0]
+    assert row["loss"] == pytest.approx(-row["logps/chosen"], rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_the_rate_of_its_phase(make_run):
+    config = {"sft_epochs": 5, "sft_learning_rate": 1e25, "warmup_ratio": 0}
+    run = make_run(batch_size=6, **config)
+    with pytest.raises(TrainerError, match="not a finite number .*sft_learning_rate"):
+        train_here(run)
+
+
+def test_the_time_left_counts_what_each_phase_costs(make_run):
+    """A supervised step runs the prompt and one answer, a DPO step the prompt twice and
+    both answers: with prompts of 2 and answers of 2 tokens, 4 against 8 a pair. Two
+    pairs a step, 3 supervised steps and 6 of DPO: 3·8 + 6·16 = 120 tokens; after the
+    second supervised step 104 are left, after the fourth step of all 80.
+    """
+    pair = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [9, 10]}
+    run = make_run(
+        pairs=[pair, pair], batch_size=2, sft_epochs=3, epochs=6, micro_batch_size=1
+    )
+    phases = prepare(
+        run, load_config(run / "config.json"), StopFlag(), StatusFile(run)
+    ).run.phases
+    assert [(phase.first, phase.last) for phase in phases] == [(0, 3), (3, 9)]
+    assert [work_left(phases, step) for step in (0, 2, 4, 9)] == [120, 104, 80, 0]

@@ -176,6 +176,16 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 _CHOSEN,
             ),
             Setting(
+                "round.config.sft_epochs",
+                "float",
+                _("Supervised epochs first"),
+                _(
+                    "On the chosen answers, before the comparison counts: 1 or 2 where"
+                    " answers are edited or imported."
+                ),
+                "0",
+            ),
+            Setting(
                 "round.config.batch_size",
                 "int",
                 _("Pairs in each step"),

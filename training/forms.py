@@ -11,7 +11,14 @@ from training.recipes import BASE, PRESETS, SERVING
 
 AS_PRESET = ("", _("as the way above says"))
 
-NUMBERS = ("beta", "learning_rate", "epochs", "warmup_ratio")
+NUMBERS = (
+    "beta",
+    "learning_rate",
+    "epochs",
+    "sft_epochs",
+    "sft_learning_rate",
+    "warmup_ratio",
+)
 WHOLE = ("batch_size", "micro_batch_size", "max_length", "seed")
 
 
@@ -64,6 +71,20 @@ class RoundForm(forms.Form):
             "Passes over the pairs. If empty, enough for 100 updates; 1 to 3 on thousands"
             " of pairs."
         ),
+        min_value=0,
+    )
+    sft_epochs = _number(
+        _("Supervised epochs first"),
+        _(
+            "Passes over the chosen answers before the comparison counts; none if empty."
+            " 1 or 2 help where people edited or imported answers; the policy’s own"
+            " hardly need it."
+        ),
+        min_value=0,
+    )
+    sft_learning_rate = _number(
+        _("Supervised learning rate"),
+        _("Of those epochs; chosen by the model’s size if empty."),
         min_value=0,
     )
     batch_size = forms.IntegerField(

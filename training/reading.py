@@ -44,6 +44,36 @@ def read_curves(
     return remarks + _fit(rows, n_pairs)
 
 
+def read_supervised(rows: Rows) -> list[Remark]:
+    """Remarks on a round's supervised steps so far, where it has any."""
+    loss, accuracy = _ends(rows, "loss"), _ends(rows, "mean_token_accuracy")
+    if loss is None or accuracy is None:
+        return []
+    figures = {
+        "start": loss[0],
+        "end": loss[1],
+        "hits": 100 * accuracy[0],
+        "hits_after": 100 * accuracy[1],
+    }
+    if loss[1] > loss[0] + 0.05:
+        return [
+            Remark(
+                "warn",
+                _(
+                    "In supervised training the loss rises, from %(start).3f to"
+                    " %(end).3f: its learning rate is probably too high."
+                )
+                % figures,
+            )
+        ]
+    text = _(
+        "Supervised training on the chosen answers took its loss from %(start).3f to"
+        " %(end).3f; the next token it finds likeliest is right for %(hits_after).0f %%"
+        " of them, before %(hits).0f %%."
+    )
+    return [Remark("", text % figures)]
+
+
 def _ends(rows: Rows, name: str) -> tuple[float, float] | None:
     """Means of the first and of the last tenth of a curve (at least 2 steps each)."""
     values = [v for _step, row in rows if is_number(v := row.get(name))]

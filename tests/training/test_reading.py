@@ -3,7 +3,7 @@
 import pytest
 
 from training.queries import chart_series, number_table, thinned
-from training.reading import read_curves
+from training.reading import read_curves, read_supervised
 
 
 def curves(steps, **names):
@@ -109,3 +109,17 @@ def test_the_charts_skip_gaps_and_keep_every_evaluated_step():
     assert chart_series([])["rewards"] == []
     steps = [step for step, _values in number_table(rows)["rows"]]
     assert 8 in steps and len(steps) <= 61
+
+
+def test_supervised_steps_are_told_by_their_loss_and_the_tokens_they_get_right():
+    """The ends are means of two of 20 steps, the second 1/19 of the way: the loss falls
+    by 2, so 3 − 1/19 = 2.947 and 1 + 1/19 = 1.053; the share of hits rises by 0.52, so
+    0.2 + 0.26/19 = 21.4 % and 0.72 − 0.26/19 = 70.6 %.
+    """
+    rows = curves(20, loss=(3.0, 1.0), mean_token_accuracy=(0.2, 0.72))
+    (remark,) = read_supervised(rows)
+    assert "from 2.947 to 1.053" in remark.text and not remark.tone
+    assert "right for 71 % of them, before 21 %" in remark.text
+    rising = curves(20, loss=(1.0, 3.0), mean_token_accuracy=(0.2, 0.1))
+    assert has([(r.tone, r.text) for r in read_supervised(rising)], "warn", "too high")
+    assert read_supervised([]) == []

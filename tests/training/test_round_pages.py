@@ -120,14 +120,20 @@ def test_a_manager_starts_a_round_and_is_taken_to_it(as_manager, project, manage
     make_pairs(project, 2)
     response = as_manager.post(
         rounds_url(project),
-        {"preset": "incremental", "beta": "0.2", "lora_r": "8", "epochs": ""},
+        {"preset": "incremental", "beta": "0.2", "lora_r": "8", "epochs": ""}
+        | {"sft_epochs": "2", "sft_learning_rate": "1e-4"},
     )
     training_round = TrainingRound.objects.get()
     assert response.status_code == 302
     assert response.url == reverse("round", args=[training_round.pk])
     assert training_round.created_by == manager
     assert training_round.preset == "incremental"
-    assert training_round.config == {"beta": 0.2, "lora": {"r": 8}}
+    assert training_round.config == {
+        "beta": 0.2,
+        "lora": {"r": 8},
+        "sft_epochs": 2,
+        "sft_learning_rate": 1e-4,
+    }
 
 
 def test_a_refusal_says_why_and_shows_the_funnel(as_manager, project):
@@ -146,6 +152,7 @@ def test_a_refusal_says_why_and_shows_the_funnel(as_manager, project):
         {"preset": "quick"},
         {"beta": "a lot"},
         {"epochs": "-1"},
+        {"sft_epochs": "-1"},
         {"start": "policy-0099-00000000"},
         {"learning_rate": "nan"},
         {"seed": "1.5"},
@@ -212,6 +219,31 @@ def test_the_page_shows_progress_and_draws_from_the_database(as_reviewer, runnin
     # The numbers of the charts, for whoever does not see them.
     assert '<td class="numeric">1.8</td>' in page
     assert "Cancel the round" not in page
+
+
+def test_supervised_steps_come_first_and_have_no_rewards(as_reviewer, running):
+    """Before DPO begins there is no curve to draw; what they did is said in words."""
+    running.metrics.all().delete()
+    lines = [
+        {"step": step, "phase": "sft", "loss": 3 - step / 10}
+        | {"mean_token_accuracy": 0.2 + step / 20, "logps/chosen": -30.0}
+        for step in range(1, 11)
+    ]
+    ingest.store_metrics(running, lines)
+    now = {"phase": "sft", "done": None, "of": None}
+    TrainingRound.objects.filter(pk=running.pk).update(activity=now)
+    url = reverse("round", args=[running.pk])
+    response = as_reviewer.get(url)
+    page = response.content.decode()
+    assert "Supervised training: step 12 of 40" in page
+    assert series_in(response) == {"rewards": [], "accuracy": [], "loss": []}
+    assert "took its loss from 2.850 to 2.050" in page
+    dpo = {"rewards/margins": 0.1, "loss": 0.69, "rewards/accuracies": 0.5}
+    ingest.store_metrics(running, [{"step": 11, "phase": "dpo", **dpo}])
+    lines = {
+        line["name"]: line["points"] for line in series_in(as_reviewer.get(url))["loss"]
+    }
+    assert lines == {"loss": [[11, 0.69]]}
 
 
 def test_no_inline_code_or_style_is_on_the_page(as_manager, running):

@@ -26,7 +26,7 @@ from training import queries, recipes, rounds
 from training.errors import RoundRefused
 from training.forms import RoundForm
 from training.models import TrainingRound
-from training.reading import read_curves
+from training.reading import read_curves, read_supervised
 
 STOP_POLLING = 286
 """htmx ends its polling on this status and still swaps the answer."""
@@ -216,12 +216,15 @@ def _round_context(
         "silent": queries.is_silent(training_round),
         "series": json.dumps(queries.chart_series(rows)),
         "table": queries.number_table(rows),
-        "remarks": read_curves(
-            rows,
-            training_round.n_pairs,
-            not training_round.is_active,
-            queries.held_out_count(training_round),
-        ),
+        "remarks": [
+            *read_supervised(queries.metric_rows(training_round, "sft")),
+            *read_curves(
+                rows,
+                training_round.n_pairs,
+                not training_round.is_active,
+                queries.held_out_count(training_round),
+            ),
+        ],
         "events": list(training_round.events.all()),
         "hardest": queries.hardest_pairs(training_round),
         "n_replayed": training_round.round_pairs.filter(is_replay=True).count(),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.bench import judging, trainer
+from tests.bench import judging
 from tests.bench.__main__ import PARTS, main
 from tests.bench.clients import Turn
 from tests.bench.figures import (
@@ -16,9 +16,7 @@ from tests.bench.figures import (
     setting,
     table,
 )
-from tests.bench.material import ANSWERS, PROMPTS, pairs_of
 from tests.bench.options import parse
-from tests.bench.trainer import Side
 
 HERE = Setting("2 cores of some kind, 24 GiB", "abc1234", "2026-11-21T09:00:00+00:00")
 FAST = Figure("a/speed", 3.0, "pairs/s", "TRL", 1.2, Budget("ratio", "≥", 2.0), "n")
@@ -98,23 +96,6 @@ def test_where_and_of_what_the_figures_are_is_told():
     assert told.commit and told.date.endswith("+00:00")
 
 
-def test_the_trainer_is_held_against_trls_fastest_and_its_most_frugal():
-    """8 pairs: ours in 2 s at best, TRL's in 4 s with four at once, so 4 against 2
-    pairs a second. Peaks: our larger one, 600 MiB, against 800 and 3,000."""
-    mib = 2**20
-    ours = [Side("ours", 3.0, 600 * mib), Side("ours", 2.0, 500 * mib)]
-    theirs = {
-        1: [Side("one", 5.0, 900 * mib), Side("one", 6.0, 900 * mib)],
-        4: [Side("four", 4.0, 3000 * mib), Side("four", 9.0, 2000 * mib)],
-    }
-    frugal = Side("frugal", 9.0, 800 * mib)
-    speed, memory, of_four = trainer.figures_of("short", 8, ours, theirs, frugal, "")
-    assert (speed.value, speed.rival, speed.rival_value) == (4.0, "four", 2.0)
-    assert (speed.ratio, speed.met) == (2.0, True)
-    assert (memory.rival, memory.ratio, memory.met) == ("frugal", 0.75, False)
-    assert (of_four.ratio, of_four.met) == (0.2, True)
-
-
 def test_judgments_a_second_and_their_times_are_the_better_turns():
     """Twenty requests of 1 … 20 ms in half a second: 40 a second, half of them within
     10 ms and 95 % within 19 ms."""
@@ -142,18 +123,6 @@ def test_a_refused_request_is_counted_and_not_timed():
     assert turn.timed(lambda path, body: answers[path], "/b", {}) is None
     assert (len(turn.times), turn.refused) == (1, [410])
     assert [turn.take(), turn.take(), turn.take()] == [1, 2, None]
-
-
-@pytest.mark.parametrize("shape", PROMPTS)
-def test_pairs_have_the_lengths_of_their_shape_and_are_the_same_again(shape):
-    rows = pairs_of(shape, 40)
-    prompts = [len(row["prompt_ids"]) for row in rows]
-    answers = [
-        len(row[f"{side}_ids"]) for row in rows for side in ("chosen", "rejected")
-    ]
-    for lengths, (least, most) in ((prompts, PROMPTS[shape]), (answers, ANSWERS)):
-        assert least <= min(lengths) < (least + most) / 2 < max(lengths) <= most
-    assert rows == pairs_of(shape, 40)
 
 
 def test_sampling_without_a_server_says_that_it_was_left_out(capsys):

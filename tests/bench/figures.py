@@ -87,6 +87,16 @@ def as_object(figure: Figure, setting: Setting) -> dict[str, Any]:
     }
 
 
+def from_object(row: dict[str, Any]) -> Figure:
+    """The figure of a JSON line, as exact as the line is."""
+    budget = None
+    if row["budget"]:
+        of, sign, bound = row["budget"].split()
+        budget = Budget(of, sign, float(bound))
+    names = ("name", "value", "unit", "rival", "rival_value")
+    return Figure(*(row[name] for name in names), budget, row["note"])
+
+
 def as_line(figure: Figure, setting: Setting) -> str:
     return json.dumps(as_object(figure, setting), ensure_ascii=False)
 
@@ -98,6 +108,18 @@ def table(figures: Iterable[Figure]) -> str:
     lines = ["  ".join(_padded(row, widths)).rstrip() for row in rows]
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def markdown(figures: Iterable[Figure]) -> str:
+    """The same in Markdown, with the notes, ready for docs/benchmarks.md."""
+    heads = (*COLUMNS, "note")
+    rows = [heads, ["---"] * len(heads)]
+    for figure in figures:
+        *cells, met = _cells(figure)
+        met = f"**{met}**" if met == "NO" else met
+        shown = ["" if cell == "-" else cell for cell in (*cells, met, figure.note)]
+        rows.append(shown)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def setting() -> Setting:
@@ -160,7 +182,7 @@ def _short(number: float | None) -> str:
 
 
 def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 4)
+    return None if number is None else float(f"{number:.5g}")
 
 
 def _width(text: str) -> int:

@@ -42,7 +42,7 @@ def run_to_end(command: Sequence[str], log: Path, env: Mapping[str, str]) -> End
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise BenchError(
-            f"{' '.join(command[1:4])} … ended with {process.returncode}:\n{_tail(log)}"
+            f"{' '.join(command[1:4])} … ended with {process.returncode}:\n{tail(log)}"
         )
     return Ended(time.monotonic() - started, usage.ru_maxrss * 1024)
 
@@ -56,7 +56,7 @@ def running(
         deadline = time.monotonic() + START_SECONDS
         while not _answers(url):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise BenchError(f"{url} does not answer:\n{_tail(log)}")
+                raise BenchError(f"{url} does not answer:\n{tail(log)}")
             time.sleep(0.1)
         yield
 
@@ -70,7 +70,7 @@ def background(
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise BenchError(f"{command[0]} did not start:\n{_tail(log)}")
+                raise BenchError(f"{command[0]} did not start:\n{tail(log)}")
             time.sleep(0.05)
         yield
 
@@ -85,25 +85,33 @@ def free_port() -> int:
 def _started(
     command: Sequence[str], log: Path, env: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=ROOT,
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = start(command, log, env)
     try:
         yield process
     finally:
-        if process.returncode is None:
-            _stop(process)
+        stop(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def start(
+    command: Sequence[str], log: Path, env: Mapping[str, str], talks: bool = False
+) -> subprocess.Popen[bytes]:
+    """A program, its output in `log`; one that `talks` is spoken to through pipes."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [str(word) for word in command],
+            cwd=ROOT,
+            env={**os.environ, **env},
+            stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if talks else output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
     """End it and, should it not listen, its whole process group."""
+    if process.poll() is not None:
+        return
     process.terminate()
     try:
         process.wait(STOP_SECONDS)
@@ -123,5 +131,5 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _tail(log: Path, lines: int = 15) -> str:
+def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:])

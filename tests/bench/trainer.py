@@ -1,180 +1,287 @@
-"""DPO with LoRA on a CPU in float32: pairs a second and peak memory, against TRL's.
+"""DPO with LoRA: ours beside TRL 1.16 as it comes and tuned, shape by shape.
 
-Both sides do the same pairs once, four to an optimizer step, reference pass included;
-loading, tokenising and what is written at the end are left out on both. TRL runs with
-each micro-batch, and its fastest counts. Memory is that of the whole process.
+On a CPU a model of 8 layers × 512 in float32 and bfloat16; on a GPU bfloat16 and models
+shaped like a 0.5B and a 7B one. Both sides do the same pairs in the same batches once,
+reference pass included, in turns. `trainer_sides.py` runs them, `operations.py` counts
+what they have to do, `trainer_figures.py` makes the figures. Not timed: imports,
+loading, tokenising, warming up, and what is written at the end.
 """
 
-import json
-import os
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.bench.figures import Budget, Figure, load
-from tests.bench.material import MAX_LENGTH, pairs_of
+from tests.bench import operations
+from tests.bench.figures import Figure, load
+from tests.bench.material import MODELS, SHAPES, pairs_of
 from tests.bench.options import Options
-from tests.bench.processes import run_to_end
+from tests.bench.pace import Pace
+from tests.bench.processes import BenchError
+from tests.bench.trainer_figures import (
+    Rates,
+    cell_figures,
+    saving_figures,
+    saving_settings,
+)
+from tests.bench.trainer_sides import Sides, Turn, write_model
+from training.dpo.config import TrainingConfig
 
-BATCH = 4
-MICRO_BATCHES = (1, 4)
-PAIRS = {"short": 24, "chat": 12, "long": 8}
+Row = dict[str, Any]
+
+MICRO_BATCHES = (1, 2, 4, 8)
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+MIXED = ("short", "chat", "long")
+"""Shapes with a memory budget."""
+
 QUICK_PAIRS = 4
-FASTER = {"short": 2.0, "chat": 4.0, "long": 4.0}
-"""How many times TRL's pairs a second."""
-MEMORY_OF_FRUGAL, MEMORY_OF_FOUR = 0.5, 0.2
+RATE_SECONDS = 0.2
+"""How long each matrix product is tried, each way."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """Seconds for all pairs, reference pass included, and the process's peak."""
+class Cell:
+    """One model, dtype and shape, and the pairs that both sides train on."""
 
-    name: str
-    seconds: float
-    peak_bytes: int
+    model: str
+    dtype: str
+    shape: str
+    device: str
+    batch: int
+    rows: list[Row] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        model = [] if self.model == "small" else [self.model]
+        return "/".join(["trainer", *model, self.dtype, self.shape])
+
+    @property
+    def head_everywhere(self) -> bool:
+        """TRL's head takes every position where there is no Triton."""
+        return self.device == "cpu"
+
+    @property
+    def micro_batches(self) -> list[int]:
+        """Those that an optimizer batch is made of."""
+        return [size for size in MICRO_BATCHES if self.batch % size == 0]
+
+    @property
+    def longest(self) -> list[Row]:
+        """As many as an optimizer step takes: they decide how much memory TRL needs."""
+        return sorted(self.rows, key=_tokens)[-self.batch :]
+
+    @property
+    def warming(self) -> list[Row]:
+        """On a GPU a whole step, since kernels are made for its sizes."""
+        by_length = sorted(self.rows, key=_tokens)
+        return self.rows[: self.batch] if self.device == "cuda" else by_length[:1]
+
+    def theirs(self, rows: list[Row], micro_batch: int) -> float:
+        """Operations of TRL, tuned."""
+        model = MODELS[self.model]
+        return operations.tuned(model, rows, micro_batch, self.head_everywhere).total
+
+    def mine(self, rows: list[Row]) -> float:
+        return operations.ours(MODELS[self.model], rows, self.batch).total
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    model = options.folder / "model"
-    options.say("trainer: making a model of 8 layers × 512")
-    command = [sys.executable, "-m", "tests.bench.material", str(model)]
-    run_to_end(command, options.folder / "model.log", _env())
-    for shape in options.shapes:
-        count = options.pairs or (QUICK_PAIRS if options.quick else PAIRS[shape])
-        yield from _shape(options, model, shape, count)
+    """Cell by cell; what `options.kept` already has is not measured again.
 
-
-def _shape(options: Options, model: Path, shape: str, count: int) -> Iterator[Figure]:
-    """Repeats take turns, so that a busy minute of the machine strikes both sides."""
-    pairs = options.folder / f"{shape}.jsonl"
-    rows = pairs_of(shape, count)
-    _write(pairs, rows)
-    busy = load()
-    ours: list[Side] = []
-    theirs: dict[int, list[Side]] = {size: [] for size in MICRO_BATCHES}
-    for turn in range(1, options.repeats + 1):
-        told = f"trainer: {shape}, {count} pairs, turn {turn} of {options.repeats}"
-        options.say(f"{told}: ours")
-        ours.append(_ours(options.folder / f"{shape}-{turn}", model, pairs))
-        for size in MICRO_BATCHES:
-            options.say(f"{told}: TRL, micro-batch {size}")
-            out = options.folder / f"{shape}-{turn}-trl-{size}"
-            theirs[size].append(_trl(out, model, pairs, size))
-    options.say(f"trainer: {shape}: TRL at its most frugal")
-    out = options.folder / f"{shape}-trl-frugal"
-    longest = options.folder / f"{shape}-longest.jsonl"
-    _write(longest, sorted(rows, key=_tokens)[-BATCH:])
-    # Timed by nobody, and no pair but the longest decides how much memory it takes.
-    frugal = _trl(out, model, longest, 1, checkpointing=True)
-    yield from figures_of(shape, count, ours, theirs, frugal, f"{busy} at the start")
-
-
-def figures_of(
-    shape: str,
-    count: int,
-    ours: list[Side],
-    theirs: dict[int, list[Side]],
-    frugal: Side,
-    note: str,
-) -> Iterator[Figure]:
-    """The quickest turn of each side counts; of memory, the largest."""
-    mine = min(side.seconds for side in ours)
-    quickest = min((side for sides in theirs.values() for side in sides), key=_seconds)
-    yield Figure(
-        f"trainer/{shape}/speed",
-        count / mine,
-        "pairs/s",
-        quickest.name,
-        count / quickest.seconds,
-        Budget("ratio", "≥", FASTER[shape]),
-        f"{count} pairs, best of {len(ours)}, {note}",
-    )
-    peak = max(side.peak_bytes for side in ours) / 2**20
-    of_four = max(side.peak_bytes for side in theirs[4]) / 2**20
-    for name, rival, rival_peak, bound in (
-        ("memory", frugal.name, frugal.peak_bytes / 2**20, MEMORY_OF_FRUGAL),
-        ("memory/4", theirs[4][0].name, of_four, MEMORY_OF_FOUR),
-    ):
-        yield Figure(
-            f"trainer/{shape}/{name}",
-            peak,
-            "MiB",
-            rival,
-            rival_peak,
-            Budget("ratio", "≤", bound),
-            "whole process, interpreter, libraries and weights included",
-        )
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-
-
-def _tokens(row: dict[str, Any]) -> int:
-    """Of the longer of the two sequences."""
-    answer = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-    return len(row["prompt_ids"]) + answer
-
-
-def _seconds(side: Side) -> float:
-    return side.seconds
-
-
-def _ours(folder: Path, model: Path, pairs: Path) -> Side:
-    folder.mkdir()
-    (folder / "pairs.jsonl").write_bytes(pairs.read_bytes())
-    config = {
-        "base_model": str(model),
-        "lora": {"r": 16, "alpha": 32},
-        "dtype": "float32",
-        "batch_size": BATCH,
-        "epochs": 1,
-        "learning_rate": 1e-4,
-        "warmup_ratio": 0.0,
-        "max_length": MAX_LENGTH,
-    }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    command = [sys.executable, "-m", "training.dpo", str(folder)]
-    ended = run_to_end(command, folder / "log", _env())
-    seconds = json.loads((folder / "summary.json").read_text("utf-8"))["seconds"]
-    return Side("ours", seconds["reference"] + seconds["training"], ended.peak_bytes)
-
-
-def _trl(
-    out: Path, model: Path, pairs: Path, micro_batch: int, checkpointing: bool = False
-) -> Side:
-    job = {
-        "model": str(model),
-        "pairs": str(pairs),
-        "micro_batch": micro_batch,
-        "batch": BATCH,
-        "checkpointing": checkpointing,
-        "out": f"{out}.out.json",
-    }
-    path = Path(f"{out}.json")
-    path.write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-m", "tests.bench.trl_side", str(path)]
-    ended = run_to_end(command, Path(f"{out}.log"), _env())
-    seconds = json.loads(Path(job["out"]).read_text("utf-8"))
-    assert seconds["reference"] > 0 and seconds["training"] > 0
-    name = f"TRL, micro-batch {micro_batch}"
-    name += ", checkpointing" if checkpointing else ""
-    return Side(name, seconds["reference"] + seconds["training"], ended.peak_bytes)
-
-
-def _env() -> dict[str, str]:
-    """A thread a core on both sides; nothing asked of the network.
-
-    Ours lets idle threads sleep, which spares much on a busy machine: TRL's too.
+    Raises BenchError at the end if a cell could not be measured.
     """
-    return {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "TQDM_DISABLE": "1",
-    }
+    cells = [cell for cell in _cells(options) if not options.has(cell.name)]
+    saved = [
+        cell
+        for cell in cells
+        if cell.shape in options.savings
+        and (cell.model, cell.dtype) == (options.models[0], options.dtypes[0])
+    ]
+    pace = Pace(options.say)
+    for cell in cells:
+        _plan(options, cell, cell in saved, pace)
+    failed = []
+    sides: Sides | None = None
+    for cell in cells:
+        key = (cell.model, DTYPES[cell.dtype])
+        if sides is None or (sides.name, sides.dtype) != key:
+            if sides is not None:
+                sides.close()
+            _provide_model(options, cell)
+            sides = Sides(
+                options.folder, cell.model, key[1], cell.device, options.batch
+            )
+        try:
+            yield from _cell(options, cell, sides, pace)
+            if cell in saved:
+                yield from _savings(options, cell, sides, pace)
+        except BenchError as error:
+            options.say(f"{cell.name} could not be measured: {error}")
+            failed.append(cell.name)
+        except BaseException:
+            sides.close()
+            raise
+    if sides is not None:
+        sides.close()
+    if failed:
+        raise BenchError(f"{', '.join(failed)} could not be measured")
+
+
+def _cells(options: Options) -> list[Cell]:
+    found = []
+    for model in options.models:
+        for dtype in options.dtypes:
+            for shape in options.shapes:
+                least = SHAPES[shape].pairs if options.device == "cpu" else 64
+                count = options.pairs or (QUICK_PAIRS if options.quick else least)
+                # TRL weighs the pairs of a smaller last step otherwise.
+                count = -(-count // options.batch) * options.batch
+                rows = pairs_of(shape, count, MODELS[model].vocabulary)
+                found.append(
+                    Cell(model, dtype, shape, options.device, options.batch, rows)
+                )
+    return found
+
+
+def _provide_model(options: Options, cell: Cell) -> None:
+    if not (options.folder / f"model-{cell.model}").exists():
+        options.say(f"trainer: making the model {cell.model}, with random weights")
+        write_model(options.folder, cell.model, cell.device)
+
+
+def _plan(options: Options, cell: Cell, with_savings: bool, pace: Pace) -> None:
+    """Tell how much each side will have to do, roughly."""
+    first = cell.rows[: cell.batch]
+    theirs = sum(cell.theirs(first, size) for size in cell.micro_batches)
+    theirs += cell.theirs(cell.rows, 1) * options.repeats
+    theirs += 1.5 * cell.theirs(first, cell.micro_batches[-1])
+    mine = cell.mine(cell.rows) * options.repeats
+    if cell.shape in MIXED:
+        theirs += 2.5 * cell.theirs(cell.longest, 1)
+        mine += cell.mine(cell.rows)
+    if with_savings:
+        settings = len(saving_settings(saving_defaults()))
+        # Without savings ours takes some twice as long.
+        mine += (
+            1.5 * settings * cell.mine(cell.rows[: 2 * cell.batch]) * options.repeats
+        )
+    pace.plan(f"TRL {cell.dtype}", theirs)
+    pace.plan(f"ours {cell.dtype}", mine)
+
+
+class _Timed:
+    """The two sides on one cell, each turn told before it starts."""
+
+    def __init__(self, options: Options, cell: Cell, sides: Sides, pace: Pace) -> None:
+        self.options, self.cell, self.sides, self.pace = options, cell, sides, pace
+
+    def ours(self, rows: list[Row], what: str, **how: Any) -> Turn:
+        with self.pace.told(
+            f"{self.cell.name}: ours, {what}",
+            f"ours {self.cell.dtype}",
+            self.cell.mine(rows),
+        ):
+            return self.sides.ours(rows, **how)
+
+    def trl(self, rows: list[Row], size: int, what: str, **how: Any) -> Turn:
+        with self.pace.told(
+            f"{self.cell.name}: TRL, micro-batch {size}, {what}",
+            f"TRL {self.cell.dtype}",
+            self.cell.theirs(rows, size) * (1.4 if len(how) > 1 else 1.0),
+        ):
+            return self.sides.trl(rows, size, **how)
+
+
+def _cell(options: Options, cell: Cell, sides: Sides, pace: Pace) -> Iterator[Figure]:
+    busy = load()
+    timed = _Timed(options, cell, sides, pace)
+    sides.ours(cell.warming)
+    sides.trl(cell.warming, 1)
+    rates = _rates(cell, sides)
+    first = cell.rows[: cell.batch]
+    tried: dict[int, Turn] = {}
+    for size in cell.micro_batches:
+        try:
+            tried[size] = timed.trl(first, size, "trying")
+        except BenchError as error:
+            # Too large for the machine, as a rule: the others remain.
+            options.say(f"{cell.name}: no micro-batch {size}: {error}")
+    if not tried:
+        raise BenchError("TRL did not train with any micro-batch")
+    best = min(tried, key=lambda size: tried[size].seconds)
+    mine: list[Turn] = []
+    theirs: list[Turn] = []
+    for turn in range(options.repeats):
+        told = f"turn {turn + 1} of {options.repeats}"
+        # Who begins changes, so that neither always has the cooler machine.
+        if turn % 2:
+            theirs.append(timed.trl(cell.rows, best, told))
+            mine.append(timed.ours(cell.rows, told))
+        else:
+            mine.append(timed.ours(cell.rows, told))
+            theirs.append(timed.trl(cell.rows, best, told))
+    comes = timed.trl(first, cell.micro_batches[-1], "as it comes", default=True)
+    memory = _memory(cell, timed) if cell.shape in MIXED else {}
+    yield from cell_figures(
+        cell.name,
+        shape=cell.shape,
+        model=cell.model,
+        mine=mine,
+        theirs=theirs,
+        tried=tried[best],
+        default=comes,
+        memory=memory,
+        ceiling=cell.theirs(cell.rows, best) / cell.mine(cell.rows),
+        operations=cell.mine(cell.rows),
+        rates=rates,
+        note=f"{len(cell.rows)} pairs, best of {len(mine)}; {busy} before, {load()} after",
+    )
+
+
+def _rates(cell: Cell, sides: Sides) -> Rates:
+    """The machine's rates for our products, the quickest of each, either way."""
+    model = MODELS[cell.model]
+    parts = operations.products(model, cell.rows, cell.batch)
+    found = sides.rates(list(parts), RATE_SECONDS)
+    return Rates(parts=list(parts.values()), ways=found)
+
+
+def _memory(cell: Cell, timed: _Timed) -> dict[str, Turn]:
+    """Each in a process of its own: how much memory does it take in all?
+
+    TRL gets the longest pairs only; no other pair decides. Ours gets all of them.
+    """
+    fresh = cell.device == "cpu"
+    found = {"ours": timed.ours(cell.rows, "memory", fresh=fresh)}
+    found["frugal"] = timed.trl(
+        cell.longest, 1, "memory, checkpointing", checkpointing=True, fresh=fresh
+    )
+    if 4 in cell.micro_batches:
+        found["four"] = timed.trl(cell.longest, 4, "memory", fresh=fresh)
+    return found
+
+
+def _savings(
+    options: Options, cell: Cell, sides: Sides, pace: Pace
+) -> Iterator[Figure]:
+    """Two steps with all savings off, each one alone, each one left out, all on."""
+    timed = _Timed(options, cell, sides, pace)
+    settings = saving_settings(saving_defaults())
+    turns: dict[str, list[Turn]] = {told: [] for told in settings}
+    for _turn in range(options.repeats):
+        for told, chosen in settings.items():
+            turn = timed.ours(cell.rows[: 2 * cell.batch], told, savings=chosen)
+            turns[told].append(turn)
+    yield from saving_figures(f"{cell.name}/savings", turns)
+
+
+def saving_defaults() -> dict[str, Any]:
+    """config.json's `savings` as they come; empty where the trainer has no such key."""
+    known = TrainingConfig.__dataclass_fields__.get("savings")
+    if known is None or not callable(known.default_factory):
+        return {}
+    return asdict(known.default_factory())
+
+
+def _tokens(row: Row) -> int:
+    """Of the longer of the two sequences."""
+    return max(len(ids) for ids in operations.sequences(row))

@@ -61,12 +61,18 @@ def test_a_superset_of_the_pairs_computes_only_its_new_answers(counted):
         {"lora": {"r": 2}},
         {"micro_batch_size": 1},
         {"max_length": 400},
-        {"loss": {"ipo": 1.0, "sft": 0.2}, "ld_alpha": 0.5},
+        {"loss": {"ipo": 1.0, "sft": 0.2}},
     ],
 )
 def test_what_does_not_touch_the_reference_hits(counted, changed):
     assert counted("first") == (12, 0)
     assert counted("second", **changed) == (0, 12)
+
+
+def test_another_way_to_sum_tokens_hits(counted):
+    """The reference is then asked for beside the base: the same 12 answers twice."""
+    assert counted("first") == (12, 0)
+    assert counted("second", ld_alpha=0.5) == (0, 24)
 
 
 def test_another_dtype_misses(counted):

@@ -2,7 +2,9 @@
 
 Exit codes: 0 done; 75 stopped by a signal, to be resumed by the same command; 73
 another trainer holds the folder; 1 failed, with one sentence as the last line on
-stderr. `RUN_DIR/status.json` says the same.
+stderr. `RUN_DIR/status.json` says the same. On several processes:
+`torchrun --nproc-per-node=2 -m training.dpo RUN_DIR`; torchrun's own exit code is then 1
+whatever they answer, and status.json tells.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from training.dpo.errors import FolderLocked, Stopped, TrainerError
-from training.dpo.process import PARENT_VARIABLE, StopFlag
+from training.dpo.process import PARENT_VARIABLE, TORCHRUN_VARIABLE, StopFlag
 
 DONE, FAILED, LOCKED, STOPPED = 0, 1, 73, 75
 
@@ -37,22 +39,23 @@ def main(arguments: list[str] | None = None) -> int:
     stop = StopFlag()
     stop.install()
     try:
-        if options.die_with_parent:
+        if TORCHRUN_VARIABLE in os.environ:
+            # torchrun passes on to us whose child torchrun is.
+            stop.die_with_torchrun()
+        elif options.die_with_parent:
             stop.die_with_parent(options.die_with_parent)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise TrainerError(
-                "Training on several processes (torchrun) is not in this version of"
-                " the trainer; start it as a single process."
-            )
         if not options.run_dir.is_dir():
             raise TrainerError(f"{options.run_dir} is no folder.")
         # Loaded only now, so that a signal during this import is a tidy stop.
         from transformers.utils.logging import disable_progress_bar
 
+        from training.dpo.distributed import join, leave
         from training.dpo.run import run_folder
 
         disable_progress_bar()
+        join()
         run_folder(options.run_dir, stop)
+        leave()
     except Stopped as stopped:
         return _end(f"Stopped: {stopped}.", STOPPED)
     except FolderLocked as locked:

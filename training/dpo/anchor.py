@@ -12,19 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Parameter
 
 from training.dpo.data import Pair
+from training.dpo.distributed import is_main
 from training.dpo.errors import TrainerError
 from training.dpo.files import fsync_path
 from training.dpo.forward import Engine
-from training.dpo.model import hash_tensors
+from training.dpo.full import set_weights
+from training.dpo.model import hash_tensors, without_adapter
 from training.dpo.process import StopFlag
 from training.dpo.progress import Progress
 from training.dpo.reference import FixedLogps, ReferenceStore, fixed_logps
+from training.dpo.sharding import gathered_on_main
 from training.dpo.status import StatusFile
 
 AFTER_SFT = "after_sft.safetensors"
@@ -50,7 +53,7 @@ class Anchor:
         self, pairs: Sequence[Pair], ld_alpha: float | None = None
     ) -> FixedLogps:
         """Log-probs with the adapter off, summed as `ld_alpha` says."""
-        with self.engine.model.disable_adapter():
+        with without_adapter(self.engine.model):
             return self._logps(pairs, self.base_hash, ld_alpha)
 
     def under_adapter(
@@ -93,10 +96,12 @@ class Anchor:
         """Write `after_sft.safetensors` in one rename."""
         path = self.folders[0] / AFTER_SFT
         temporary = path.with_name(f"tmp-{AFTER_SFT}")
-        save_file({n: p.detach().cpu() for n, p in parameters.items()}, temporary)
-        _replace(temporary, path)
+        weights = gathered_on_main(parameters)
+        if is_main():
+            save_file(weights, temporary)
+            _replace(temporary, path)
 
-    def load_weights(self, parameters: Mapping[str, Tensor], wanted: str) -> bool:
+    def load_weights(self, parameters: Mapping[str, Parameter], wanted: str) -> bool:
         """Put the kept weights into `parameters` if they are there with that hash.
 
         A copy found in another folder is taken over into this one.
@@ -109,19 +114,18 @@ class Anchor:
                 continue
             if hash_tensors(tensors) != wanted:
                 continue
-            if folder != self.folders[0]:
+            if folder != self.folders[0] and is_main():
                 temporary = self.folders[0] / f"tmp-{AFTER_SFT}"
                 shutil.copyfile(path, temporary)
                 _replace(temporary, self.folders[0] / AFTER_SFT)
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(tensors[name])
+            set_weights(self.engine.model, parameters, tensors)
             return True
         return False
 
     def drop_weights(self) -> None:
         """Remove `after_sft.safetensors`: the run is done."""
-        (self.folders[0] / AFTER_SFT).unlink(missing_ok=True)
+        if is_main():
+            (self.folders[0] / AFTER_SFT).unlink(missing_ok=True)
 
 
 def refuse_lost_reference() -> None:

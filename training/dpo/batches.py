@@ -67,8 +67,8 @@ def pair_rows(pair: Pair) -> tuple[Row, Row]:
 
 def rows_of(pairs: Sequence[Pair]) -> list[Row]:
     """All chosen sides, then all rejected sides."""
-    chosen, rejected = zip(*map(pair_rows, pairs), strict=True)
-    return [*chosen, *rejected]
+    sides = [pair_rows(pair) for pair in pairs]
+    return [chosen for chosen, _ in sides] + [rejected for _, rejected in sides]
 
 
 def micro_batches(

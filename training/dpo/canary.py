@@ -28,9 +28,11 @@ from training.dpo.errors import TrainerError
 from training.dpo.files import write_json
 from training.dpo.forward import Engine
 from training.dpo.model import load_base, load_tokenizer, pick_device
+from training.dpo.sharding import pass_dtype
 
-TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Mean absolute log-prob difference per token that rounding may explain."""
+TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "4bit": 0.3}
+"""Mean absolute log-prob difference per token that rounding may explain; "4bit" for an
+adapter trained on a 4-bit base, which is served on the base as it is."""
 
 CHATS = (
     [
@@ -100,11 +102,16 @@ def base_canary(model: Any, tokenizer: Any) -> dict[str, Any]:
     return _canary(model, ids, logprobs, logprobs)
 
 
-def policy_canary(engine: Engine, token_ids: Sequence[list[int]]) -> dict[str, Any]:
-    """The canary of a PEFT model over `canary_token_ids`, with and without adapter."""
+def policy_canary(
+    engine: Engine,
+    token_ids: Sequence[list[int]],
+    base_logprobs: list[list[float]],
+) -> dict[str, Any]:
+    """The canary of what was trained over `canary_token_ids`.
+
+    `base_logprobs`: their `sequence_logprobs` before the first step, without adapter.
+    """
     logprobs = sequence_logprobs(engine, token_ids)
-    with engine.model.disable_adapter():
-        base_logprobs = sequence_logprobs(engine, token_ids)
     return _canary(engine.causal_lm, token_ids, logprobs, base_logprobs)
 
 
@@ -114,11 +121,12 @@ def _canary(
     logprobs: list[list[float]],
     base_logprobs: list[list[float]],
 ) -> dict[str, Any]:
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = str(pass_dtype(model)).removeprefix("torch.")
+    quantized = getattr(model, "is_quantized", False)
     rows = zip(token_ids, logprobs, base_logprobs, strict=True)
     return {
         "dtype": dtype,
-        "tolerance": TOLERANCES[dtype],
+        "tolerance": TOLERANCES["4bit" if quantized else dtype],
         "prompts": [
             {"token_ids": i, "logprobs": p, "base_logprobs": b} for i, p, b in rows
         ],

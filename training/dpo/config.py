@@ -63,7 +63,13 @@ class TrainingConfig:
     sft), which take none in any case, but for the rewards shown of "sft"."""
 
     tuning: str = "lora"
-    """"lora", "qlora" (4-bit base) or "full"."""
+    """"lora"; "qlora": the same on a base in 4 bits, which needs bitsandbytes; "full":
+    every weight trains, and `model/` is written instead of `adapter/`."""
+
+    sharding: str = "auto"
+    """Of the weights under torchrun: "none": each process holds all of them; "full":
+    each holds its part (FSDP2); "auto": "full" for full fine-tuning and for a base that
+    does not fit one GPU. With one process nothing is sharded."""
 
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Shape of the adapter."""
@@ -272,6 +278,17 @@ def _check_values(config: TrainingConfig) -> None:
         _require(text, key, "a path or null", value)
     _choice(config, "reference", ("start", "base", "none"))
     _choice(config, "tuning", ("lora", "qlora", "full"))
+    _choice(config, "sharding", ("auto", "none", "full"))
+    if config.tuning == "full" and config.parent_adapter is not None:
+        raise TrainerError(
+            'config.json: "tuning": "full" trains the base itself; leave out'
+            ' "parent_adapter", or merge it into a base first (PEFT merge_and_unload).'
+        )
+    if config.tuning == "qlora" and config.sharding == "full":
+        raise TrainerError(
+            'config.json: "sharding": "full" does not split 4-bit weights; leave it out'
+            ' or use "tuning": "lora".'
+        )
     _choice(config, "dtype", ("auto", "float32", "bfloat16"))
     _choice(config, "lr_scheduler", SCHEDULERS)
     _require(
@@ -387,11 +404,9 @@ def _refuse_not_built(config: TrainingConfig) -> None:
     later += [
         ("loss", name) for name in loss_weights(config) if name not in BUILT_LOSSES
     ]
-    if config.tuning != "lora":
-        later.append(("tuning", config.tuning))
     if later:
         key, value = later[0]
         raise TrainerError(
             f'config.json: "{key}": {value!r} is not in this version of the trainer;'
-            f' it has losses of pairs and tuning "lora".'
+            f" it has losses of pairs."
         )

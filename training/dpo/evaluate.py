@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.dpo.data import Pair
+from training.dpo.distributed import merge
 from training.dpo.forward import Engine, RowScores, score_set
 from training.dpo.loss import Objective, pair_losses
-from training.dpo.loss_inputs import PairLogps, joined
+from training.dpo.loss_inputs import PairLogps, everyones
 from training.dpo.metrics import Figures
 from training.dpo.reference import PairSet
 from training.dpo.run_state import Run
@@ -79,9 +80,10 @@ def evaluate(
         logps = logps_of(scores, data, indexes, objective, step)
         figures.add(data, indexes, scores, logps)
         parts.append(logps)
-    figures.add_losses(
-        pair_losses(objective.weights, joined(parts), objective.settings)
-    )
+    known, mine = everyones(parts)
+    losses = pair_losses(objective.weights, known, objective.settings)
+    figures.add_losses(losses[mine])
+    merge(figures)
     return figures
 
 

@@ -22,6 +22,10 @@ from training.dpo.batches import (
     rows_of,
 )
 from training.dpo.data import Pair
+from training.dpo.distributed import gathered, my_share
+from training.dpo.full import trained_head_logps
+from training.dpo.sharding import is_sharded
+from training.dpo.sharding import run as run_gathered
 
 LOGITS_AT_ONCE = 1 << 24
 """Numbers in one block of logits (64 MiB in float32)."""
@@ -48,7 +52,15 @@ class RowScores:
     def sums(self, values: Tensor) -> Tensor:
         """Sum token values (T,) over each row: (N,)."""
         # A loop over few rows, because index_add is not deterministic on GPUs.
+        if not self.lengths:
+            return values
         return torch.stack([part.sum() for part in values.split(self.lengths)])
+
+    def none(self) -> "RowScores":
+        """The scores of none of the rows, still leading back to the model."""
+        columns = (self.token_logps, self.entropy, self.mean_logit, self.is_top1)
+        logps, entropy, mean_logit, is_top1 = (column[:0] for column in columns)
+        return RowScores(logps, [], entropy, mean_logit, is_top1)
 
     @property
     def logps(self) -> Tensor:
@@ -60,6 +72,8 @@ class RowScores:
 
         With `ld_alpha`, tokens beyond the shorter side's length count that much.
         """
+        if not self.lengths:
+            return self.token_logps, self.token_logps
         half = len(self.lengths) // 2
         shared = [
             min(pair)
@@ -102,8 +116,19 @@ class Engine:
         """Positions of the items of each forward pass.
 
         An item is the rows that must share a pass: both sides of a pair, or one row.
+        Of several processes each gets its share; passes over nothing (empty lists) are
+        added where all must make as many.
         """
-        return micro_batches(items, self.layout.max_tokens, self.layout.max_pairs)
+        mine = my_share([sum(len(row.ids) for row in rows) for rows in items])
+        passes = micro_batches(
+            [items[place] for place in mine],
+            self.layout.max_tokens,
+            self.layout.max_pairs,
+        )
+        shared = [[mine[place] for place in places] for places in passes]
+        if is_sharded(self.causal_lm):
+            shared += [[]] * (max(gathered(len(shared))) - len(shared))
+        return shared
 
     def split_pairs(
         self, pairs: Sequence[Pair], indexes: Sequence[int]
@@ -113,22 +138,37 @@ class Engine:
         return [[indexes[place] for place in places] for places in passes]
 
     def score(self, rows: Sequence[Row]) -> RowScores:
-        """Score the answers of any number of rows in one forward pass."""
-        return score_rows(self.causal_lm, rows, self.layout.pad_id)
+        """Score the answers of any number of rows in one forward pass.
+
+        With no rows a sharded model still makes one, for the other processes' sake.
+        """
+        if not is_sharded(self.causal_lm):
+            return score_rows(self.causal_lm, rows, self.layout.pad_id)
+        scored = list(rows) or [Row([self.layout.pad_id] * 2, 1)]
+
+        def score(model: Any) -> tuple[Tensor, RowScores]:
+            # One group: every process must call each layer as often as the others.
+            scores = score_rows(model, scored, self.layout.pad_id, call_tokens=1 << 40)
+            return scores.token_logps, scores
+
+        scores = run_gathered(self.causal_lm, score)[1]
+        return scores if rows else scores.none()
 
 
-def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
+def score_rows(
+    model: Any, rows: Sequence[Row], pad_id: int, call_tokens: int | None = None
+) -> RowScores:
     """Score the answers of `rows` with `model` (a transformers causal LM).
 
     An answer token is scored if a token precedes it. Gradients reach the backbone;
-    the head is taken as frozen.
+    the head is taken as frozen. `call_tokens`: what one more call costs, else as usual.
     """
     device = model.get_input_embeddings().weight.device
     starts = [max(row.prompt_length, 1) for row in rows]
     lengths = [len(row.ids) - start for row, start in zip(rows, starts, strict=True)]
     hidden: list[Tensor | None] = [None] * len(rows)
     for group in length_groups(
-        [len(row.ids) for row in rows], CALL_TOKENS[device.type]
+        [len(row.ids) for row in rows], call_tokens or CALL_TOKENS[device.type]
     ):
         longest = max(len(rows[index].ids) for index in group)
         padded = [
@@ -149,7 +189,7 @@ def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
     ]
     head = model.get_output_embeddings()
     scale, softcap = logit_transform(model.config)
-    token_logps, entropy, mean_logit, is_top1 = HeadLogps.apply(
+    inputs = (
         torch.cat([part for part in hidden if part is not None]),
         head.weight,
         getattr(head, "bias", None),
@@ -157,6 +197,12 @@ def score_rows(model: Any, rows: Sequence[Row], pad_id: int) -> RowScores:
         scale,
         softcap,
     )
+    if torch.is_grad_enabled() and head.weight.requires_grad:
+        block = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+        columns = trained_head_logps(*inputs, block)
+    else:
+        columns = HeadLogps.apply(*inputs)
+    token_logps, entropy, mean_logit, is_top1 = columns
     return RowScores(token_logps, lengths, entropy, mean_logit, is_top1)
 
 

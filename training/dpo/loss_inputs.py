@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from training.dpo.distributed import gathered, rank, world_size
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -63,6 +65,26 @@ def joined(parts: Sequence[PairLogps]) -> PairLogps:
     return PairLogps(
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     )
+
+
+def everyones(parts: Sequence[PairLogps]) -> tuple[PairLogps, slice]:
+    """The pairs of all processes' forward passes, and which of them are `parts`.
+
+    Of several processes the log-probs lie on the CPU and carry no gradient.
+    """
+    if world_size() == 1:
+        known = joined(parts)
+        return known, slice(0, len(known.weights))
+    by_rank = gathered([_on_cpu(part) for part in parts])
+    counts = [sum(len(part.weights) for part in each) for each in by_rank]
+    first = sum(counts[: rank()])
+    known = joined([part for each in by_rank for part in each])
+    return known, slice(first, first + counts[rank()])
+
+
+def _on_cpu(part: PairLogps) -> PairLogps:
+    values = {f.name: getattr(part, f.name) for f in fields(PairLogps)}
+    return PairLogps(**{name: value.detach().cpu() for name, value in values.items()})
 
 
 @dataclass(frozen=True)

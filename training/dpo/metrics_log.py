@@ -8,11 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from training.dpo.distributed import is_main
 from training.dpo.files import write_text
 
 
 class MetricsLog:
-    """One JSON object a line; a reader may follow the file while it grows."""
+    """One JSON object a line; a reader may follow the file while it grows.
+
+    Of several processes only process 0 writes.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -23,6 +27,8 @@ class MetricsLog:
         Lines after the checkpoint, and one torn by a crash, are dropped: those steps
         are done again. `step` −1 empties the file.
         """
+        if not is_main():
+            return
         kept = []
         for line in self._lines(source or self.path):
             try:
@@ -35,11 +41,15 @@ class MetricsLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a step's line."""
+        if not is_main():
+            return
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def sync(self) -> None:
         """Flush to the disk; done before each checkpoint, which counts on the lines."""
+        if not is_main():
+            return
         with open(self.path, "a", encoding="utf-8") as file:
             os.fsync(file.fileno())
 

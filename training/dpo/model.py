@@ -1,6 +1,6 @@
 """The base model with its adapter: loading, hashing, saving.
 
-Leaves out 4-bit bases, full fine-tuning and several devices.
+Leaves out full fine-tuning (`full.py`) and several devices (`sharding.py`).
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from training.dpo.config import LoraConfig, TrainingConfig
 from training.dpo.errors import TrainerError
 from training.dpo.files import fsync_path
+from training.dpo.sharding import whole
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -38,14 +40,49 @@ def load_tokenizer(base_model: str) -> Any:
         raise TrainerError(_cannot_load("tokenizer", base_model, error)) from error
 
 
-def load_base(base_model: str, dtype: str, device: torch.device) -> Any:
+def load_base(
+    base_model: str, dtype: str, device: torch.device, keep_on_cpu: bool = False
+) -> Any:
     """The base model, frozen, in evaluation mode, on `device`. Raises TrainerError."""
+    model = _from_pretrained(base_model, dtype="auto")
+    model.to(pick_dtype(dtype, model.dtype, device))
+    return model if keep_on_cpu else model.to(device)
+
+
+def load_4bit_base(base_model: str, dtype: str, device: torch.device) -> Any:
+    """`load_base` with the linear layers but the head in 4 bits.
+
+    NF4 with double quantisation, as QLoRA has it (https://arxiv.org/abs/2305.14314,
+    section 3); products are computed in `dtype`, bfloat16 unless float32 is asked for.
+    Raises TrainerError where bitsandbytes is missing or cannot work.
+    """
     try:
-        model = AutoModelForCausalLM.from_pretrained(base_model, dtype="auto")
+        import bitsandbytes  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        raise TrainerError(
+            f'config.json: "tuning": "qlora" needs bitsandbytes ({error}); install it'
+            ' (pip install bitsandbytes) or use "lora".'
+        ) from error
+    computed = torch.float32 if dtype == "float32" else torch.bfloat16
+    return _from_pretrained(
+        base_model,
+        dtype=computed,
+        device_map={"": device},
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=computed,
+        ),
+    )
+
+
+def _from_pretrained(base_model: str, **settings: Any) -> Any:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base_model, **settings)
     except (OSError, ValueError) as error:
         raise TrainerError(_cannot_load("model", base_model, error)) from error
     model.requires_grad_(False)
-    model.to(device=device, dtype=pick_dtype(dtype, model.dtype, device))  # type: ignore[call-arg]
     return model.eval()
 
 
@@ -179,6 +216,15 @@ def _refuse_unserved(settings: peft.LoraConfig, folder: str) -> None:
             )
 
 
+def without_adapter(model: Any) -> AbstractContextManager[Any]:
+    """Within it `model` is the base: true of a full fine-tuned one before its first step
+    only.
+    """
+    if isinstance(model, peft.PeftModel):
+        return model.disable_adapter()  # type: ignore[no-any-return]
+    return nullcontext()
+
+
 def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """{name: weight} of what trains, in a fixed order."""
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -195,7 +241,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = whole(tensors[name].detach()).cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -207,7 +253,11 @@ def hash_model(model: Any) -> str:
     for key in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
         settings.pop(key, None)
     described = json.dumps(settings, sort_keys=True, default=str)
-    weights = hash_tensors(dict(model.named_parameters()))
+    # A 4-bit weight's scales are in the state only.
+    quantized = getattr(model, "is_quantized", False)
+    weights = hash_tensors(
+        model.state_dict() if quantized else dict(model.named_parameters())
+    )
     return hashlib.sha256((described + weights).encode()).hexdigest()
 
 

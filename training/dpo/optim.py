@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.dpo.config import TrainingConfig
+from training.dpo.sharding import part_like
 
 
 def make_optimizer(
@@ -57,9 +58,13 @@ def restore_optimizer(
     for name, parameter in parameters.items():
         state = {
             # fused AdamW wants its step counter on the parameter's device
-            key: tensors[f"optimizer.{name}.{key}"].to(parameter.device).clone()
+            key: (
+                value.to(parameter.device).clone()
+                if key == "step"
+                else part_like(parameter, value).clone()
+            )
             for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"optimizer.{name}.{key}" in tensors
+            if (value := tensors.get(f"optimizer.{name}.{key}")) is not None
         }
         if state:
             optimizer.state[parameter] = state

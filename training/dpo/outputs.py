@@ -14,8 +14,10 @@ import torch
 from training.dpo.canary import policy_canary
 from training.dpo.config import as_dict
 from training.dpo.data import RowReport
+from training.dpo.distributed import is_main, world_size
 from training.dpo.evaluate import evaluate
 from training.dpo.files import read_jsonl, write_json, write_jsonl
+from training.dpo.full import save_model
 from training.dpo.metrics import Figures
 from training.dpo.model import save_adapter
 from training.dpo.phases import DPO
@@ -28,6 +30,7 @@ from training.dpo.scored import (
     most_doubtful,
     scored_rows,
 )
+from training.dpo.sharding import is_sharded, pass_dtype
 
 
 @dataclass
@@ -35,7 +38,10 @@ class Prepared:
     """A run ready for its first step, and what summary.json tells of the way there."""
 
     run: Run
+    tokenizer: Any
     canary_ids: list[list[int]]
+    base_parameters: int
+    base_logprobs: list[list[float]]
     reports: dict[str, RowReport]
     hashes: dict[str, str]
     seconds: dict[str, float]
@@ -54,11 +60,12 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
 
     figures = evaluate(run.engine, run.data, run.objective, each)
     run.status.phase("saving")
+    canary = policy_canary(run.engine, prepared.canary_ids, prepared.base_logprobs)
+    files = _save_weights(prepared)
+    if not is_main():
+        return
     write_jsonl(run.folder / "pairs_scored.jsonl", scored_rows(run.data.pairs, figures))
-    files = save_adapter(run.model, run.folder / "adapter", run.config.base_model)
-    write_json(
-        run.folder / "canary.json", policy_canary(run.engine, prepared.canary_ids)
-    )
+    write_json(run.folder / "canary.json", canary)
     prepared.seconds |= {
         "training": position.seconds,
         "this_process": time.monotonic() - started,
@@ -67,6 +74,21 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
     if summary["held_out"] is not None:
         say(held_out_line(summary["held_out"]))
     write_json(run.folder / "summary.json", summary)
+
+
+def _save_weights(prepared: Prepared) -> dict[str, str]:
+    """{file: sha256} of what is written, on process 0."""
+    run = prepared.run
+    if run.config.tuning == "full":
+        folder = run.folder / "model"
+        dtype = pass_dtype(run.engine.causal_lm)
+        files = save_model(run.model, dtype, prepared.tokenizer, folder)
+    elif is_main():
+        folder = run.folder / "adapter"
+        files = save_adapter(run.model, folder, run.config.base_model)
+    else:
+        return {}
+    return {f"{folder.name}/{name}": digest for name, digest in files.items()}
 
 
 def _summary(
@@ -97,16 +119,16 @@ def _summary(
         "look_at_first": most_doubtful(scored_rows(run.data.pairs, figures)),
         "held_out": _compared(run),
         "reference": prepared.store.told(),
-        "dtype": str(run.model.get_base_model().dtype).removeprefix("torch."),
-        "device": run.model.get_base_model().device.type,
+        "dtype": str(pass_dtype(run.engine.causal_lm)).removeprefix("torch."),
+        "device": run.engine.causal_lm.device.type,
+        "processes": world_size(),
+        "sharding": "full" if is_sharded(run.engine.causal_lm) else "none",
         "threads": torch.get_num_threads(),
         "forward": asdict(run.engine.layout),
-        "base_parameters": sum(
-            p.numel() for n, p in run.model.named_parameters() if "lora_" not in n
-        ),
+        "base_parameters": prepared.base_parameters,
         "trained_parameters": sum(p.numel() for p in run.parameters.values()),
         "config": as_dict(run.config),
-        "hashes": prepared.hashes | {f"adapter/{name}": h for name, h in files.items()},
+        "hashes": prepared.hashes | files,
         "versions": {
             name: version(name)
             for name in ("torch", "transformers", "peft", "safetensors")

@@ -6,12 +6,17 @@ Imports nothing heavy, so that it is in force before torch is loaded.
 import ctypes
 import os
 import signal
+import threading
+import time
 from types import FrameType
 
 from training.dpo.errors import Stopped, TrainerError
 
 PARENT_VARIABLE = "TIEBREAK_DIE_WITH_PARENT"
 """Environment variable holding the pid of the parent to die with."""
+
+TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"
+"""Environment variable that torchrun gives to the processes it starts."""
 
 GRACE_SECONDS = 30
 """After the parent's death, the time left to write a checkpoint."""
@@ -51,6 +56,21 @@ class StopFlag:
             raise TrainerError("The system refused to tie the trainer to its parent.")
         if os.getppid() != parent:
             raise Stopped("the process that started the trainer is gone")
+
+    def die_with_torchrun(self) -> None:
+        """`die_with_parent` for a process started by torchrun, which leads its own
+        session: no signal to torchrun's group reaches it.
+
+        A thread sees to it that a process hanging in a message to another one ends too.
+        """
+        self.die_with_parent(os.getppid())
+        threading.Thread(target=self._watch_parent, daemon=True).start()
+
+    def _watch_parent(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(1)
+        time.sleep(GRACE_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def check(self) -> None:
         """Raise Stopped if a stop was asked for."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from training.dpo.distributed import is_main
+
 QUIET_SECONDS = 10.0
 
 
@@ -16,7 +18,7 @@ class Progress:
         self, label: str, total: int, done: int = 0, unit: str = "step"
     ) -> None:
         self.label, self.total, self.done = label, total, done
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr.isatty() and is_main()
         self.bar = (
             tqdm(total=total, initial=done, desc=label, unit=unit, leave=False)
             if terminal
@@ -48,5 +50,6 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """One line on stderr, of several processes from process 0 only."""
+    if is_main():
+        print(line, file=sys.stderr, flush=True)

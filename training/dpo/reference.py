@@ -24,10 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.dpo.data import Pair
+from training.dpo.distributed import from_main, gathered, is_main
 from training.dpo.files import fsync_path
 from training.dpo.forward import Engine, answer_sum, score_set
 from training.dpo.logp_cache import LogpCache, Values, answer_key
 from training.dpo.progress import say
+from training.dpo.sharding import pass_dtype
 
 FLUSH_SECONDS = 30.0
 """What a kill costs at most, in seconds of computing."""
@@ -108,15 +110,16 @@ def fixed_logps(
         for pair in pairs
     ]
     name = _set_name(f"{cache.name} {ld_alpha}", keys)
-    kept = _load_kept(store.kept[:1], name)
+    kept = from_main(_load_kept(store.kept[:1], name) if is_main() else None)
     if kept is not None:
         store.cached += len({key for sides in keys for key in sides})
         return kept
-    kept = _load_kept(store.kept[1:], name)
+    kept = from_main(_load_kept(store.kept[1:], name) if is_main() else None)
     if kept is None:
-        values = _find(cache, keys)
+        # What process 0 finds counts: the cache may fill while they read it.
+        values = _find(cache, keys) if is_main() else {}
         store.cached += len(values)
-        missing = _missing(keys, values)
+        missing = from_main(_missing(keys, values))
         known = len(pairs) - len(missing)
         if missing:
             scored = score_set(
@@ -125,13 +128,18 @@ def fixed_logps(
                 lambda done: each(known + done),
             )
             sides = [keys[index] for index in missing]
-            store.computed += _compute(scored, sides, cache, values)
+            store.computed += sum(gathered(_compute(scored, sides, cache, values)))
+            for others in gathered({} if is_main() else values):
+                values |= others
         device = engine.causal_lm.get_input_embeddings().weight.device
-        answers = [(values[chosen], values[rejected]) for chosen, rejected in keys]
-        kept = _sums(answers, device, ld_alpha)
+        if is_main():
+            answers = [(values[chosen], values[rejected]) for chosen, rejected in keys]
+            kept = _sums(answers, device, ld_alpha)
+        kept = from_main(kept)
     else:
         store.cached += len({key for sides in keys for key in sides})
-    _keep(store.kept[0], name, kept)
+    if is_main():
+        _keep(store.kept[0], name, kept)
     return kept
 
 
@@ -149,7 +157,7 @@ def context(engine: Engine, weights_hash: str) -> dict[str, str]:
     )
     return {
         "weights": weights_hash,
-        "dtype": str(base.dtype),
+        "dtype": str(pass_dtype(base)),
         "attention": str(base.config._attn_implementation),
         "adapter_scale": _adapter_scale(engine.model),
         "device": f"{device.type} {kind}",

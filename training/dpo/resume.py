@@ -18,10 +18,13 @@ from training.dpo.checkpoint import (
     save_checkpoint,
 )
 from training.dpo.config import TrainingConfig
+from training.dpo.distributed import from_main, is_main
 from training.dpo.errors import TrainerError
+from training.dpo.full import set_weights
 from training.dpo.optim import optimizer_tensors, restore_optimizer
 from training.dpo.run_state import Position, Run
 from training.dpo.scored import bring_held_out
+from training.dpo.sharding import gathered_on_main
 
 
 @dataclass(frozen=True)
@@ -39,29 +42,27 @@ class Checkpoint:
 
     def restore_weights(self, run: Run) -> None:
         """Put the weights that train back."""
-        with torch.no_grad():
-            for name, parameter in run.parameters.items():
-                parameter.copy_(self.tensors[f"weights.{name}"])
+        weights = {name: self.tensors[f"weights.{name}"] for name in run.parameters}
+        set_weights(run.model, run.parameters, weights)
 
     def restore_optimizer(self, run: Run, optimizer: torch.optim.AdamW) -> None:
-        """Put the optimizer's state and the random numbers' back."""
+        """Put the optimizer's state back."""
         restore_optimizer(optimizer, run.parameters, self.tensors)
-        torch.set_rng_state(self.tensors["rng.cpu"])
-        if torch.cuda.is_available() and "rng.cuda" in self.tensors:
-            torch.cuda.set_rng_state(self.tensors["rng.cuda"])
 
 
 def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None:
-    """Write a checkpoint of the run as it stands. Raises TrainerError."""
+    """Write a checkpoint of the run as it stands. Raises TrainerError.
+
+    Process 0 writes all of it, sharded or not, so that any number of processes can go
+    on from it; the others wait for that.
+    """
     run.log.sync()
     tensors: dict[str, Tensor] = {
         f"weights.{name}": parameter.detach()
         for name, parameter in run.parameters.items()
     }
     tensors |= optimizer_tensors(optimizer, run.parameters)
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    tensors = gathered_on_main(tensors)
     state = {
         "fingerprint": run.fingerprint,
         "num_tokens": position.num_tokens,
@@ -70,7 +71,9 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
         "max_tokens": run.engine.layout.max_tokens,
         "after_sft": run.after_sft,
     }
-    save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
+    if is_main():
+        save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
+    from_main(None)
 
 
 def open_checkpoint(run: Run) -> Checkpoint | None:
@@ -78,7 +81,8 @@ def open_checkpoint(run: Run) -> Checkpoint | None:
 
     metrics.jsonl is trimmed to it. Raises TrainerError if it is another run's.
     """
-    drop_broken(run.folder / "checkpoints")
+    if is_main():
+        drop_broken(run.folder / "checkpoints")
     source = resume_source(run.folder, run.config)
     if source is None:
         run.log.keep_until(-1)
@@ -99,6 +103,13 @@ def open_checkpoint(run: Run) -> Checkpoint | None:
 
 def resume_source(folder: Path, config: TrainingConfig) -> Path | None:
     """The checkpoint to go on from: the folder's own newest, else `resume_from`'s."""
+    found: Path | None = from_main(
+        _resume_source(folder, config) if is_main() else None
+    )
+    return found
+
+
+def _resume_source(folder: Path, config: TrainingConfig) -> Path | None:
     own = newest_checkpoint(folder / "checkpoints")
     if own is not None or config.resume_from is None:
         return own

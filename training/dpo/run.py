@@ -16,24 +16,24 @@ import torch
 from training.dpo.anchor import Anchor
 from training.dpo.base_hash import remembered_hash
 from training.dpo.batches import Layout
-from training.dpo.canary import canary_token_ids
+from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, settle
+from training.dpo.distributed import from_main, is_main, local_world_size
+from training.dpo.ending import common_ending
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.files import sha256_of_file
 from training.dpo.forward import Engine
-from training.dpo.lock import folder_lock
+from training.dpo.lock import run_lock
 from training.dpo.loss import objective_of
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
-    adapter_parameters,
-    attach_adapter,
     hash_tensors,
-    load_base,
     load_tokenizer,
     pick_device,
+    without_adapter,
 )
 from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.phases import plan_phases
@@ -44,11 +44,12 @@ from training.dpo.resume import resume_source
 from training.dpo.run_state import Run
 from training.dpo.status import StatusFile
 from training.dpo.train import train
+from training.dpo.tuning import make_trainable, open_base
 
 UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from", "reference_cache")
 """Config keys that name places; the hash of what lies there counts instead."""
 
-HARMLESS_KEYS = ("logging_steps", "save_steps", "eval_steps")
+HARMLESS_KEYS = ("logging_steps", "save_steps", "eval_steps", "sharding")
 """Config keys that may change before a resume: they do not touch the weights."""
 
 
@@ -58,20 +59,18 @@ def run_folder(run_dir: Path, stop: StopFlag) -> None:
     Raises FolderLocked (and writes nothing) if another trainer is at it; Stopped and
     TrainerError once status.json says so; any other exception likewise.
     """
-    with folder_lock(run_dir):
-        status = StatusFile(run_dir)
+    with run_lock(run_dir):
+        status = StatusFile(run_dir, is_main())
         status.phase("loading")
         try:
             _run(run_dir, stop, status)
-        except Stopped as stopped:
-            status.finish("stopped", str(stopped))
-            raise
         except Exception as error:
-            failure = explained(error)
-            status.finish("failed", str(failure))
-            if failure is error:
+            ending = common_ending(explained(error))
+            state = "stopped" if isinstance(ending, Stopped) else "failed"
+            status.finish(state, str(ending))
+            if ending is error:
                 raise
-            raise failure from error
+            raise ending from error
         status.finish("done")
 
 
@@ -110,26 +109,29 @@ def prepare(
         torch.set_num_threads(earlier["threads"])
         status.progress(step=earlier["step"])
     tokenizer = load_tokenizer(config.base_model)
-    base = load_base(config.base_model, config.dtype, device)
+    base = open_base(config, device)
+    base_parameters = base.num_parameters()
     # Now, because a template that refuses them should not waste a training.
     canary_ids = canary_token_ids(
         tokenizer, base.get_input_embeddings().weight.shape[0]
     )
     stop.check()
     pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
-    settled = settle(config, sum(p.numel() for p in base.parameters()), len(pairs))
+    settled = settle(config, base_parameters, len(pairs))
     max_tokens = earlier.get("max_tokens") or forward_tokens(
-        base.config, _memory(device), device.type == "cuda"
+        base.config, from_main(_memory(device)), device.type == "cuda"
     )
     layout = Layout(max_tokens, config.micro_batch_size, _pad_id(tokenizer))
     store = _reference_store(run_dir, config, source)
     memo = store.cache / "weights.json"
-    hashes = {"base": remembered_hash(base, config.base_model, memo)}
+    hashes = {"base": _base_hash(base, config, memo)}
     stop.check()
-    model = attach_adapter(base, config)
+    model, parameters = make_trainable(base, config, device)
     engine = Engine(model, layout)
-    parameters = adapter_parameters(model)
-    hashes["adapter_at_start"] = hash_tensors(parameters)
+    if config.tuning != "full":
+        hashes["adapter_at_start"] = hash_tensors(parameters)
+    with without_adapter(model):
+        base_logprobs = sequence_logprobs(engine, canary_ids)
     for name in ("pairs.jsonl", "held_out.jsonl"):
         if (run_dir / name).exists():
             hashes[name] = sha256_of_file(run_dir / name)
@@ -137,7 +139,7 @@ def prepare(
     hashes["config"] = _digest(told)
     told = {k: v for k, v in told.items() if k not in HARMLESS_KEYS}
     fingerprint = _digest(
-        [told, hashes["base"], hashes["adapter_at_start"], hashes["pairs.jsonl"]]
+        [told, hashes["base"], hashes.get("adapter_at_start"), hashes["pairs.jsonl"]]
     )
     loaded = time.monotonic()
     folders = [run_dir, *([source.parent.parent] if source is not None else [])]
@@ -180,7 +182,17 @@ def prepare(
         anchor=anchor,
     )
     seconds = {"loading": loaded - started, "reference": time.monotonic() - loaded}
-    return Prepared(run, canary_ids, reports, hashes, seconds, store)
+    return Prepared(
+        run,
+        tokenizer,
+        canary_ids,
+        base_parameters,
+        base_logprobs,
+        reports,
+        hashes,
+        seconds,
+        store,
+    )
 
 
 def _read_data(
@@ -215,6 +227,11 @@ def _read_data(
     return pairs, held_out, reports
 
 
+def _base_hash(base: Any, config: TrainingConfig, memo: Path) -> str:
+    found = remembered_hash(base, config.base_model, memo) if is_main() else ""
+    return str(from_main(found))
+
+
 def _reference_store(
     run_dir: Path, config: TrainingConfig, source: Path | None
 ) -> ReferenceStore:
@@ -225,7 +242,10 @@ def _reference_store(
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of memory the device has in all (a container's limit counts)."""
+    """Bytes of memory the device has in all (a container's limit counts).
+
+    Processes on one machine share its memory, but not their GPUs'.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     page = resource.getpagesize()
@@ -235,7 +255,7 @@ def _memory(device: torch.device) -> int:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
     except (OSError, ValueError):
         limit = total
-    return max(page, min(total, limit))
+    return max(page, min(total, limit) // local_world_size())
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.dpo.data import Pair
+from training.dpo.distributed import is_main
 from training.dpo.files import read_jsonl, write_jsonl
 from training.dpo.intervals import (
     DRAWS,
@@ -88,17 +89,20 @@ def held_out_intervals(pairs: Sequence[Pair], figures: Figures) -> dict[str, flo
 
 def forget_held_out(folder: Path) -> None:
     """The next evaluation is the one at the start of DPO."""
-    (folder / HELD_OUT_SCORED).unlink(missing_ok=True)
+    if is_main():
+        (folder / HELD_OUT_SCORED).unlink(missing_ok=True)
 
 
 def bring_held_out(source: Path, folder: Path) -> None:
     """Take over another run folder's evaluations: the run goes on from there."""
-    if (source / HELD_OUT_SCORED).exists():
+    if is_main() and (source / HELD_OUT_SCORED).exists():
         shutil.copyfile(source / HELD_OUT_SCORED, folder / HELD_OUT_SCORED)
 
 
 def keep_held_out(folder: Path, pairs: Sequence[Pair], figures: Figures) -> None:
     """Write held_out_scored.jsonl: these figures, beside those of the start."""
+    if not is_main():
+        return
     rows, at_start = scored_rows(pairs, figures), _at_start(folder)
     for row in rows:
         started = at_start.get((row["id"], row["line"]), row)

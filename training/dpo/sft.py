@@ -14,6 +14,7 @@ import torch
 
 from training.dpo.batches import Row, pair_rows
 from training.dpo.data import Pair
+from training.dpo.distributed import merge
 from training.dpo.forward import RowScores
 from training.dpo.run_state import Run
 
@@ -105,6 +106,7 @@ def evaluate_supervised(run: Run) -> dict[str, Any]:
         with torch.no_grad():
             scores = run.engine.score([rows[index] for index in part])
         figures.add(pairs, part, scores, run.held_out.base.chosen[part].tolist())
+    merge(figures)
     return figures.metrics("eval_")
 
 

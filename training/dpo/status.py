@@ -21,10 +21,14 @@ MIN_INTERVAL_SECONDS = 0.5
 
 
 class StatusFile:
-    """Writes status.json atomically; frequent updates are thinned out."""
+    """Writes status.json atomically; frequent updates are thinned out.
 
-    def __init__(self, run_dir: Path) -> None:
+    Of several processes only process 0's `writes`.
+    """
+
+    def __init__(self, run_dir: Path, writes: bool = True) -> None:
         self.path = run_dir / "status.json"
+        self._writes = writes
         self.values: dict[str, Any] = {
             "state": "running",
             "phase": "loading",
@@ -57,6 +61,8 @@ class StatusFile:
         self._write(durable=True)
 
     def _write(self, durable: bool) -> None:
+        if not self._writes:
+            return
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.values |= {
             "updated_at": stamp.replace("+00:00", "Z"),

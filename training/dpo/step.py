@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from training.dpo.batches import rows_of
+from training.dpo.distributed import world_size
 from training.dpo.evaluate import StepWeights, logps_of, step_weights
 from training.dpo.forward import RowScores
 from training.dpo.loss import pair_losses
-from training.dpo.loss_inputs import PairLogps, joined
+from training.dpo.loss_inputs import PairLogps, everyones
 from training.dpo.metrics import Figures
 from training.dpo.run_state import Run
 
@@ -24,7 +25,7 @@ def backward_step(run: Run, indexes: list[int]) -> Figures:
     figures = Figures(run.objective)
     step = step_weights(run.data.pairs, indexes)
     parts = run.engine.split_pairs(run.data.pairs, indexes)
-    if run.objective.coupled and len(parts) > 1:
+    if run.objective.coupled and (len(parts) > 1 or world_size() > 1):
         _backward_coupled(run, parts, step, figures)
         return figures
     for part in parts:
@@ -39,7 +40,8 @@ def backward_step(run: Run, indexes: list[int]) -> Figures:
 def _backward_coupled(
     run: Run, parts: Sequence[list[int]], step: StepWeights, figures: Figures
 ) -> None:
-    """Where a pair's loss depends on all others, which do not fit one forward pass.
+    """Where a pair's loss depends on all others, which do not fit one forward pass, or
+    are on other processes.
 
     A first round of passes without gradients gives every log-prob, from them the loss
     and its derivative with respect to each; a second round carries those back. It costs
@@ -48,7 +50,7 @@ def _backward_coupled(
     # The second round must draw the same dropout.
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), torch.no_grad():
-        known = joined([_score(run, part, step)[1] for part in parts])
+        known, mine = everyones([_score(run, part, step)[1] for part in parts])
     asked = ("chosen", "rejected", "chosen_mean", "rejected_mean")
     leaves = [getattr(known, name).requires_grad_() for name in asked]
     losses = pair_losses(run.objective.weights, known, run.objective.settings)
@@ -56,15 +58,16 @@ def _backward_coupled(
         _mean(losses, known, step), leaves, materialize_grads=True
     )
     sizes = [len(part) for part in parts]
-    for part, *slope in zip(parts, *(s.split(sizes) for s in slopes), strict=True):
+    split = (slope[mine].split(sizes) for slope in slopes)
+    for part, *slope in zip(parts, *split, strict=True):
         scores, logps = _score(run, part, step)
         terms = [
-            (gradient * getattr(logps, name)).sum()
+            (gradient.to(logps.weights.device) * getattr(logps, name)).sum()
             for name, gradient in zip(asked, slope, strict=True)
         ]
         torch.stack(terms).sum().backward()
         figures.add(run.data, part, scores, logps)
-    figures.add_losses(losses)
+    figures.add_losses(losses[mine])
 
 
 def _score(run: Run, part: list[int], step: StepWeights) -> tuple[RowScores, PairLogps]:

@@ -19,8 +19,16 @@ import torch
 from training.dpo.anchor import refuse_lost_reference
 from training.dpo.config import TrainingConfig
 from training.dpo.data import Pair
+from training.dpo.distributed import (
+    any_rank,
+    from_main,
+    merge,
+    rank,
+    sum_gradients,
+)
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.evaluate import evaluate_held_out
+from training.dpo.full import refresh
 from training.dpo.metrics import Figures
 from training.dpo.model import hash_tensors, set_dropout
 from training.dpo.optim import make_optimizer
@@ -30,6 +38,7 @@ from training.dpo.resume import Checkpoint, open_checkpoint, save_run
 from training.dpo.run_state import Position, Run
 from training.dpo.scored import forget_held_out
 from training.dpo.sft import SupervisedFigures, evaluate_supervised, supervised_step
+from training.dpo.sharding import whole
 from training.dpo.step import backward_step
 
 SAVE_SECONDS = 60.0
@@ -116,7 +125,6 @@ def _enter(
         assert checkpoint is not None
         checkpoint.restore_optimizer(run, optimizer)
     else:
-        torch.manual_seed(run.config.seed)
         if moves_reference:
             run.anchor.keep_weights(run.parameters)
             _measure_reference(run, hash_tensors(run.parameters))
@@ -161,7 +169,7 @@ def _train_phase(
     run.status.phase(method.status, step=position.step, total_steps=total)
     saved_at = time.monotonic()
     while position.step < phase.last:
-        if run.stop.requested:
+        if any_rank(run.stop.requested):
             save_run(run, optimizer, position)
             clock.progress.close()
             raise Stopped(f"stopped after step {position.step} of {total}")
@@ -189,7 +197,7 @@ def _evaluates(config: TrainingConfig, step: int) -> bool:
 def _saves(config: TrainingConfig, step: int, saved_at: float) -> bool:
     if config.save_steps is not None:
         return step % config.save_steps == 0
-    return time.monotonic() - saved_at >= SAVE_SECONDS
+    return bool(from_main(time.monotonic() - saved_at >= SAVE_SECONDS))
 
 
 def _step(
@@ -200,18 +208,23 @@ def _step(
     config, method = run.config, METHODS[phase.name]
     indexes = phase.step_pairs(position.step)
     rate = phase.rate_at(position.step, config)
+    _seed(config.seed, position.step - phase.first)
     set_dropout(run.model, True)
     figures = method.backward(run, indexes)
     set_dropout(run.model, False)
-    norm = torch.nn.utils.clip_grad_norm_(
+    sum_gradients(run.parameters.values())
+    merge(figures)
+    clipped = torch.nn.utils.clip_grad_norm_(
         run.parameters.values(),
         math.inf if config.max_grad_norm is None else config.max_grad_norm,
-    ).item()
+    )
+    norm = whole(clipped).item()
     _refuse_nan(run, phase, figures, norm, position.step + 1)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
+    refresh(run.model, run.parameters)
     seconds = time.monotonic() - started
     position.step += 1
     position.seconds += seconds
@@ -226,6 +239,13 @@ def _step(
         "learning_rate": rate,
         "pairs_per_second": round(len(indexes) / max(seconds, 1e-9), 3),
     }
+
+
+def _seed(seed: int, step: int) -> None:
+    """Dropout's random numbers depend on the step and the process alone, so nothing of
+    them is in a checkpoint.
+    """
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank())
 
 
 def _refuse_nan(

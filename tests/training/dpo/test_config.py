@@ -135,8 +135,7 @@ def test_a_missing_base_model_is_named():
 @pytest.mark.parametrize(
     "values",
     [
-        {"tuning": "qlora"},
-        {"tuning": "full"},
+        {"loss": "kto"},
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(values):

@@ -249,14 +249,6 @@ def test_a_failure_ends_with_one_sentence(make_run, command, tmp_path):
     assert command(tmp_path / "nowhere") == (1, f"{tmp_path / 'nowhere'} is no folder.")
 
 
-def test_several_processes_are_refused_instead_of_racing(
-    make_run, command, monkeypatch
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    code, last = command(make_run())
-    assert code == 1 and "torchrun" in last
-
-
 def test_a_base_model_that_cannot_be_loaded_is_named(make_run, command, tmp_path):
     (tmp_path / "empty").mkdir()
     code, last = command(make_run(base_model=str(tmp_path / "empty")))

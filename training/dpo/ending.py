@@ -1,0 +1,72 @@
+"""How the processes of a run end together: one sentence, whichever process it came from.
+
+The process that fails says so in the store that torchrun keeps, then ends; the others
+find their connections to it closed and read there why. One that was killed says
+nothing. Leaves out the single process, which ends as it likes.
+"""
+
+import json
+
+import torch.distributed as dist
+
+from training.dpo.distributed import rank, world_size
+from training.dpo.errors import Stopped, TrainerError
+
+_KEY = "training.dpo/ending"
+
+
+def common_ending(error: Exception) -> Exception:
+    """`error`, or what another process of the run ended with before this one.
+
+    A connection that closed without a word is a process that was killed: Stopped,
+    because the same command goes on from the newest checkpoint.
+    """
+    if world_size() == 1:
+        return error
+    stopped = isinstance(error, Stopped)
+    if stopped or isinstance(error, TrainerError) or not _lost_connection(error):
+        told = _tell("stopped" if stopped else "failed", _sentence(error))
+        return error if told is None else told
+    return _told() or Stopped(
+        f"another process of the run was lost, which process {rank()} noticed; start it"
+        " again to go on from the newest checkpoint"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, Stopped | TrainerError):
+        return str(error)
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"The trainer failed: {type(error).__name__}: {first}"
+
+
+def _lost_connection(error: Exception) -> bool:
+    """Whether this is how torch says that a peer is gone (gloo has no error class)."""
+    words = ("gloo", "Connection closed", "Connection reset", "Broken pipe", "NCCL")
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def _tell(state: str, sentence: str) -> Exception | None:
+    """Say how the run ends; what another process said first, if one did."""
+    mine = json.dumps([rank(), state, sentence])
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        first = store.compare_set(_KEY, "", mine).decode()
+    except (dist.DistError, RuntimeError):
+        return None  # the store went with torchrun; nobody is left to disagree
+    return None if first == mine else _read(first)
+
+
+def _told() -> Exception | None:
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return _read(store.get(_KEY).decode()) if store.check([_KEY]) else None
+    except (dist.DistError, RuntimeError):
+        return None
+
+
+def _read(text: str) -> Exception:
+    _, state, sentence = json.loads(text)
+    return Stopped(sentence) if state == "stopped" else TrainerError(sentence)

@@ -32,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.environ.get(PARENT_VARIABLE) or None,
         help=f"stop when this parent process dies (or set {PARENT_VARIABLE})",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only look: rows, steps, time, memory, disk, warnings (preflight.json)",
+    )
     options = parser.parse_args(arguments)
     # Read when torch loads its threads: spinning ones starve each other on a machine
     # that is busy with serving as well.
@@ -50,11 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
         from transformers.utils.logging import disable_progress_bar
 
         from training.dpo.distributed import join, leave
-        from training.dpo.run import run_folder
+        from training.dpo.run import check_folder, run_folder
 
         disable_progress_bar()
         join()
-        run_folder(options.run_dir, stop)
+        (check_folder if options.check else run_folder)(options.run_dir, stop)
         leave()
     except Stopped as stopped:
         return _end(f"Stopped: {stopped}.", STOPPED)

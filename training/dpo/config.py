@@ -161,8 +161,9 @@ class TrainingConfig:
     written at a stop and after the last step."""
 
     eval_steps: int | None = None
-    """Evaluate held_out.jsonl every n steps; None: before the first and after the
-    last step only."""
+    """Evaluate held_out.jsonl every n steps; None: some ten times a run, less often
+    where that would cost more than a tenth of training. Always before the first and
+    after the last step."""
 
     resume_from: str | None = None
     """A checkpoint folder, or another run folder (its newest complete checkpoint), to

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.dpo.data import Pair
+from training.dpo.defaults import evaluation_steps
 from training.dpo.distributed import merge
 from training.dpo.forward import Engine, RowScores, score_set
 from training.dpo.loss import Objective, pair_losses
 from training.dpo.loss_inputs import PairLogps, everyones
 from training.dpo.metrics import Figures
+from training.dpo.phases import Phase
 from training.dpo.reference import PairSet
 from training.dpo.run_state import Run
 from training.dpo.scored import held_out_intervals, keep_held_out
@@ -85,6 +87,15 @@ def evaluate(
     figures.add_losses(losses[mine])
     merge(figures)
     return figures
+
+
+def evaluation_interval(run: Run, phase: Phase) -> int:
+    """Steps between evaluations of the held-out pairs, given or chosen."""
+    if run.config.eval_steps is not None:
+        return run.config.eval_steps
+    held_out = run.held_out.pairs if run.held_out is not None else []
+    tokens = sum(pair.tokens for pair in held_out)
+    return evaluation_steps(phase.schedule.total_steps, phase.tokens, tokens)
 
 
 def evaluate_held_out(run: Run) -> dict[str, Any]:

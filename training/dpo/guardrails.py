@@ -86,20 +86,20 @@ SENTENCES = {
         " low a one leaves it as it was; without the key one is chosen."
     ),
     "few_pairs": (
-        "Only %(count)s pairs train; below %(least)s a policy moves unsurely: judge"
+        "Few pairs to train on: %(count)s; below %(least)s a policy moves unsurely: judge"
         " more pairs before trusting the result."
     ),
     "few_updates": (
-        "The run makes only %(count)s updates; below %(least)s a policy hardly moves:"
-        " lower batch_size or raise epochs."
+        "Few updates: %(count)s; below %(least)s a policy hardly moves: lower batch_size or"
+        " raise epochs."
     ),
     "no_held_out": (
         "There is no held_out.jsonl, so all figures come from pairs that train and say"
         " nothing of others: put pairs of other prompts there."
     ),
     "few_held_out": (
-        "Only %(count)s held-out prompts measure the run, so an accuracy is uncertain by"
-        " some %(points)s percentage points either way: hold out more."
+        "Few held-out prompts: %(count)s; an accuracy on so few is uncertain by some"
+        " %(points)s percentage points either way: hold out more."
     ),
     "many_cut": (
         "%(count)s of %(read)s rows of %(file)s lose the end of an answer at max_length"
@@ -110,21 +110,20 @@ SENTENCES = {
         " in preflight.json."
     ),
     "identical_answers": (
-        "%(count)s pairs have equal chosen and rejected tokens (%(lines)s): they teach"
-        " nothing; remove them."
+        "Pairs whose chosen and rejected answers have the same tokens: %(count)s"
+        " (%(lines)s). They teach nothing; remove them."
     ),
     "duplicates": (
-        "%(count)s pairs repeat an earlier one (%(lines)s): if that is not meant, remove"
-        " them; to count a pair more, give it a weight."
+        "Pairs that repeat an earlier one: %(count)s (%(lines)s). If that is not meant,"
+        " remove them; to count a pair more, give it a weight."
     ),
     "contradictions": (
-        "%(count)s pairs say the opposite of another one (%(lines)s): they cancel each"
-        " other out; keep one verdict, or none."
+        "Pairs that say the opposite of an earlier one: %(count)s (%(lines)s). They cancel"
+        " each other out; keep one verdict, or none."
     ),
     "held_out_leak": (
-        "%(count)s held-out pairs have a prompt that also trains (held_out.jsonl"
-        " %(lines)s): their figures look better than on new prompts; hold out whole"
-        " prompts."
+        "Held-out pairs whose prompt also trains: %(count)s (held_out.jsonl %(lines)s)."
+        " Their figures look better than on new prompts; hold out whole prompts."
     ),
     "memory": (
         "The run needs about %(needed)s of the %(there)s of memory: set micro_batch_size"

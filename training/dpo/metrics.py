@@ -103,6 +103,16 @@ class Figures:
         ]
 
     @property
+    def pair_losses(self) -> list[float]:
+        """Each pair's loss."""
+        return self.losses
+
+    @property
+    def pair_drifts(self) -> list[float]:
+        """Log-ratios to the base per token, of both answers of each pair."""
+        return self.chosen_drift + self.rejected_drift
+
+    @property
     def loss(self) -> float:
         """Σ weight · loss / Σ weight over the pairs."""
         weighted = (w * x for w, x in zip(self.weights, self.losses, strict=True))

@@ -3,9 +3,8 @@ pairs_scored.jsonl and summary.json. Leaves out metrics.jsonl and status.json, w
 grow while it trains.
 """
 
-import resource
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +17,8 @@ from training.dpo.distributed import is_main, world_size
 from training.dpo.evaluate import evaluate
 from training.dpo.files import read_jsonl, write_json, write_jsonl
 from training.dpo.full import save_model
+from training.dpo.guardrails import Caution, held_out_cautions
+from training.dpo.machine import peak_memory
 from training.dpo.metrics import Figures
 from training.dpo.model import save_adapter
 from training.dpo.phases import DPO
@@ -31,6 +32,7 @@ from training.dpo.scored import (
     scored_rows,
 )
 from training.dpo.sharding import is_sharded, pass_dtype
+from training.dpo.watch import curves, warn
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Prepared:
     hashes: dict[str, str]
     seconds: dict[str, float]
     store: ReferenceStore
+    preflight: dict[str, Any] = field(default_factory=dict)
+    cautions: list[Caution] = field(default_factory=list)
 
 
 def write_outputs(prepared: Prepared, position: Position, started: float) -> None:
@@ -95,6 +99,9 @@ def _summary(
     prepared: Prepared, position: Position, figures: Figures, files: dict[str, str]
 ) -> dict[str, Any]:
     run = prepared.run
+    held_out = _compared(run)
+    cautions = [*prepared.cautions, *curves(run), *held_out_cautions(held_out)]
+    warn(run, cautions)
     return {
         "rows": {name: report.as_dict() for name, report in prepared.reports.items()},
         "steps": position.step,
@@ -114,11 +121,13 @@ def _summary(
         "chosen": run.settled.as_dict(),
         "tokens": position.num_tokens,
         "seconds": {name: round(s, 3) for name, s in prepared.seconds.items()},
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(run.device),
         "final": figures.metrics(),
         "look_at_first": most_doubtful(scored_rows(run.data.pairs, figures)),
-        "held_out": _compared(run),
         "reference": prepared.store.told(),
+        "held_out": held_out,
+        "warnings": [caution.as_dict() for caution in cautions],
+        "preflight": prepared.preflight,
         "dtype": str(pass_dtype(run.engine.causal_lm)).removeprefix("torch."),
         "device": run.engine.causal_lm.device.type,
         "processes": world_size(),
@@ -152,9 +161,3 @@ def _compared(run: Run) -> dict[str, Any] | None:
     if run.held_out is None or ends is None:
         return None
     return held_out_report(run.folder, run.held_out.pairs, ends)
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,7 +6,6 @@ Loads and prepares, then hands over to the loop (`train.py`) and the outputs
 
 import hashlib
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,14 @@ from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, settle
-from training.dpo.distributed import from_main, is_main, local_world_size
+from training.dpo.distributed import from_main, is_main
 from training.dpo.ending import common_ending
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.files import sha256_of_file
 from training.dpo.forward import Engine
 from training.dpo.lock import run_lock
 from training.dpo.loss import objective_of
+from training.dpo.machine import device_memory
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
     hash_tensors,
@@ -37,6 +37,7 @@ from training.dpo.model import (
 )
 from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.phases import plan_phases
+from training.dpo.preflight import check_room, look_ahead
 from training.dpo.process import StopFlag
 from training.dpo.progress import say
 from training.dpo.reference import FixedLogps, PairSet, ReferenceStore
@@ -49,8 +50,12 @@ from training.dpo.tuning import make_trainable, open_base
 UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from", "reference_cache")
 """Config keys that name places; the hash of what lies there counts instead."""
 
-HARMLESS_KEYS = ("logging_steps", "save_steps", "eval_steps", "sharding")
-"""Config keys that may change before a resume: they do not touch the weights."""
+CHANGEABLE_KEYS = (
+    *("logging_steps", "save_steps", "eval_steps", "sharding"),
+    *("learning_rate", "sft_learning_rate", "max_grad_norm"),
+)
+"""Config keys that may change before a resume: those of the first line do not touch the
+weights, the others let a run go on more carefully after a loss that was no number."""
 
 
 def run_folder(run_dir: Path, stop: StopFlag) -> None:
@@ -74,6 +79,26 @@ def run_folder(run_dir: Path, stop: StopFlag) -> None:
         status.finish("done")
 
 
+def check_folder(run_dir: Path, stop: StopFlag) -> None:
+    """Look at the run in `run_dir` without doing it: preflight.json, and what it says.
+
+    Neither status.json nor anything of a run that was done is touched. Raises
+    FolderLocked, TrainerError.
+    """
+    with run_lock(run_dir):
+        status = StatusFile(run_dir, writes=False)
+        config = load_config(run_dir / "config.json")
+        try:
+            look_ahead(
+                prepare(run_dir, config, stop, status, is_check=True), is_check=True
+            )
+        except Exception as error:
+            ending = common_ending(explained(error))
+            if ending is error:
+                raise
+            raise ending from error
+
+
 def explained(error: Exception) -> Exception:
     """`error`, or a TrainerError in plain words where its cause is well known."""
     cpu_is_full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
@@ -90,16 +115,23 @@ def _run(run_dir: Path, stop: StopFlag, status: StatusFile) -> None:
     started = time.monotonic()
     config = load_config(run_dir / "config.json")
     prepared = prepare(run_dir, config, stop, status)
+    look_ahead(prepared, is_resumed=resume_source(run_dir, config) is not None)
     stop.check()
     position = train(prepared.run)
     stop.check()
+    check_room(prepared.run)
     write_outputs(prepared, position, started)
     prepared.run.anchor.drop_weights()
 
 
 def prepare(
-    run_dir: Path, config: TrainingConfig, stop: StopFlag, status: StatusFile
+    run_dir: Path,
+    config: TrainingConfig,
+    stop: StopFlag,
+    status: StatusFile,
+    is_check: bool = False,
 ) -> Prepared:
+    """Load everything and take the reference, which `is_check` leaves at zero."""
     started = time.monotonic()
     device = pick_device()
     source = resume_source(run_dir, config)
@@ -119,7 +151,7 @@ def prepare(
     pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
     settled = settle(config, base_parameters, len(pairs))
     max_tokens = earlier.get("max_tokens") or forward_tokens(
-        base.config, from_main(_memory(device)), device.type == "cuda"
+        base.config, from_main(device_memory(device)), device.type == "cuda"
     )
     layout = Layout(max_tokens, config.micro_batch_size, _pad_id(tokenizer))
     store = _reference_store(run_dir, config, source)
@@ -137,7 +169,7 @@ def prepare(
             hashes[name] = sha256_of_file(run_dir / name)
     told = {k: v for k, v in as_dict(config).items() if k not in UNTOLD_KEYS}
     hashes["config"] = _digest(told)
-    told = {k: v for k, v in told.items() if k not in HARMLESS_KEYS}
+    told = {k: v for k, v in told.items() if k not in CHANGEABLE_KEYS}
     fingerprint = _digest(
         [told, hashes["base"], hashes.get("adapter_at_start"), hashes["pairs.jsonl"]]
     )
@@ -148,6 +180,9 @@ def prepare(
     objective = objective_of(config)
 
     def measured(some: list[Pair]) -> PairSet:
+        if is_check:
+            nothing = FixedLogps.none(len(some))
+            return PairSet(some, nothing, nothing)
         reference = base = anchor.under_base(some)
         # A fresh adapter changes nothing yet: the start is the base.
         has_parent = config.parent_adapter is not None
@@ -239,23 +274,6 @@ def _reference_store(
     earlier = [source.parent.parent / "reference"] if source is not None else []
     cache = config.reference_cache
     return ReferenceStore(Path(cache) if cache is not None else own, [own, *earlier])
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes of memory the device has in all (a container's limit counts).
-
-    Processes on one machine share its memory, but not their GPUs'.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    page = resource.getpagesize()
-    with open("/proc/meminfo", encoding="ascii") as file:
-        total = int(file.readline().split()[1]) * 1024
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):
-        limit = total
-    return max(page, min(total, limit) // local_world_size())
 
 
 def _pad_id(tokenizer: Any) -> int:

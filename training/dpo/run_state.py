@@ -44,6 +44,12 @@ class Run:
     after_sft: str | None = None
 
     @property
+    def device(self) -> torch.device:
+        """Where the model's rows go."""
+        device: torch.device = self.engine.causal_lm.device
+        return device
+
+    @property
     def total_steps(self) -> int:
         """Optimizer steps of all phases."""
         return self.phases[-1].last

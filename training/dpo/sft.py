@@ -57,6 +57,16 @@ class SupervisedFigures:
         self.logits += float(scores.mean_logit.double().sum())
 
     @property
+    def pair_losses(self) -> list[float]:
+        """Each answer's −log p."""
+        return [-logp for logp in self.logps]
+
+    @property
+    def pair_drifts(self) -> list[float]:
+        """Log-ratio to the base per token of each answer."""
+        return self.drift
+
+    @property
     def loss(self) -> float:
         """Σ weight · nll / Σ weight · tokens over the answers."""
         return self.weighted_nll / self.weighted_tokens

@@ -6,7 +6,8 @@
 `state` is running, stopped, done or failed; `phase` (loading, reading, reference,
 evaluating, sft, training, scoring, saving) says more while it runs. `step` and
 `total_steps` count optimizer steps, supervised ones (sft) included; `done`/`of` in a phase with other units (pairs) appear as
-`phase_done`, `phase_total`. `reason` is one sentence when stopped or failed.
+`phase_done`, `phase_total`. `reason` is one sentence when stopped or failed;
+`warnings` are objects {"code", "text"}, see `guardrails.py`.
 """
 
 import os
@@ -38,6 +39,7 @@ class StatusFile:
             "reason": None,
             "phase_done": None,
             "phase_total": None,
+            "warnings": [],
         }
         self._written_at = 0.0
 

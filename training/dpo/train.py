@@ -27,10 +27,11 @@ from training.dpo.distributed import (
     sum_gradients,
 )
 from training.dpo.errors import Stopped, TrainerError
-from training.dpo.evaluate import evaluate_held_out
+from training.dpo.evaluate import evaluate_held_out, evaluation_interval
 from training.dpo.full import refresh
 from training.dpo.metrics import Figures
 from training.dpo.model import hash_tensors, set_dropout
+from training.dpo.not_finite import not_finite_sentence
 from training.dpo.optim import make_optimizer
 from training.dpo.phases import DPO, SFT, Phase, work_left
 from training.dpo.progress import Progress
@@ -40,6 +41,7 @@ from training.dpo.scored import forget_held_out
 from training.dpo.sft import SupervisedFigures, evaluate_supervised, supervised_step
 from training.dpo.sharding import whole
 from training.dpo.step import backward_step
+from training.dpo.watch import look_if_due
 
 SAVE_SECONDS = 60.0
 """Work lost at most to a kill when config.json gives no `save_steps`."""
@@ -161,7 +163,7 @@ def _train_phase(
     """The phase's steps from `position` on; a checkpoint after the last one."""
     method = METHODS[phase.name]
     total = run.total_steps
-    evaluates = run.held_out is not None
+    evaluates, every = run.held_out is not None, evaluation_interval(run, phase)
     at_start: dict[str, Any] = {}
     if position.step == phase.first and evaluates:
         forget_held_out(run.folder)
@@ -178,20 +180,17 @@ def _train_phase(
         row = at_start | _step(run, phase, optimizer, position)
         at_start = {}
         done = position.step
-        if evaluates and (_evaluates(run.config, done) or done == phase.last):
+        if evaluates and ((done - phase.first) % every == 0 or done == phase.last):
             row |= method.evaluate(run)
         last = done == phase.last
         if done % run.config.logging_steps == 0 or last or "eval_loss" in row:
             run.log.append(row)
+        look_if_due(run, phase, done)
         clock.tell(phase, done, row, time.monotonic() - started)
         if _saves(run.config, done, saved_at) and not last:
             save_run(run, optimizer, position)
             saved_at = time.monotonic()
     save_run(run, optimizer, position)
-
-
-def _evaluates(config: TrainingConfig, step: int) -> bool:
-    return config.eval_steps is not None and step % config.eval_steps == 0
 
 
 def _saves(config: TrainingConfig, step: int, saved_at: float) -> bool:
@@ -257,11 +256,4 @@ def _refuse_nan(
 ) -> None:
     if math.isfinite(figures.loss) and math.isfinite(norm):
         return
-    what = "gradient" if math.isfinite(figures.loss) else "loss"
-    shown = ", ".join(run.data.pairs[index].id for index in figures.indexes[:5])
-    key = "sft_learning_rate" if phase.name == SFT else "learning_rate"
-    raise TrainerError(
-        f"The {what} of step {step} is not a finite number (pairs {shown}); nothing of"
-        f" that step was kept: lower {key} (now {phase.learning_rate:g}) or look for"
-        " odd pairs among these."
-    )
+    raise TrainerError(not_finite_sentence(run, phase, figures, norm, step))

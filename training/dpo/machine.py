@@ -1,0 +1,31 @@
+"""What the machine has and what this process took of it."""
+
+import resource
+from pathlib import Path
+
+import torch
+
+from training.dpo.distributed import local_world_size
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory the device has in all (a container's limit counts).
+
+    Processes on one machine share its memory, but not their GPUs'.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    with open("/proc/meminfo", encoding="ascii") as file:
+        total = int(file.readline().split()[1]) * 1024
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):
+        limit = total
+    return max(resource.getpagesize(), min(total, limit) // local_world_size())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: on the GPU by tensors, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -180,7 +180,7 @@ def _train_phase(
         row = at_start | _step(run, phase, optimizer, position)
         at_start = {}
         done = position.step
-        if evaluates and ((done - phase.first) % every == 0 or done == phase.last):
+        if evaluates and (done % every == 0 or done == phase.last):
             row |= method.evaluate(run)
         last = done == phase.last
         if done % run.config.logging_steps == 0 or last or "eval_loss" in row:

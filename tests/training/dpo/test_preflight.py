@@ -133,12 +133,8 @@ def test_check_looks_and_leaves_a_finished_run_alone(make_run, capsys):
 def test_check_measures_without_reference_or_status(make_run, capsys):
     run = make_run(**CONFIG)
     assert main([str(run), "--check"]) == 0
-    assert sorted(path.name for path in run.iterdir()) == [
-        ".lock",
-        "config.json",
-        "pairs.jsonl",
-        "preflight.json",
-    ]
+    assert not list(run.glob("reference/*.safetensors"))
+    assert not (run / "status.json").exists() and (run / "preflight.json").exists()
     assert "of memory" in capsys.readouterr().err
     (run / "pairs.jsonl").write_text('{"prompt": "x", "chosen": 1, "rejected": ""}')
     assert main([str(run), "--check"]) == 1

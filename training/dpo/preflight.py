@@ -18,6 +18,7 @@ import torch
 from training.dpo.checkpoint import KEPT, newest_checkpoint
 from training.dpo.data import Pair
 from training.dpo.defaults import FORWARD_SHARE
+from training.dpo.distributed import from_main, is_main
 from training.dpo.errors import TrainerError
 from training.dpo.evaluate import evaluation_interval
 from training.dpo.files import write_json
@@ -65,12 +66,14 @@ def look_ahead(
     full for what the run will write.
     """
     run = prepared.run
-    estimate: dict[str, Any] = {"why_not_measured": _why_not(run, is_resumed, is_check)}
+    estimate: dict[str, Any] = {
+        "why_not_measured": _why_not(prepared, is_resumed, is_check)
+    }
     if estimate["why_not_measured"] is None:
         run.status.phase("measuring")
         estimate = _estimated(run, _measure(run))
     estimate["memory_there_bytes"] = device_memory(run.device)
-    disk = disk_wanted(run)
+    disk = from_main(disk_wanted(run))
     cautions = _cautions(prepared) + memory_cautions(
         estimate.get("peak_memory_bytes"), estimate["memory_there_bytes"]
     )
@@ -85,7 +88,8 @@ def look_ahead(
         "disk": disk,
         "warnings": [caution.as_dict() for caution in cautions],
     }
-    write_json(run.folder / "preflight.json", prepared.preflight)
+    if is_main():
+        write_json(run.folder / "preflight.json", prepared.preflight)
     for line in preflight_lines(prepared.preflight):
         say(line)
     warn(run, cautions)
@@ -145,11 +149,11 @@ def _held_out(run: Run) -> dict[str, int] | None:
 
 def _cautions(prepared: Prepared) -> list[Caution]:
     run = prepared.run
-    base = (p for name, p in run.model.named_parameters() if "lora_" not in name)
-    parameters = sum(parameter.numel() for parameter in base)
     held_out = run.held_out.pairs if run.held_out is not None else []
     updates = run.phases[-1].schedule.total_steps
-    return config_cautions(run.config, run.settled, parameters) + data_cautions(
+    return config_cautions(
+        run.config, run.settled, prepared.base_parameters
+    ) + data_cautions(
         run.data.pairs, held_out, prepared.reports, run.config.max_length, updates
     )
 
@@ -157,16 +161,16 @@ def _cautions(prepared: Prepared) -> list[Caution]:
 # --- Time and memory -------------------------------------------------------------------
 
 
-def _why_not(run: Run, is_resumed: bool, is_check: bool) -> str | None:
+def _why_not(prepared: Prepared, is_resumed: bool, is_check: bool) -> str | None:
     """Why nothing is measured, None if it is. From counts, alike in every process."""
+    run = prepared.run
     work = sum(phase.tokens * phase.schedule.total_steps for phase in run.phases)
-    weights = sum(p.numel() for p in run.model.parameters())
     tokens = sum(_tokens(run, indexes) for indexes in _samples(run))
     if is_resumed:
         return "the run goes on from a checkpoint"
     if is_check:
         return None
-    if 6 * weights * work < SHORT_RUN:
+    if 6 * prepared.base_parameters * work < SHORT_RUN:
         return "the run is short"
     if tokens > MEASURING_SHARE * work:
         return "measuring would take a noticeable share of the run"
@@ -277,7 +281,7 @@ def disk_wanted(run: Run) -> dict[str, int]:
 
 def check_room(run: Run) -> None:
     """Raise TrainerError if the outputs would not fit on the disk any more."""
-    disk = disk_wanted(run)
+    disk = from_main(disk_wanted(run))
     wanted, free = disk["outputs_bytes"], disk["free_bytes"]
     if wanted > free:
         raise TrainerError(

@@ -1,12 +1,13 @@
 """Says what the curves of a run show while they grow, each caution once.
 
 Everything is read from metrics.jsonl, so that a resumed run sees what one left alone
-sees. Leaves out what is worth a caution; see `guardrails.py`.
+sees. Of several processes, process 0 looks. Leaves out what is worth a caution; see `guardrails.py`.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
+from training.dpo.distributed import is_main
 from training.dpo.files import read_jsonl
 from training.dpo.guardrails import Caution, curve_cautions
 from training.dpo.phases import DPO, Phase
@@ -20,7 +21,7 @@ LOOKS = 20
 def look_if_due(run: Run, phase: Phase, step: int) -> None:
     """Look at the curves after some steps of DPO, and say what is new."""
     every = max(1, phase.schedule.total_steps // LOOKS)
-    if phase.name == DPO and (step - phase.first) % every == 0:
+    if is_main() and phase.name == DPO and (step - phase.first) % every == 0:
         warn(run, curves(run))
 
 

@@ -153,6 +153,8 @@ def figures(mine, theirs, memory=(), shape="chat"):
             "trainer/fp32/chat",
             shape=shape,
             model="small",
+            device="cpu",
+            exact=True,
             mine=mine,
             theirs=theirs,
             tried=Turn("TRL, micro-batch 1", 4, 10.0, 9.0),

@@ -30,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
         figures: list[Figure] = []
         if options.keep is not None:
             options.keep.parent.mkdir(parents=True, exist_ok=True)
-            figures += kept_figures(options.keep, where.machine, where.commit)
+            # Uncommitted work is not told apart, so nothing of it is taken up.
+            if not where.commit.endswith("+"):
+                figures += kept_figures(options.keep, where.machine, where.commit)
             options = replace(options, kept=list(figures))
         for name in options.names:
             try:

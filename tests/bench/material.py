@@ -75,7 +75,7 @@ SHAPES = {
     "uniform-0.25": _uniform(64, 256),
     "uniform-1": _uniform(192, 192),
     "uniform-4": _uniform(512, 128),
-    "uniform-16": _uniform(1024, 64),
+    "uniform-16": _uniform(768, 48),
 }
 """`uniform-N`: all lengths alike, the prompt N times as long as an answer."""
 

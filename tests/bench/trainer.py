@@ -31,9 +31,13 @@ Row = dict[str, Any]
 MICRO_BATCHES = (1, 2, 4, 8)
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 MIXED = ("short", "chat", "long")
-"""Shapes with a memory budget."""
+"""Shapes with a memory budget, and those on which TRL is also run as it comes."""
 
-QUICK_PAIRS = 4
+QUICK_PAIRS = 8
+SLOWER = 1.1
+"""A micro-batch slower than the last by this factor ends the search: on a CPU padding
+and memory only grow with it."""
+
 RATE_SECONDS = 0.2
 """How long each matrix product is tried, each way."""
 
@@ -151,12 +155,14 @@ def _provide_model(options: Options, cell: Cell) -> None:
 def _plan(options: Options, cell: Cell, with_savings: bool, pace: Pace) -> None:
     """Tell how much each side will have to do, roughly."""
     first = cell.rows[: cell.batch]
-    theirs = sum(cell.theirs(first, size) for size in cell.micro_batches)
+    theirs = sum(cell.theirs(first, size) for size in cell.micro_batches[:2])
     theirs += cell.theirs(cell.rows, 1) * options.repeats
-    theirs += 1.5 * cell.theirs(first, cell.micro_batches[-1])
+    if cell.dtype == "bf16":
+        theirs += cell.theirs(first, 1)
     mine = cell.mine(cell.rows) * options.repeats
     if cell.shape in MIXED:
-        theirs += 2.5 * cell.theirs(cell.longest, 1)
+        theirs += 2 * cell.theirs(cell.longest, 1)
+        theirs += cell.theirs(first, cell.micro_batches[-1])
         mine += cell.mine(cell.rows)
     if with_savings:
         settings = len(saving_settings(saving_defaults()))
@@ -174,19 +180,19 @@ class _Timed:
     def __init__(self, options: Options, cell: Cell, sides: Sides, pace: Pace) -> None:
         self.options, self.cell, self.sides, self.pace = options, cell, sides, pace
 
-    def ours(self, rows: list[Row], what: str, **how: Any) -> Turn:
+    def ours(self, rows: list[Row], told: str, **how: Any) -> Turn:
         with self.pace.told(
-            f"{self.cell.name}: ours, {what}",
+            f"{self.cell.name}: ours, {told}",
             f"ours {self.cell.dtype}",
             self.cell.mine(rows),
         ):
             return self.sides.ours(rows, **how)
 
-    def trl(self, rows: list[Row], size: int, what: str, **how: Any) -> Turn:
+    def trl(self, rows: list[Row], size: int, told: str, **how: Any) -> Turn:
         with self.pace.told(
-            f"{self.cell.name}: TRL, micro-batch {size}, {what}",
+            f"{self.cell.name}: TRL, micro-batch {size}, {told}",
             f"TRL {self.cell.dtype}",
-            self.cell.theirs(rows, size) * (1.4 if len(how) > 1 else 1.0),
+            self.cell.theirs(rows, size),
         ):
             return self.sides.trl(rows, size, **how)
 
@@ -197,44 +203,65 @@ def _cell(options: Options, cell: Cell, sides: Sides, pace: Pace) -> Iterator[Fi
     sides.ours(cell.warming)
     sides.trl(cell.warming, 1)
     rates = _rates(cell, sides)
-    first = cell.rows[: cell.batch]
-    tried: dict[int, Turn] = {}
-    for size in cell.micro_batches:
-        try:
-            tried[size] = timed.trl(first, size, "trying")
-        except BenchError as error:
-            # Too large for the machine, as a rule: the others remain.
-            options.say(f"{cell.name}: no micro-batch {size}: {error}")
-    if not tried:
-        raise BenchError("TRL did not train with any micro-batch")
-    best = min(tried, key=lambda size: tried[size].seconds)
+    tried, how = _tuned(options, cell, timed)
     mine: list[Turn] = []
     theirs: list[Turn] = []
     for turn in range(options.repeats):
         told = f"turn {turn + 1} of {options.repeats}"
         # Who begins changes, so that neither always has the cooler machine.
         if turn % 2:
-            theirs.append(timed.trl(cell.rows, best, told))
+            theirs.append(timed.trl(cell.rows, told=told, **how))
             mine.append(timed.ours(cell.rows, told))
         else:
             mine.append(timed.ours(cell.rows, told))
-            theirs.append(timed.trl(cell.rows, best, told))
-    comes = timed.trl(first, cell.micro_batches[-1], "as it comes", default=True)
-    memory = _memory(cell, timed) if cell.shape in MIXED else {}
+            theirs.append(timed.trl(cell.rows, told=told, **how))
+    comes, memory = None, {}
+    if cell.shape in MIXED:
+        first, size = cell.rows[: cell.batch], cell.micro_batches[-1]
+        comes = timed.trl(first, size, "as it comes", default=True)
+        memory = _memory(cell, timed)
     yield from cell_figures(
         cell.name,
         shape=cell.shape,
         model=cell.model,
+        device=cell.device,
+        exact=cell.dtype == "fp32",
         mine=mine,
         theirs=theirs,
-        tried=tried[best],
+        tried=tried,
         default=comes,
         memory=memory,
-        ceiling=cell.theirs(cell.rows, best) / cell.mine(cell.rows),
+        ceiling=cell.theirs(cell.rows, how["size"]) / cell.mine(cell.rows),
         operations=cell.mine(cell.rows),
         rates=rates,
         note=f"{len(cell.rows)} pairs, best of {len(mine)}; {busy} before, {load()} after",
     )
+
+
+def _tuned(options: Options, cell: Cell, timed: _Timed) -> tuple[Turn, dict[str, Any]]:
+    """TRL's quickest setting, from the first step's pairs, and that turn."""
+    first = cell.rows[: cell.batch]
+    tried: list[tuple[Turn, dict[str, Any]]] = []
+
+    def attempt(how: dict[str, Any]) -> None:
+        try:
+            tried.append((timed.trl(first, told="trying", **how), how))
+        except BenchError as error:
+            # Too large for the machine, as a rule: the others remain.
+            options.say(f"{cell.name}: TRL cannot do {how}: {error}")
+
+    for size in cell.micro_batches:
+        attempt({"size": size})
+        seconds = [turn.seconds for turn, _ in tried[-2:]]
+        if len(seconds) == 2 and seconds[1] > SLOWER * seconds[0]:
+            break
+    if not tried:
+        raise BenchError("TRL did not train with any micro-batch")
+    best = min(tried, key=lambda one: one[0].seconds)[1]
+    if cell.dtype == "bf16" and cell.device == "cpu":
+        # Autocast over float32 weights may be as quick as over bfloat16 ones.
+        attempt(best | {"weights": "float32"})
+    return min(tried, key=lambda one: one[0].seconds)
 
 
 def _rates(cell: Cell, sides: Sides) -> Rates:

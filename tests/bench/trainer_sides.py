@@ -108,9 +108,13 @@ class Sides:
         *,
         default: bool = False,
         checkpointing: bool = False,
+        weights: str | None = None,
         fresh: bool = False,
     ) -> Turn:
-        """`default`: checkpointing and a reference pass at every step, as TRL has it."""
+        """`default`: checkpointing and a reference pass at every step, as TRL has it.
+
+        `weights`: dtype of the base, if not the one computed in.
+        """
         folder = self._folder("trl")
         pairs = folder.with_suffix(".jsonl")
         _write(pairs, rows)
@@ -122,13 +126,14 @@ class Sides:
             "default": default,
             "checkpointing": checkpointing,
             "dtype": self.dtype,
-            "weights": self.dtype,
+            "weights": weights or self.dtype,
             "device": self.device,
             "folder": str(folder),
             "rank": self.model.rank,
         }
         name = f"TRL, micro-batch {micro_batch}"
         name += ", as it comes" if default else ", checkpointing" * checkpointing
+        name += f", {weights} weights" if weights else ""
         if fresh:
             log = folder.with_suffix(".log")
             with Worker("tests.bench.trl_side", log, self.env) as alone:

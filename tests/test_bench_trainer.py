@@ -5,12 +5,14 @@ import json
 import pytest
 
 from tests.bench import operations
-from tests.bench.figures import Budget, Figure, from_object, markdown
+from tests.bench.cells import cells_of
+from tests.bench.figures import ROOT, Budget, Figure, from_object, markdown
+from tests.bench.jobs import Worker
 from tests.bench.material import MODELS, SHAPES, ModelShape, pairs_of
 from tests.bench.operations import Passed, padded, shared
 from tests.bench.options import kept_figures, parse
 from tests.bench.pace import Pace
-from tests.bench.trainer import _cells
+from tests.bench.processes import BenchError
 from tests.bench.trainer_figures import (
     Rates,
     cell_figures,
@@ -125,7 +127,7 @@ def test_pairs_have_the_lengths_of_their_shape_and_are_the_same_again(shape):
 
 
 def test_every_default_shape_fits_the_model_and_fills_whole_steps(tmp_path):
-    cells = _cells(parse([*("trainer", "--device", "cpu")], ["trainer"], tmp_path))
+    cells = cells_of(parse([*("trainer", "--device", "cpu")], ["trainer"], tmp_path))
     assert len(cells) == 2 * len(SHAPES)
     assert all(len(cell.rows) % cell.batch == 0 for cell in cells)
     assert cells[0].micro_batches == [1, 2, 4]
@@ -136,7 +138,7 @@ def test_every_default_shape_fits_the_model_and_fills_whole_steps(tmp_path):
 
 def test_a_gpu_gets_bfloat16_larger_models_and_larger_steps(tmp_path):
     words = ["trainer", "--device", "cuda", "--shapes", "chat"]
-    cells = _cells(parse(words, ["trainer"], tmp_path))
+    cells = cells_of(parse(words, ["trainer"], tmp_path))
     assert [c.name for c in cells] == ["trainer/0.5b/bf16/chat", "trainer/7b/bf16/chat"]
     assert cells[0].micro_batches == [1, 2, 4, 8]
     assert not cells[0].head_everywhere
@@ -270,6 +272,36 @@ def test_time_left_is_told_from_the_speed_of_each_kind_of_work():
     assert pace.left == 12.0
     pace.did("b", 2, 10.0)
     assert pace.left == 20.0
+
+
+SERVED = """
+from tests.bench.jobs import serve
+
+def do(job):
+    print("for the log")
+    if job["n"] == 3:
+        raise ValueError("three is too many")
+    return {"twice": 2 * job["n"]}
+
+serve(do)
+"""
+
+
+def test_a_program_does_job_after_job_and_is_started_again_after_it_broke(tmp_path):
+    (tmp_path / "doubling.py").write_text(SERVED, encoding="utf-8")
+    log = tmp_path / "log"
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with Worker("doubling", log, path) as worker:
+        assert worker.ask({"n": 1})["twice"] == 2
+        first = worker.process
+        assert worker.ask({"n": 2})["process_bytes"] > 2**20
+        assert worker.process is first
+        with pytest.raises(BenchError, match="three is too many"):
+            worker.ask({"n": 3})
+        assert worker.ask({"n": 4})["twice"] == 8
+        second = worker.process
+    assert second.returncode is not None
+    assert "for the log" in log.read_text("utf-8")
 
 
 LINE = {

@@ -93,8 +93,15 @@ def from_object(row: dict[str, Any]) -> Figure:
     if row["budget"]:
         of, sign, bound = row["budget"].split()
         budget = Budget(of, sign, float(bound))
-    names = ("name", "value", "unit", "rival", "rival_value")
-    return Figure(*(row[name] for name in names), budget, row["note"])
+    return Figure(
+        row["name"],
+        row["value"],
+        row["unit"],
+        row["rival"],
+        row["rival_value"],
+        budget,
+        row["note"],
+    )
 
 
 def as_line(figure: Figure, setting: Setting) -> str:

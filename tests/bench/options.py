@@ -105,6 +105,7 @@ def parse(arguments: Sequence[str], known: Sequence[str], folder: Path) -> Optio
             parser.error(f"--{name} must be at least 1")
     on_gpu = found.device == "cuda"
     shapes = found.shapes or (["short"] if found.quick else list(SHAPES))
+    dtypes = ["bf16"] if on_gpu else DTYPES[:1] if found.quick else DTYPES
     savings = found.savings or ([] if found.quick else ["chat"])
     return Options(
         names=found.names or list(known),
@@ -114,7 +115,7 @@ def parse(arguments: Sequence[str], known: Sequence[str], folder: Path) -> Optio
         repeats=found.repeats,
         pairs=found.pairs,
         shapes=shapes,
-        dtypes=found.dtype or (["bf16"] if on_gpu else DTYPES),
+        dtypes=found.dtype or dtypes,
         models=found.model or (["0.5b", "7b"] if on_gpu else ["small"]),
         device=found.device,
         batch=found.batch or (16 if on_gpu else 4),

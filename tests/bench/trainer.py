@@ -8,12 +8,15 @@ loading, tokenising, warming up, and what is written at the end.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import closing
+from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from tests.bench import operations
+from tests.bench.cells import DTYPES, MIXED, Cell, Row, cells_of
 from tests.bench.figures import Figure, load
-from tests.bench.material import MODELS, SHAPES, pairs_of
+from tests.bench.material import MODELS
 from tests.bench.options import Options
 from tests.bench.pace import Pace
 from tests.bench.processes import BenchError
@@ -26,14 +29,6 @@ from tests.bench.trainer_figures import (
 from tests.bench.trainer_sides import Sides, Turn, write_model
 from training.dpo.config import TrainingConfig
 
-Row = dict[str, Any]
-
-MICRO_BATCHES = (1, 2, 4, 8)
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-MIXED = ("short", "chat", "long")
-"""Shapes with a memory budget, and those on which TRL is also run as it comes."""
-
-QUICK_PAIRS = 8
 SLOWER = 1.1
 """A micro-batch slower than the last by this factor ends the search: on a CPU padding
 and memory only grow with it."""
@@ -42,58 +37,12 @@ RATE_SECONDS = 0.2
 """How long each matrix product is tried, each way."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One model, dtype and shape, and the pairs that both sides train on."""
-
-    model: str
-    dtype: str
-    shape: str
-    device: str
-    batch: int
-    rows: list[Row] = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        model = [] if self.model == "small" else [self.model]
-        return "/".join(["trainer", *model, self.dtype, self.shape])
-
-    @property
-    def head_everywhere(self) -> bool:
-        """TRL's head takes every position where there is no Triton."""
-        return self.device == "cpu"
-
-    @property
-    def micro_batches(self) -> list[int]:
-        """Those that an optimizer batch is made of."""
-        return [size for size in MICRO_BATCHES if self.batch % size == 0]
-
-    @property
-    def longest(self) -> list[Row]:
-        """As many as an optimizer step takes: they decide how much memory TRL needs."""
-        return sorted(self.rows, key=_tokens)[-self.batch :]
-
-    @property
-    def warming(self) -> list[Row]:
-        """On a GPU a whole step, since kernels are made for its sizes."""
-        by_length = sorted(self.rows, key=_tokens)
-        return self.rows[: self.batch] if self.device == "cuda" else by_length[:1]
-
-    def theirs(self, rows: list[Row], micro_batch: int) -> float:
-        """Operations of TRL, tuned."""
-        model = MODELS[self.model]
-        return operations.tuned(model, rows, micro_batch, self.head_everywhere).total
-
-    def mine(self, rows: list[Row]) -> float:
-        return operations.ours(MODELS[self.model], rows, self.batch).total
-
-
 def measure(options: Options) -> Iterator[Figure]:
     """Cell by cell; what `options.kept` already has is not measured again.
 
     Raises BenchError at the end if a cell could not be measured.
     """
-    cells = [cell for cell in _cells(options) if not options.has(cell.name)]
+    cells = [cell for cell in cells_of(options) if not options.has(cell.name)]
     saved = [
         cell
         for cell in cells
@@ -104,52 +53,28 @@ def measure(options: Options) -> Iterator[Figure]:
     for cell in cells:
         _plan(options, cell, cell in saved, pace)
     failed = []
-    sides: Sides | None = None
-    for cell in cells:
-        key = (cell.model, DTYPES[cell.dtype])
-        if sides is None or (sides.name, sides.dtype) != key:
-            if sides is not None:
-                sides.close()
-            _provide_model(options, cell)
-            sides = Sides(
-                options.folder, cell.model, key[1], cell.device, options.batch
-            )
-        try:
-            yield from _cell(options, cell, sides, pace)
-            if cell in saved:
-                yield from _savings(options, cell, sides, pace)
-        except BenchError as error:
-            options.say(f"{cell.name} could not be measured: {error}")
-            failed.append(cell.name)
-        except BaseException:
-            sides.close()
-            raise
-    if sides is not None:
-        sides.close()
+    for (model, dtype), some in groupby(cells, lambda cell: (cell.model, cell.dtype)):
+        _provide_model(options, model)
+        sides = Sides(
+            options.folder, model, DTYPES[dtype], options.device, options.batch
+        )
+        with closing(sides):
+            for cell in some:
+                try:
+                    yield from _cell(options, cell, sides, pace)
+                    if cell in saved:
+                        yield from _savings(options, cell, sides, pace)
+                except BenchError as error:
+                    options.say(f"{cell.name} could not be measured: {error}")
+                    failed.append(cell.name)
     if failed:
-        raise BenchError(f"{', '.join(failed)} could not be measured")
+        raise BenchError(f"no figures of {', '.join(failed)}")
 
 
-def _cells(options: Options) -> list[Cell]:
-    found = []
-    for model in options.models:
-        for dtype in options.dtypes:
-            for shape in options.shapes:
-                least = SHAPES[shape].pairs if options.device == "cpu" else 64
-                count = options.pairs or (QUICK_PAIRS if options.quick else least)
-                # TRL weighs the pairs of a smaller last step otherwise.
-                count = -(-count // options.batch) * options.batch
-                rows = pairs_of(shape, count, MODELS[model].vocabulary)
-                found.append(
-                    Cell(model, dtype, shape, options.device, options.batch, rows)
-                )
-    return found
-
-
-def _provide_model(options: Options, cell: Cell) -> None:
-    if not (options.folder / f"model-{cell.model}").exists():
-        options.say(f"trainer: making the model {cell.model}, with random weights")
-        write_model(options.folder, cell.model, cell.device)
+def _provide_model(options: Options, model: str) -> None:
+    if not (options.folder / f"model-{model}").exists():
+        options.say(f"trainer: making the model {model}, with random weights")
+        write_model(options.folder, model, options.device)
 
 
 def _plan(options: Options, cell: Cell, with_savings: bool, pace: Pace) -> None:
@@ -307,8 +232,3 @@ def saving_defaults() -> dict[str, Any]:
     if known is None or not callable(known.default_factory):
         return {}
     return asdict(known.default_factory())
-
-
-def _tokens(row: Row) -> int:
-    """Of the longer of the two sequences."""
-    return max(len(ids) for ids in operations.sequences(row))

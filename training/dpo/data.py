@@ -30,6 +30,12 @@ from training.dpo.files import read_jsonl
 
 LINES_SHOWN = 50
 ID_KEYS = ("prompt_ids", "chosen_ids", "rejected_ids")
+RENDERING = (
+    *("conversation", "tokenize", "return_dict", "return_tensors", "tokenizer_kwargs"),
+    *("add_generation_prompt", "continue_final_message", "padding", "truncation"),
+    *("max_length", "return_assistant_tokens_mask"),
+)
+"""What `apply_chat_template` takes besides a template's variables; ours to set."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,13 @@ def read_pairs(
     """
     pairs: list[Pair] = []
     report = RowReport()
-    if not path.exists():
-        raise TrainerError(f"{path.name} is missing from {path.parent}.")
+    lines: dict[str, int] = {}
     for line, row in read_jsonl(path):
         report.read += 1
         try:
             pair = _pair_of(row, line, tokenizer, max_length, vocabulary, report)
+            if pair is not None:
+                _refuse_second(pair, lines)
         except _BadRow as problem:
             raise TrainerError(f"{path.name} line {line}: {problem}") from None
         if pair is not None:
@@ -122,6 +129,15 @@ def read_pairs(
 
 class _BadRow(Exception):
     pass
+
+
+def _refuse_second(pair: Pair, lines: dict[str, int]) -> None:
+    """Ids tell pairs apart in pairs_scored.jsonl; `lines` holds those seen so far."""
+    first = lines.setdefault(pair.id, pair.line)
+    if first != pair.line:
+        raise _BadRow(
+            f'"id" {pair.id!r} is already that of line {first}; give each pair its own.'
+        )
 
 
 def _pair_of(
@@ -138,6 +154,10 @@ def _pair_of(
     weight = 1.0 if weight is None else weight
     if not is_number(weight) or weight < 0:
         raise _BadRow(f'"weight" must be a number of at least 0, not {weight!r}.')
+    row_id = line if row.get("id") is None else row["id"]
+    if type(row_id) not in (str, int):
+        raise _BadRow(f'"id" must be a text or a whole number, not {row_id!r}.')
+    row_id = str(row_id)
     ids = _given_ids(row, vocabulary)
     if ids is None:
         prompt, chosen, rejected, left_out = _tokenized(row, tokenizer)
@@ -165,8 +185,6 @@ def _pair_of(
             return None
         if len(answer) > room:
             report.cut.setdefault(f"{side} cut to max_length", []).append(line)
-    row_id = row.get("id")
-    row_id = str(line) if row_id is None else str(row_id)
     return Pair(row_id, line, prompt, chosen[:room], rejected[:room], float(weight))
 
 
@@ -227,6 +245,12 @@ def _check_messages(key: str, value: Any, mixed: bool) -> None:
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise _BadRow(f'"{key}" must hold messages {{"role": …, "content": …}}.')
+        content = message.get("content")
+        # A call of a tool may stand in its place; parts are the template's affair.
+        if not isinstance(content, str | list) and not message.get("tool_calls"):
+            raise _BadRow(
+                f'"{key}" has a message whose "content" is no text: {_short(content)}.'
+            )
 
 
 def _encode_strings(
@@ -250,15 +274,7 @@ def _encode_messages(
         raise _BadRow(
             "has messages, but the base model's tokenizer has no chat template."
         )
-    tools = row.get("tools")
-    try:
-        options = {"tools": json.loads(tools) if isinstance(tools, str) else tools}
-    except json.JSONDecodeError:
-        raise _BadRow('"tools" must be a list, or its JSON text.') from None
-    more = row.get("chat_template_kwargs")
-    if more is not None and not isinstance(more, dict):
-        raise _BadRow('"chat_template_kwargs" must be an object.')
-    options |= more or {}
+    options = _template_options(row)
 
     def render(messages: list[dict[str, Any]], **extra: Any) -> list[int]:
         try:
@@ -275,6 +291,32 @@ def _encode_messages(
         render(prompt + row["chosen"]),
         render(prompt + row["rejected"]),
     )
+
+
+def _template_options(row: dict[str, Any]) -> dict[str, Any]:
+    """The row's `tools` and `chat_template_kwargs`, as the chat template takes them."""
+    tools = row.get("tools")
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except (ValueError, RecursionError):
+        tools = ...
+    if not isinstance(tools, list | None):
+        raise _BadRow('"tools" must be a list, or its JSON text.')
+    more = row.get("chat_template_kwargs") or {}
+    if not isinstance(more, dict):
+        raise _BadRow('"chat_template_kwargs" must be an object.')
+    for name in RENDERING:
+        if name in more:
+            raise _BadRow(
+                f'"chat_template_kwargs" must not hold "{name}": it is for the'
+                " template's own variables."
+            )
+    return {"tools": tools, **more}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"
 
 
 def _common_prefix(ids: list[int], others: list[int]) -> int:

@@ -53,18 +53,10 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a file holding one JSON object, or raise TrainerError saying where it breaks."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise TrainerError(f"{path.name} is missing from {path.parent}.") from None
-    except UnicodeDecodeError:
-        raise TrainerError(
-            f"{path.name} is not UTF-8 text; save it as UTF-8."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise TrainerError(
-            f"{path.name} is not valid JSON at line {error.lineno}, column"
-            f" {error.colno}: {error.msg}."
-        ) from None
+        raw = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    value = _parsed(raw, path.name, first=True)
     if not isinstance(value, dict):
         raise TrainerError(f"{path.name} must hold one JSON object {{…}}.")
     return value
@@ -75,21 +67,43 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
     Raises TrainerError naming file and line for a line that is not JSON.
     """
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if line:
-                    yield number, json.loads(line)
-            except UnicodeDecodeError:
-                raise TrainerError(
-                    f"{path.name} line {number} is not UTF-8 text; save it as UTF-8."
-                ) from None
-            except json.JSONDecodeError as error:
-                raise TrainerError(
-                    f"{path.name} line {number} is not valid JSON (column"
-                    f" {error.colno}: {error.msg}); each line must be one object."
-                ) from None
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, start=1):
+                where = f"{path.name} line {number}"
+                if raw.strip():
+                    yield number, _parsed(raw, where, first=number == 1)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> TrainerError:
+    if isinstance(error, FileNotFoundError):
+        return TrainerError(f"{path.name} is missing from {path.parent}.")
+    why = error.strerror or type(error).__name__
+    return TrainerError(f"{path.name} in {path.parent} cannot be read: {why}.")
+
+
+def _parsed(raw: bytes, where: str, first: bool) -> Any:
+    """The JSON value in `raw`; a byte order mark may open the `first` line of a file."""
+    try:
+        value = json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
+        if b"\\ud" in raw.lower():
+            # Half of a surrogate pair is JSON, but no character that can be encoded.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeDecodeError:
+        why = "is not UTF-8 text; save it as UTF-8"
+    except UnicodeEncodeError:
+        why = "holds half of a surrogate pair (\\ud…), which is no character"
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, " if error.doc.count("\n") > 1 else ""
+        why = f"is not valid JSON ({place}column {error.colno}: {error.msg})"
+    except RecursionError:
+        why = "nests lists or objects too deeply"
+    except ValueError as error:
+        why = f"is not valid JSON ({error})"  # a number of thousands of digits
+    raise TrainerError(f"{where} {why}.")
 
 
 def sha256_of_file(path: Path) -> str:

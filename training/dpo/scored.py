@@ -112,10 +112,8 @@ def keep_held_out(folder: Path, pairs: Sequence[Pair], figures: Figures) -> None
 
 
 def _at_start(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    try:
-        rows = [row for _, row in read_jsonl(folder / HELD_OUT_SCORED)]
-    except FileNotFoundError:
-        return {}
+    path = folder / HELD_OUT_SCORED
+    rows = [row for _, row in read_jsonl(path)] if path.exists() else []
     return {(row["id"], row["line"]): row for row in rows}
 
 

@@ -236,7 +236,8 @@ def test_a_weight_counts_an_answer_that_many_times(make_run):
     weighted = make_run(
         "weighted", [light, heavy | {"weight": 3.0}], batch_size=2, **plain
     )
-    repeated = make_run("repeated", [light, heavy, heavy, heavy], batch_size=4, **plain)
+    three = [heavy | {"id": copy} for copy in range(3)]
+    repeated = make_run("repeated", [light, *three], batch_size=4, **plain)
     train_here(weighted)
     train_here(repeated)
     for one, other in zip(

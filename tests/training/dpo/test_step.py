@@ -44,7 +44,8 @@ def test_a_weight_of_3_is_the_pair_three_times(name, make_run):
     """For losses over all tokens or all pairs of a step too."""
     weighted = [{**PAIRS[0], "weight": 3.0}, *PAIRS[1:4]]
     one = stepped(make_run("weighted", weighted, **config_of(name)))
-    other = stepped(make_run("thrice", [PAIRS[0]] * 3 + PAIRS[1:4], **config_of(name)))
+    three = [PAIRS[0] | {"id": copy} for copy in range(3)]
+    other = stepped(make_run("thrice", three + PAIRS[1:4], **config_of(name)))
     assert_same(one, other)
 
 

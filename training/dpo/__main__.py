@@ -1,5 +1,8 @@
 """`python -m training.dpo RUN_DIR`: train the run in a folder.
 
+`python -m training.dpo sweep RUN_DIR --beta 0.05,0.1 …`: train it with several settings and
+rank them; see `sweep.py`.
+
 Exit codes: 0 done; 75 stopped by a signal, to be resumed by the same command; 73
 another trainer holds the folder; 1 failed, with one sentence as the last line on
 stderr. `RUN_DIR/status.json` says the same. On several processes:
@@ -21,6 +24,35 @@ DONE, FAILED, LOCKED, STOPPED = 0, 1, 73, 75
 
 def main(arguments: list[str] | None = None) -> int:
     """Run and return the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    is_sweep = given[:1] == ["sweep"]
+    options = None if is_sweep else _options(given)
+    # Read when torch loads its threads: spinning ones starve each other on a machine
+    # that is busy with serving as well.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    stop = StopFlag()
+    stop.install()
+    try:
+        if options is None:
+            from training.dpo.sweep import sweep
+
+            sweep(given[1:], stop)
+        else:
+            _train(options, stop)
+    except Stopped as stopped:
+        return _end(f"Stopped: {stopped}.", STOPPED)
+    except FolderLocked as locked:
+        return _end(str(locked), LOCKED)
+    except TrainerError as failure:
+        return _end(str(failure), FAILED)
+    except Exception as error:
+        traceback.print_exc()
+        first = (str(error).strip() or "no message").splitlines()[0]
+        return _end(f"The trainer failed: {type(error).__name__}: {first}", FAILED)
+    return DONE
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.dpo", description=__doc__)
     parser.add_argument(
         "run_dir", type=Path, help="folder with config.json, pairs.jsonl"
@@ -37,41 +69,27 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="only look: rows, steps, time, memory, disk, warnings (preflight.json)",
     )
-    options = parser.parse_args(arguments)
-    # Read when torch loads its threads: spinning ones starve each other on a machine
-    # that is busy with serving as well.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    stop = StopFlag()
-    stop.install()
-    try:
-        if TORCHRUN_VARIABLE in os.environ:
-            # torchrun passes on to us whose child torchrun is.
-            stop.die_with_torchrun()
-        elif options.die_with_parent:
-            stop.die_with_parent(options.die_with_parent)
-        if not options.run_dir.is_dir():
-            raise TrainerError(f"{options.run_dir} is no folder.")
-        # Loaded only now, so that a signal during this import is a tidy stop.
-        from transformers.utils.logging import disable_progress_bar
+    return parser.parse_args(arguments)
 
-        from training.dpo.distributed import join, leave
-        from training.dpo.run import check_folder, run_folder
 
-        disable_progress_bar()
-        join()
-        (check_folder if options.check else run_folder)(options.run_dir, stop)
-        leave()
-    except Stopped as stopped:
-        return _end(f"Stopped: {stopped}.", STOPPED)
-    except FolderLocked as locked:
-        return _end(str(locked), LOCKED)
-    except TrainerError as failure:
-        return _end(str(failure), FAILED)
-    except Exception as error:
-        traceback.print_exc()
-        first = (str(error).strip() or "no message").splitlines()[0]
-        return _end(f"The trainer failed: {type(error).__name__}: {first}", FAILED)
-    return DONE
+def _train(options: argparse.Namespace, stop: StopFlag) -> None:
+    if TORCHRUN_VARIABLE in os.environ:
+        # torchrun passes on to us whose child torchrun is.
+        stop.die_with_torchrun()
+    elif options.die_with_parent:
+        stop.die_with_parent(options.die_with_parent)
+    if not options.run_dir.is_dir():
+        raise TrainerError(f"{options.run_dir} is no folder.")
+    # Loaded only now, so that a signal during this import is a tidy stop.
+    from transformers.utils.logging import disable_progress_bar
+
+    from training.dpo.distributed import join, leave
+    from training.dpo.run import check_folder, run_folder
+
+    disable_progress_bar()
+    join()
+    (check_folder if options.check else run_folder)(options.run_dir, stop)
+    leave()
 
 
 def _end(sentence: str, code: int) -> int:

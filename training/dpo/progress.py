@@ -1,5 +1,6 @@
 """What a person at the terminal sees: a bar, or a quiet line now and then."""
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -47,6 +48,32 @@ class Progress:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
+
+
+class Line:
+    """A line about several things at once: renewed in place on a terminal, elsewhere
+    printed at most every ten seconds."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self._shown_at = time.monotonic()
+
+    def show(self, text: str) -> None:
+        """Show the line as it is now."""
+        seconds = 0.5 if self.terminal else QUIET_SECONDS
+        if time.monotonic() - self._shown_at < seconds:
+            return
+        self._shown_at = time.monotonic()
+        if self.terminal:
+            columns = shutil.get_terminal_size().columns
+            print("\r\x1b[K" + text[: columns - 1], end="", file=sys.stderr, flush=True)
+        else:
+            say(text)
+
+    def clear(self) -> None:
+        """Make room for other output."""
+        if self.terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:

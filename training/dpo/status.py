@@ -10,6 +10,7 @@ evaluating, sft, training, scoring, saving) says more while it runs. `step` and
 `warnings` are objects {"code", "text"}, see `guardrails.py`.
 """
 
+import json
 import os
 import time
 from datetime import UTC, datetime
@@ -19,6 +20,15 @@ from typing import Any
 from training.dpo.files import write_json
 
 MIN_INTERVAL_SECONDS = 0.5
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """What status.json says; empty if there is none yet."""
+    try:
+        values = json.loads((run_dir / "status.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 class StatusFile:

@@ -1,0 +1,321 @@
+"""A sweep trains every combination once, shares what it can, and says what it knows."""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.training.dpo.runs import PAIRS, chat, read_json, read_rows, write_rows
+from training.dpo.__main__ import main
+from training.dpo.errors import FolderLocked, Stopped, TrainerError
+from training.dpo.lock import folder_lock
+from training.dpo.process import StopFlag
+from training.dpo.sweep import sweep
+from training.dpo.sweep_options import parse_options, trials_of
+from training.dpo.sweep_report import Trial, rank, table
+
+LEARNT = [
+    chat("How do I boil rice?", "1. water 2. rice", "I do not know.", id="rice"),
+    chat("How do I make soup?", "1. water 2. salt", "No. I do not know.", id="soup"),
+    chat("What is tea?", "Here is a list: 1. tea", "I do not know.", id="what"),
+    chat("What is tea?", "1. tea 2. water", "No.", id="what else"),
+]
+"""What PAIRS teach: lists rather than "I do not know". Four pairs of three prompts."""
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_rate_that_learns_beats_one_that_does_not(make_run, capsys):
+    """Two trials at once. One loss, one beta: ranked by loss; 2e-3 learns, 1e-30 stays
+    at ln 2. Tokens are made once, the reference is computed once, done is done."""
+    run = make_run(held_out=LEARNT, epochs=10, batch_size=3)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    command = ["sweep", str(run), "--learning-rate", "1e-30,2e-3", "--jobs", "2"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    report = read_json(run / "sweep" / "sweep.json")
+    first, second = report["trials"]
+    assert report["ranked_by"] == "loss"
+    assert first["values"] == {"learning_rate": 2e-3}
+    assert second["loss"]["value"] == pytest.approx(math.log(2), abs=1e-4)
+    assert second["to_best"]["told_apart"]
+    assert second["to_best"]["loss"]["low"] > 0 > second["to_best"]["log_odds"]["high"]
+    assert first["drift"]["rejected"] < -0.01 and second["drift"]["rejected"] == 0
+    assert "Too few held-out prompts to rank by accuracy: with 3 only" in out
+    assert out.index("learning_rate=0.002") < out.index("learning_rate=1e-30")
+
+    told = [
+        read_json(run / "sweep" / t["name"] / "summary.json") for t in (first, second)
+    ]
+    assert sorted(t["reference"]["computed"] for t in told) == [0, 20]
+    assert {t["reference"]["computed"] + t["reference"]["cached"] for t in told} == {20}
+    rows = [run / "sweep" / name / "pairs.jsonl" for name in ("", first["name"])]
+    assert rows[0].stat().st_ino == rows[1].stat().st_ino
+    assert all(row["prompt_ids"] and row["prompt"] for row in read_rows(rows[0]))
+
+    written = (run / "sweep" / first["name"] / "summary.json").stat().st_mtime_ns
+    assert main(command) == 0
+    again = (run / "sweep" / first["name"] / "summary.json").stat().st_mtime_ns
+    assert again == written and capsys.readouterr().out == out
+    signal.signal(signal.SIGTERM, before[0])
+    signal.signal(signal.SIGINT, before[1])
+
+    (run / "config.json").write_text(
+        json.dumps(read_json(run / "config.json") | {"epochs": 2})
+    )
+    with pytest.raises(TrainerError, match="holds trials of another config.json"):
+        sweep([str(run), "--learning-rate", "1e-30"], StopFlag())
+    with (
+        folder_lock(run / "sweep"),
+        pytest.raises(FolderLocked, match="sweep is locked"),
+    ):
+        sweep([str(run), "--learning-rate", "1e-30"], StopFlag())
+
+
+def test_a_killed_and_then_stopped_sweep_goes_on(make_run):
+    """A trial killed with -9 is said, the next sweep is stopped and leaves a checkpoint,
+    the third ends it: each step once, the first still that of the first process."""
+    run = make_run(held_out=LEARNT, epochs=400, batch_size=6, save_steps=20)
+    arguments = [str(run), "--seed", "5"]
+    trial = run / "sweep" / "seed=5"
+
+    def kill():
+        wait_for_lines(trial, 30)
+        os.kill(read_json(trial / "status.json")["pid"], signal.SIGKILL)
+
+    with pytest.raises(TrainerError, match="it was killed"):
+        sweep_while(kill, arguments, StopFlag())
+    line = (trial / "metrics.jsonl").read_bytes().splitlines()[0]
+    lines = (trial / "metrics.jsonl").read_bytes().count(b"\n")
+    stop = StopFlag()
+
+    def ask_to_stop():
+        wait_for_lines(trial, lines + 5)
+        stop.requested = True
+
+    with pytest.raises(Stopped, match="stopped with 0 of 1 trials done"):
+        sweep_while(ask_to_stop, arguments, stop)
+    assert read_json(trial / "status.json")["state"] == "stopped"
+    sweep(arguments, StopFlag())
+    assert read_json(run / "sweep" / "sweep.json")["trials"][0]["steps"] == 400
+    assert [row["step"] for row in read_rows(trial / "metrics.jsonl")] == list(
+        range(1, 401)
+    )
+    assert (trial / "metrics.jsonl").read_bytes().splitlines()[0] == line
+
+
+def sweep_while(other, arguments, stop):
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        sweep(arguments, stop)
+    finally:
+        thread.join()
+
+
+def wait_for_lines(trial, count):
+    deadline = time.monotonic() + 300
+    path = trial / "metrics.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def trial(name, rows, prompts=None, weights=None, **config):
+    """A finished trial of beta 0.1 with (right, margin, loss) of each held-out pair."""
+    keys = ("right", "margin", "loss")
+    return Trial(
+        name,
+        {"name": name},
+        {"loss": "sigmoid", "beta": 0.1, "reference": "start"} | config,
+        [
+            {"id": str(n), "line": n, **dict(zip(keys, row, strict=True))}
+            for n, row in enumerate(rows)
+        ],
+        list(range(len(rows))) if prompts is None else prompts,
+        weights or [1.0] * len(rows),
+        {"drift": {"chosen": 0.1, "rejected": -0.2}, "steps": 10, "lowest_loss": None},
+    )
+
+
+RIGHT, TIE, WRONG = (1.0, 0.5, 0.3), (0.5, 0.0, 0.7), (0.0, -0.5, 1.1)
+
+
+def test_losses_decide_where_they_can_be_compared_and_accuracies_elsewhere():
+    """`sure` is right in 9 of 10 with a mean loss of 0.38, `often` in all with one of
+    0.45: by loss `sure` is first. With another beta only accuracies compare."""
+    sure = [(1.0, 2.0, 0.3)] * 9 + [WRONG]
+    often = [(1.0, 0.5, 0.45)] * 10
+    same = rank([trial("often", often), trial("sure", sure)])
+    assert same["ranked_by"] == "loss"
+    assert [t["name"] for t in same["trials"]] == ["sure", "often"]
+    assert same["trials"][1]["to_best"]["loss"]["value"] == pytest.approx(0.07)
+    for other in ({"beta": 0.3}, {"loss": "ipo"}, {"label_smoothing": 0.1}):
+        apart = rank([trial("sure", sure), trial("often", often, **other)])
+        assert apart["ranked_by"] == "accuracy"
+        assert [t["name"] for t in apart["trials"]] == ["often", "sure"]
+        assert "loss" not in apart["trials"][1]["to_best"]
+    unlike = rank([trial("a", sure), trial("b", often, learning_rate=1.0)])
+    assert unlike["ranked_by"] == "loss"
+
+
+def test_equal_accuracies_are_ordered_by_log_odds():
+    """Margins 0.5 at beta 0.1 are 5 nats, 0.9 at beta 0.3 are 3."""
+    found = rank(
+        [
+            trial("more beta", [(1.0, 0.9, 0.3)] * 4, beta=0.3),
+            trial("less beta", [(1.0, 0.5, 0.3)] * 4),
+        ]
+    )["trials"]
+    assert [t["name"] for t in found] == ["less beta", "more beta"]
+    assert [t["log_odds"]["value"] for t in found] == pytest.approx([5.0, 3.0])
+
+
+def test_few_prompts_are_said_to_be_too_few():
+    """Eight prompts that two trials disagree on twice: (2 + 1) / (8 + 2) = 0.3 is the
+    variance planned with, so 2.8 · √0.3 / √8 = 0.54 could be seen, and for 0.05 it takes
+    (2.8 · √0.3 / 0.05)² = 940.8, so 941 prompts."""
+    report = rank(
+        [
+            trial("a", [RIGHT] * 6 + [WRONG] * 2),
+            trial("b", [RIGHT] * 4 + [WRONG] * 4, beta=0.2),
+        ]
+    )
+    assert report["smallest_visible_difference"] == pytest.approx(0.542, abs=1e-3)
+    assert report["prompts_for_a_difference_of_0.05"] == 941
+    assert report["says"][0].startswith(
+        "Too few held-out prompts to rank by accuracy: with 8 only differences of 0.54 or"
+        " more could be seen; to see one of 0.05, some 941 prompts are needed."
+    )
+    assert report["says"][1].startswith(
+        "These cannot be told apart from the best, a, at 95%: b."
+    )
+    # gap 0.25: (2.8 · √0.3 / 0.25)² = 37.6
+    assert (
+        "(accuracies 0.25 apart), some 38 prompts would be needed" in report["says"][2]
+    )
+
+
+def test_pairs_of_one_prompt_are_no_further_evidence():
+    """Forty pairs of four prompts can show no more than four prompts."""
+    many = [RIGHT] * 20 + [WRONG] * 20
+    few = rank([trial("a", many, [n // 10 for n in range(40)]), trial("b", many)])
+    assert few["held_out"] == {"pairs": 40, "prompts": 4}
+    assert few["smallest_visible_difference"] > 0.5
+
+
+def test_a_clear_winner_is_called_one():
+    """100 prompts, 80 right against 20, disagreeing on 60: the interval is far from 0."""
+    good, bad = [RIGHT] * 80 + [WRONG] * 20, [WRONG] * 60 + [RIGHT] * 20 + [WRONG] * 20
+    report = rank([trial("bad", bad, beta=0.5), trial("good", good)])
+    assert report["says"] == ["good is better than each of the others at 95%."]
+    other = report["trials"][1]
+    assert other["to_best"]["told_apart"]
+    assert other["to_best"]["accuracy"]["value"] == pytest.approx(-0.6)
+    lines = table(report).splitlines()
+    assert lines[1].split()[:3] == ["1", "good", "0.800"]
+    assert "+0.10 -0.20" in lines[1] and "-0.600 (" in lines[2]
+
+
+def test_what_trained_past_its_best_or_compares_other_things_is_said():
+    late = trial("late", [RIGHT] * 30)
+    late.told["lowest_loss"] = {"step": 4, "loss": 0.2, "before_end": True}
+    free = trial("free", [RIGHT] * 30, loss="simpo", reference="none")
+    cut = trial("cut", [RIGHT] * 29, beta=0.2)
+    says = " ".join(rank([late, free, cut])["says"])
+    assert "late trained past its best: its held-out loss was lowest at step 4" in says
+    assert "Some trials have no reference" in says
+    assert "Trials measured on other rows are listed without a difference" in says
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "at least one option with values to try"),
+        (["--bta", "1"], "Unknown option --bta; the nearest known one is --beta."),
+        (["--beta", "0.1", "more"], 'takes one RUN_DIR; "more" is one too many'),
+        (["--max-length", "5"], "--max-length cannot be swept: it decides which"),
+        (["--beta", "0.1,,2"], '--beta "0.1,,2" has an empty value'),
+        (["--beta", "0.1,-1"], '--beta -1: "beta" must be a number above 0'),
+        (["--epochs", "many"], '--epochs many: "epochs" must be a number'),
+        (["--loss", "sigmoid,igo"], '--loss igo: "loss" knows no "igo"; the nearest'),
+        (["--lora.r", "0"], '--lora.r 0: "lora.r" must be a whole number'),
+        (["--beta", "1", "--jobs", "0"], '--jobs must be a number from 1, not "0"'),
+        (["--beta", "1", "--hold-out", "2"], "--hold-out must be a number in 0 to 1"),
+        (["--seed", ",".join(map(str, range(201)))], "makes 201 trials; at most 200"),
+    ],
+)
+def test_bad_options_are_named(arguments, said):
+    with pytest.raises(TrainerError) as error:
+        options = parse_options(["somewhere", *arguments])
+        trials_of({"base_model": "base"}, options.swept)
+    assert said in str(error.value)
+
+
+def test_trials_are_all_combinations_under_lasting_names():
+    """The order of options does not matter, nor how a number is written."""
+    one = parse_options(["x", "--beta", "0.10,0.1,0.3", "--learning-rate=1e-4"])
+    two = parse_options(["x", "--learning-rate", "0.0001", "--beta", "0.3,0.1"])
+    config = {"base_model": "base", "lora": {"alpha": 8}}
+    names = ["beta=0.1,learning_rate=0.0001", "beta=0.3,learning_rate=0.0001"]
+    assert list(trials_of(config, one.swept)) == names
+    assert sorted(trials_of(config, two.swept)) == names
+    (odd,) = trials_of(config, {"parent_adapter": ["some where/else"]})
+    assert "/" not in odd and " " not in odd
+
+
+def test_without_held_out_pairs_it_says_how_to_get_some(make_run, capsys):
+    run = make_run()
+    with pytest.raises(TrainerError, match="has no held_out.jsonl.* --hold-out 0.2"):
+        sweep([str(run), "--beta", "0.1,0.2"], StopFlag())
+    held = make_run("held", held_out=LEARNT)
+    with pytest.raises(TrainerError, match="leave --hold-out away"):
+        sweep([str(held), "--beta", "0.1", "--hold-out", "0.2"], StopFlag())
+    with pytest.raises(TrainerError, match="too few prompts"):
+        sweep([str(run), "--beta", "0.1", "--hold-out", "1e-9"], StopFlag())
+
+
+def test_hold_out_sets_whole_prompts_aside(make_run):
+    """Both pairs of "What is tea?" go to one side, lines keep their numbers, and
+    pairs.jsonl itself stays. Stopped before a trial starts."""
+    rows = [*PAIRS, *LEARNT]
+    run = make_run(pairs=rows, epochs=1)
+    stop = StopFlag()
+
+    def read(name):
+        lines = (run / "sweep" / name).read_text("utf-8").split("\n")
+        return {n: json.loads(line)["id"] for n, line in enumerate(lines, 1) if line}
+
+    stop.requested = False
+    watcher = threading.Thread(target=stop_when, args=(run / "sweep", stop))
+    watcher.start()
+    with pytest.raises(Stopped):
+        sweep([str(run), "--beta", "0.1", "--hold-out", "0.5"], stop)
+    watcher.join()
+    trained, held = read("pairs.jsonl"), read("held_out.jsonl")
+    ids = {n: row["id"] for n, row in enumerate(rows, 1)}
+    assert trained | held == ids and not trained.keys() & held.keys()
+    assert (
+        trained and held and ("what" in held.values()) == ("what else" in held.values())
+    )
+    assert len(read_rows(run / "pairs.jsonl")) == len(rows)
+
+
+def stop_when(folder, stop):
+    while not (folder / "made_of.json").exists():
+        time.sleep(0.002)
+    stop.requested = True
+
+
+def test_a_bad_row_is_named_before_anything_trains(make_run):
+    run = make_run(held_out=LEARNT)
+    write_rows(run / "pairs.jsonl", [PAIRS[0], {"prompt": "x", "chosen": "y"}])
+    with pytest.raises(TrainerError, match='pairs.jsonl line 2: "rejected" is missing'):
+        sweep([str(run), "--beta", "0.1,0.2"], StopFlag())

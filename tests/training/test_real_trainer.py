@@ -110,6 +110,39 @@ def test_killed_and_resumed_it_gives_the_very_policy_of_an_undisturbed_run(
     assert reference_of(again) == {"computed": 0, "cached": 16}
 
 
+def test_a_round_killed_after_its_supervised_steps_goes_on_in_a_new_attempt(
+    project, manager
+):
+    """6 supervised steps, then 24 of DPO; killed after the second of those. The next
+    attempt's folder is a new one: the reference, the weights after the sixth step, is
+    found again, or held-out rewards would not start at 0 and go on from there.
+    """
+    for number in range(8):
+        prompt = make_prompt(project=project, is_held_out=number >= 6)
+        chosen = make_completion("Good.", prompt=prompt, token_ids=[40, 41, number, 2])
+        rejected = make_completion("Bad.", prompt=prompt, token_ids=[90, 91, number, 2])
+        make_pair(comparison=make_comparison(a=chosen, b=rejected))
+    config = CONFIG | {"sft_epochs": 2, "sft_learning_rate": 5e-3, "eval_steps": 1}
+    training_round = start_round(project, manager, reference="start", config=config)
+    killer = threading.Thread(target=kill_after, args=(training_round, 8))
+    killer.start()
+    run_round(training_round.pk)
+    killer.join()
+    connections.close_all()
+    run_round(training_round.pk)
+    training_round.refresh_from_db()
+    assert training_round.state == "succeeded", training_round.error
+    supervised = training_round.metrics.filter(phase="sft").order_by("step")
+    assert list(supervised.values_list("step", flat=True)) == list(range(1, 7))
+    first, last = supervised.first().values, supervised.last().values
+    assert last["eval_logps/chosen"] > first["eval_logps/chosen"]
+    assert "rewards/margins" not in first
+    steps = training_round.metrics.filter(phase="dpo").order_by("step")
+    assert list(steps.values_list("step", flat=True)) == list(range(7, 31))
+    margins = [row.values["eval_rewards/margins"] for row in steps]
+    assert margins == sorted(margins) and margins[0] == 0
+
+
 def test_a_later_round_computes_the_reference_of_its_new_pairs_alone(project, manager):
     """Cumulative rounds share their reference, the base: of four pairs three are known."""
     for number in range(4):

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.dpo.runs import (
     PAIRS,
+    chat,
     read_json,
     read_rows,
     train_here,
@@ -37,13 +38,17 @@ CONFIG = {
     "eval_steps": 5,
     "lora": {"r": 4, "dropout": 0.1},
 }
+HELD_OUT = [
+    chat("How do I boil rice?", "1. water 2. time", "I do not know."),
+    chat("怎样煮茶?", "先把水烧开,再煮八分钟。", "不知道。"),
+]
 SFT_STEPS, STEPS = 9, 21  # 6 pairs, 2 a step: 3 epochs of 3, then 4 epochs of 3
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, base_model):
     folder = tmp_path_factory.mktemp("left alone") / "run"
-    train_here(write_run(folder, base_model, held_out=PAIRS[:2], **CONFIG))
+    train_here(write_run(folder, base_model, held_out=HELD_OUT, **CONFIG))
     return folder
 
 
@@ -66,12 +71,11 @@ def test_the_run_has_two_phases_and_one_count_of_steps(uninterrupted):
 
 
 def test_supervised_training_raises_the_chosen_answers(uninterrupted):
-    """On the pairs it trains on and, here, on the held-out ones, which are among them."""
+    """Measured on held-out pairs, whose answers are like those trained on."""
     rows = read_rows(uninterrupted / "metrics.jsonl")
     first, last = rows[0], rows[SFT_STEPS - 1]
     assert last["eval_logps/chosen"] > first["eval_logps/chosen"] + 10
     assert last["eval_loss"] < first["eval_loss"] - 0.5
-    assert last["eval_mean_token_accuracy"] > first["eval_mean_token_accuracy"]
     assert last["eval_drift/chosen"] > 0.5 and first["eval_drift/chosen"] == 0
 
 
@@ -85,7 +89,7 @@ def test_dpo_measures_against_the_weights_after_it(uninterrupted):
 
 
 def test_reference_base_stays_the_base(make_run):
-    run = make_run(held_out=PAIRS[:2], reference="base", **CONFIG)
+    run = make_run(held_out=HELD_OUT, reference="base", **CONFIG)
     train_here(run)
     start = read_rows(run / "metrics.jsonl")[SFT_STEPS]
     assert start["eval_rewards/chosen"] > 1
@@ -96,7 +100,7 @@ def test_reference_base_stays_the_base(make_run):
 def test_a_stop_at_any_point_of_either_phase_changes_nothing(
     looks, make_run, uninterrupted
 ):
-    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    run = make_run(held_out=HELD_OUT, **CONFIG)
     with pytest.raises(Stopped):
         run_folder(run, StopAfter(looks))
     train_here(run)
@@ -126,7 +130,7 @@ def kill_after(step, run, monkeypatch):
 def test_killed_between_or_in_the_phases_it_goes_on_to_the_same_end(
     step, make_run, uninterrupted, monkeypatch
 ):
-    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    run = make_run(held_out=HELD_OUT, **CONFIG)
     kill_after(step, run, monkeypatch)
     train_here(run)
     assert_same_run(run, uninterrupted)
@@ -141,7 +145,7 @@ def lose(run, *names):
 def test_a_lost_cache_is_made_again_from_the_kept_weights(
     make_run, uninterrupted, monkeypatch
 ):
-    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    run = make_run(held_out=HELD_OUT, **CONFIG)
     kill_after(14, run, monkeypatch)
     lose(run, "reference")
     train_here(run)
@@ -151,7 +155,7 @@ def test_a_lost_cache_is_made_again_from_the_kept_weights(
 def test_lost_weights_are_not_missed_while_the_cache_is_there(
     make_run, uninterrupted, monkeypatch
 ):
-    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    run = make_run(held_out=HELD_OUT, **CONFIG)
     kill_after(14, run, monkeypatch)
     lose(run, AFTER_SFT)
     train_here(run)
@@ -161,7 +165,7 @@ def test_lost_weights_are_not_missed_while_the_cache_is_there(
 @pytest.mark.parametrize("damage", ["gone", "older", "torn"])
 def test_a_reference_that_is_lost_is_said_never_guessed(damage, make_run, monkeypatch):
     """Kept weights that are gone, torn, or of another moment, and no cached log-probs."""
-    run = make_run(held_out=PAIRS[:2], **CONFIG)
+    run = make_run(held_out=HELD_OUT, **CONFIG)
     kill_after(14, run, monkeypatch)
     lose(run, "reference")
     kept = run / AFTER_SFT
@@ -183,13 +187,13 @@ def test_a_chain_of_attempts_hands_the_kept_weights_on(
     make_run, uninterrupted, monkeypatch
 ):
     """Each attempt resumes from the one before it, whose cache is then deleted."""
-    first = make_run("first", held_out=PAIRS[:2], **CONFIG)
+    first = make_run("first", held_out=HELD_OUT, **CONFIG)
     kill_after(14, first, monkeypatch)
-    second = make_run("second", held_out=PAIRS[:2], **CONFIG, resume_from=str(first))
+    second = make_run("second", held_out=HELD_OUT, **CONFIG, resume_from=str(first))
     kill_after(17, second, monkeypatch)
     lose(first, "reference")
     lose(second, "reference")
-    third = make_run("third", held_out=PAIRS[:2], **CONFIG, resume_from=str(second))
+    third = make_run("third", held_out=HELD_OUT, **CONFIG, resume_from=str(second))
     train_here(third)
     assert_same_run(third, uninterrupted)
 
@@ -201,9 +205,9 @@ def test_dpo_after_it_is_the_dpo_of_a_run_of_its_own(make_run):
     That adapter is the second run's parent; it is taken from after_sft.safetensors of
     a run stopped in its DPO, so names and figures are those of the weights in memory.
     """
-    whole = make_run("whole", held_out=PAIRS[:2], **CONFIG)
+    whole = make_run("whole", held_out=HELD_OUT, **CONFIG)
     train_here(whole)
-    cut = make_run("cut", held_out=PAIRS[:2], **CONFIG)
+    cut = make_run("cut", held_out=HELD_OUT, **CONFIG)
     with pytest.raises(Stopped):
         run_folder(cut, StopAfter(25))
     parent = shutil.copytree(whole / "adapter", cut / "parent")
@@ -213,7 +217,7 @@ def test_dpo_after_it_is_the_dpo_of_a_run_of_its_own(make_run):
     }
     save_file(names, parent / "adapter_model.safetensors")
     rest = {k: v for k, v in CONFIG.items() if not k.startswith("sft_")}
-    alone = make_run("alone", held_out=PAIRS[:2], parent_adapter=str(parent), **rest)
+    alone = make_run("alone", held_out=HELD_OUT, parent_adapter=str(parent), **rest)
     train_here(alone)
     ours = read_rows(whole / "metrics.jsonl")[SFT_STEPS:]
     theirs = read_rows(alone / "metrics.jsonl")
@@ -297,3 +301,29 @@ def test_the_time_left_counts_what_each_phase_costs(make_run):
     ).run.phases
     assert [(phase.first, phase.last) for phase in phases] == [(0, 3), (3, 9)]
     assert [work_left(phases, step) for step in (0, 2, 4, 9)] == [120, 104, 80, 0]
+
+
+def test_it_goes_on_from_a_parent_adapter(make_run, uninterrupted):
+    """The drift of the first supervised step is what the parent moved; with reference
+    "start" the rewards of DPO begin at 0 all the same.
+    """
+    parent = str(uninterrupted / "adapter")
+    config = CONFIG | {"parent_adapter": parent, "lora": {}, "epochs": 1}
+    for reference in ("start", "base"):
+        run = make_run(reference, held_out=HELD_OUT, reference=reference, **config)
+        train_here(run)
+        rows = read_rows(run / "metrics.jsonl")
+        assert rows[0]["drift/chosen"] > 0.5
+        assert rows[SFT_STEPS - 1]["drift/chosen"] > rows[0]["drift/chosen"]
+        reward = rows[SFT_STEPS]["eval_rewards/chosen"]
+        assert reward == 0 if reference == "start" else reward > 1
+
+
+def test_without_a_reference_nothing_is_kept(make_run, monkeypatch):
+    """SimPO measures against nothing: no pass and no file after the supervised steps."""
+    run = make_run(loss="simpo", beta=2.0, batch_size=2, sft_epochs=1, epochs=1)
+    kill_after(4, run, monkeypatch)
+    assert not (run / AFTER_SFT).exists()
+    train_here(run)
+    rows = read_rows(run / "metrics.jsonl")
+    assert [row["phase"] for row in rows] == ["sft"] * 3 + ["dpo"] * 3

@@ -17,7 +17,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.training.dpo.processes", "training.dpo.run"])
 
 
-def _main(rank, size, port, run, arguments, environment):
+def _main(rank, size, port, run, fault):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -27,18 +27,20 @@ def _main(rank, size, port, run, arguments, environment):
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
-    } | environment
+    }
     torch.set_num_threads(1)
     sys.stderr = (run / f"stderr-{rank}.log").open("a", buffering=1)  # noqa: SIM115
     from training.dpo.__main__ import main
 
-    os._exit(main([str(run), *arguments]))
+    if fault is not None:
+        fault(rank)
+    os._exit(main([str(run)]))
 
 
 class Processes:
     """The processes of one run; `codes()` waits for their exit codes, by rank."""
 
-    def __init__(self, run, size, arguments=(), **environment):
+    def __init__(self, run, size, fault=None):
         self.run = run
         self.store = dist.TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
@@ -46,7 +48,7 @@ class Processes:
         self.processes = [
             _context.Process(
                 target=_main,
-                args=(rank, size, self.store.port, run, arguments, environment),
+                args=(rank, size, self.store.port, run, fault),
             )
             for rank in range(size)
         ]
@@ -71,9 +73,9 @@ class Processes:
 
 
 @contextmanager
-def processes(run, size=2, **environment):
-    """Start them; none outlives the block."""
-    started = Processes(run, size, **environment)
+def processes(run, size=2, fault=None):
+    """Start them; none outlives the block. `fault(rank)` is called in each first."""
+    started = Processes(run, size, fault)
     try:
         yield started
     finally:

@@ -1,13 +1,24 @@
 """Several processes give one process's numbers, and end and resume together."""
 
+import contextlib
+import itertools
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.dpo.processes import train_in
+from tests.training.dpo.processes import processes, train_in
 from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
 from training.dpo.checkpoint import newest_checkpoint
 from training.dpo.distributed import shared_out
+from training.dpo.forward import Engine
+from training.dpo.lock import folder_lock
 
 CONFIG = {
     # of six pairs: the second step of an epoch has one, so one process has none
@@ -94,6 +105,105 @@ def test_two_processes_give_the_numbers_of_one(make, config):
     assert summary["tokens"] == read_json(one / "summary.json")["tokens"]
 
 
+LONG = {"epochs": 30, "save_steps": 3, "eval_steps": 20}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, base_model):
+    """A sharded run of 60 steps that two processes did without a break."""
+    folder = tmp_path_factory.mktemp("left alone") / "run"
+    write_run(
+        folder, base_model, PAIRS, PAIRS[:3], **CONFIG | LONG | {"tuning": "full"}
+    )
+    train_in(2, folder)
+    return folder
+
+
+def assert_same_run(run, other):
+    assert figures(run) == figures(other)
+    for name in ("model/model.safetensors", "pairs_scored.jsonl", "canary.json"):
+        assert (run / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_kill_9_of_either_process_at_any_step_changes_nothing(
+    tmp_path, base_model, undisturbed
+):
+    """The other one ends by itself; status.json says what could still be said."""
+    run = write_run(
+        tmp_path / "run",
+        base_model,
+        PAIRS,
+        PAIRS[:3],
+        **CONFIG | LONG | {"tuning": "full"},
+    )
+    for victim, lines in ((1, random.randint(1, 25)), (0, random.randint(30, 55))):
+        with processes(run) as started:
+            started.wait_for_lines(lines)
+            started.processes[victim].kill()
+            codes = started.codes()
+            assert codes[victim] == -9 and codes[1 - victim] == 75
+            assert "another process of the run was lost" in started.last_words(
+                1 - victim
+            )
+        status = read_json(run / "status.json")
+        assert status["state"] == ("stopped" if victim == 1 else "running")
+    train_in(2, run)
+    assert_same_run(run, undisturbed)
+
+
+def test_a_stop_that_one_process_hears_stops_all_and_one_process_can_go_on(
+    tmp_path, base_model, undisturbed
+):
+    run = write_run(
+        tmp_path / "run",
+        base_model,
+        PAIRS,
+        PAIRS[:3],
+        **CONFIG | LONG | {"tuning": "full"},
+    )
+    with processes(run) as started:
+        started.wait_for_lines(7)
+        started.processes[1].terminate()
+        assert started.codes() == [75, 75]
+        words = started.last_words(0)
+        assert words == started.last_words(1)
+    status = read_json(run / "status.json")
+    assert status["state"] == "stopped" and f"{status['reason']}." in words
+    assert newest_checkpoint(run / "checkpoints").name == f"step-{status['step']:08d}"
+    train_here(run)  # what two processes wrote, one goes on from
+    assert_same_numbers(run, undisturbed, 1e-4)
+
+
+def out_of_memory(rank):
+    """Process 1 has none left at its 30th pass."""
+    passes, score = itertools.count(1), Engine.score
+
+    def scored(engine, rows):
+        if rank == 1 and next(passes) == 30:
+            raise MemoryError
+        return score(engine, rows)
+
+    Engine.score = scored
+
+
+def test_what_fails_in_one_process_is_the_sentence_of_all(make):
+    run = make("run", epochs=30)
+    with processes(run, fault=out_of_memory) as started:
+        assert started.codes() == [1, 1]
+        sentence = "Out of memory: set micro_batch_size to 1, or lower max_length."
+        assert [started.last_words(rank) for rank in (0, 1)] == [sentence] * 2
+    status = read_json(run / "status.json")
+    assert (status["state"], status["reason"]) == ("failed", sentence)
+
+
+def test_a_locked_folder_is_left_alone_by_all(make):
+    run = make("run")
+    with folder_lock(run), processes(run) as started:
+        assert started.codes() == [73, 73]
+        assert "is locked by another trainer" in started.last_words(1)
+    assert not (run / "status.json").exists()
+
+
 def test_bfloat16_trains_float32_weights_in_one_process_and_sharded(make):
     """Each update is under 1e-4, too small for most bfloat16 weights to move by: rounded
     away step by step, nothing would be learned.
@@ -122,3 +232,59 @@ def test_pairs_are_shared_out_by_their_tokens():
     assert shared_out([1, 9, 2, 7, 3, 4], 2) == [[0, 1, 4], [2, 3, 5]]
     assert shared_out([5], 2) == [[0], []]
     assert shared_out([], 2) == [[], []]
+
+
+def torchrun(run):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", "-m", "training.dpo", str(run)),
+        ],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_step(run, step, process):
+    while True:
+        assert process.poll() is None
+        if (run / "status.json").exists():
+            status = read_json(run / "status.json")
+            if status["state"] == "running" and status["step"] >= step:
+                return
+        time.sleep(0.05)
+
+
+def trainers_of(run):
+    """Pids of the trainer's processes in a run folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if str(run).encode() in words and b"torch.distributed.run" not in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_torchrun_passes_a_stop_on_and_its_processes_do_not_outlive_it(make):
+    """They lead sessions of their own, so no signal to torchrun's group reaches them."""
+    run = make("run", epochs=5000, lora={"r": 4, "dropout": 0.1})
+    process = torchrun(run)
+    wait_for_step(run, 3, process)
+    process.terminate()
+    process.wait(300)
+    status = read_json(run / "status.json")
+    assert status["state"] == "stopped" and status["reason"].startswith("stopped after")
+    assert newest_checkpoint(run / "checkpoints").name == f"step-{status['step']:08d}"
+
+    process = torchrun(run)
+    wait_for_step(run, status["step"] + 3, process)
+    assert len(trainers_of(run)) == 2
+    process.kill()
+    process.wait(300)
+    while trainers_of(run):
+        time.sleep(0.05)
+    later = read_json(run / "status.json")
+    assert later["state"] == "stopped" and later["step"] > status["step"]
+    assert newest_checkpoint(run / "checkpoints").name == f"step-{later['step']:08d}"
+    assert [row["step"] for row in figures(run)] == list(range(1, later["step"] + 1))

@@ -168,6 +168,15 @@ def _checked_config(start: Policy, config: dict[str, Any]) -> dict[str, Any]:
         parsed = parse_config({"base_model": start.base_model, **config})
     except TrainerError as error:
         raise RoundRefused(str(error), 422) from None
+    if parsed.tuning == "full":
+        raise RoundRefused(
+            _(
+                "“tuning” cannot be “full” in a round: it makes a whole model, and vLLM"
+                " serves adapters of one base model here; train it by hand"
+                " (docs/trainer.md)."
+            ),
+            422,
+        )
     if (parsed.lora.r or 0) > largest_rank():
         # Better now than after hours of training.
         raise RoundRefused(

@@ -161,6 +161,12 @@ def _ended(
     if verdict is not None:
         return verdict
     log = runfolder.shown(process.folder / trainer.STDERR)
+    silent = Ended(
+        "lost", _("The trainer ended without saying how (log: %(log)s).") % {"log": log}
+    )
+    if state == "running" and code > 0 and status.get("pid") != process.process.pid:
+        # torchrun fails where a process of its was killed; one that fails says so.
+        return silent
     if state == "stopped" or code == STOPPED:
         if was_asked:
             return Ended("stopped", status.get("reason") or "")
@@ -183,6 +189,4 @@ def _ended(
             _("The trainer was killed (%(signal)s); out of memory is the usual reason.")
             % {"signal": signal.Signals(-code).name},
         )
-    return Ended(
-        "lost", _("The trainer ended without saying how (log: %(log)s).") % {"log": log}
-    )
+    return silent

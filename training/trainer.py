@@ -97,7 +97,11 @@ class Trainer:
             self.process.wait(seconds)
 
     def signal(self, signum: int) -> None:
-        """To its whole group: torchrun's ranks are in it."""
+        """To its whole group.
+
+        The processes of torchrun lead sessions of their own: it passes SIGTERM on to
+        them, and they stop by themselves when it is gone.
+        """
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signum)
 

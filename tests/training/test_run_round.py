@@ -176,6 +176,21 @@ def test_a_killed_trainer_is_tried_again_from_its_checkpoint(queued):
     assert list(queued.metrics.values_list("step", flat=True)) == list(range(1, 21))
 
 
+@threads
+def test_a_launcher_whose_process_was_killed_is_tried_again(queued, settings):
+    """torchrun answers 1 then, as it does for any failure; status.json tells which."""
+    launcher = '"$0" "$@" & wait $!; exit 1'
+    settings.TRAINER_COMMAND = ["sh", "-c", launcher, *STUB]
+    TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
+    running = in_background(queued.pk)
+    wait_for(lambda: queued.metrics.filter(step__gte=3).exists())
+    os.kill(int(lines(queued, "starts")[0].split()[1]), signal.SIGKILL)
+    running.join()
+    queued.refresh_from_db()
+    assert queued.state == "queued" and queued.attempts == 1
+    assert "without saying how" in queued.events.last().detail
+
+
 def test_a_round_lost_three_times_fails_with_the_reason(queued, settings):
     settings.TRAINER_COMMAND = ["sh", "-c", "kill -9 $$"]
     for _attempt in range(3):

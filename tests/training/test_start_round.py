@@ -250,6 +250,7 @@ def test_the_projects_own_round_settings_are_used(project, manager):
         ({"config": {"resume_from": "x"}}, "config.resume_from"),
         ({"config": {"lora": {"rank": 8}}}, "lora.r"),
         ({"config": {"lora": {"r": 4096}}}, "lora.r"),
+        ({"config": {"tuning": "full"}}, "train it by hand"),
         ({"config": [1]}, "config"),
         ({"config": {"lora": 8}}, "lora"),
     ],

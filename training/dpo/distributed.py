@@ -8,7 +8,9 @@ With one process every function here is the identity. How the processes end toge
 
 import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from training.dpo.errors import TrainerError
+from training.dpo.errors import FolderLocked, TrainerError
+from training.dpo.lock import folder_lock
 
 PATIENCE = datetime.timedelta(hours=1)
 """What one process may be behind the others, reading or saving, before all give up. A
@@ -178,3 +181,19 @@ def _together(values: list[Any], order: Sequence[int]) -> Any:
 def local_world_size() -> int:
     """How many processes of the run share this machine and its memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """`folder_lock`, taken by process 0 for all; its refusal is raised by all."""
+    with ExitStack() as held:
+        refusal = None
+        if is_main():
+            try:
+                held.enter_context(folder_lock(run_dir))
+            except FolderLocked as locked:
+                refusal = str(locked)
+        refusal = from_main(refusal)
+        if refusal is not None:
+            raise FolderLocked(refusal)
+        yield

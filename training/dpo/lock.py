@@ -1,4 +1,4 @@
-"""One trainer at a time in a run folder, be it one process or several.
+"""One trainer at a time in a run folder.
 
 The kernel drops the lock when its holder dies, however it dies, so a stale lock
 cannot exist; the file itself stays. Leaves out locks across hosts whose shared
@@ -8,10 +8,9 @@ filesystem does not carry flock.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from training.dpo.distributed import from_main, is_main
 from training.dpo.errors import FolderLocked
 
 
@@ -33,19 +32,3 @@ def folder_lock(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """`folder_lock`, taken by process 0 for all; its refusal is raised by all."""
-    with ExitStack() as held:
-        refusal = None
-        if is_main():
-            try:
-                held.enter_context(folder_lock(run_dir))
-            except FolderLocked as locked:
-                refusal = str(locked)
-        refusal = from_main(refusal)
-        if refusal is not None:
-            raise FolderLocked(refusal)
-        yield

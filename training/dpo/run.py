@@ -20,12 +20,11 @@ from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, settle
-from training.dpo.distributed import from_main, is_main
+from training.dpo.distributed import from_main, is_main, run_lock
 from training.dpo.ending import common_ending
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.files import sha256_of_file
 from training.dpo.forward import Engine
-from training.dpo.lock import run_lock
 from training.dpo.loss import objective_of
 from training.dpo.machine import device_memory
 from training.dpo.metrics_log import MetricsLog

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from training.dpo.config import TrainingConfig, loss_weights
 from training.dpo.data import Pair, RowReport
 from training.dpo.defaults import Settled, usual_rate
+from training.dpo.loss_facts import LOSS_FACTS
 
 
 class Limit(NamedTuple):
@@ -38,6 +39,9 @@ LIMITS = {
     "stuck_share": Limit(0.3, "by then the rate has been at its height for a while"),
     "stuck_steps": Limit(20, "means of fewer steps scatter too much to judge"),
     "stuck_margin": Limit(0.02, "moves the sigmoid loss by 0.01 from ln 2"),
+    "stuck_log_ratio": Limit(
+        0.2, "nats between the answers, for losses that do not start at ln 2"
+    ),
     "lost_log_ratio": Limit(
         0.3, "nats a token: a chosen token is a quarter less likely than before"
     ),
@@ -49,36 +53,13 @@ LIMITS = {
     ),
 }
 
-USUAL_BETA = {
-    "sigmoid": (0.01, 0.9),
-    "hinge": (0.01, 1.0),
-    "ipo": (0.01, 1.0),
-    "robust": (0.01, 0.9),
-    "exo_pair": (0.01, 0.9),
-    "nca_pair": (0.005, 0.9),
-    "bco_pair": (0.01, 0.9),
-    "sppo_hard": (0.0005, 0.1),
-    "apo_zero": (0.01, 0.9),
-    "apo_down": (0.01, 0.9),
-    "sigmoid_norm": (1.0, 20.0),
-    "discopop": (0.01, 0.9),
-    "aot": (0.01, 0.9),
-    "aot_unpaired": (0.01, 0.9),
-    "simpo": (1.0, 20.0),
-    "orpo": (0.02, 1.0),
-    "kto": (0.01, 0.9),
-}
-"""Least and most that published runs used. Sigmoid and its kin: 0.01 (Zephyr) to 0.9
-(Together's range); length-normalised losses need some tens of times more (SimPO 2 to
-10, open-instruct's dpo_norm 5); SPPO's eta is 1/beta = 1000; ORPO's lambda 0.1."""
-
 LOG_SIGMOID = {"sigmoid", "robust", "exo_pair", "bco_pair", "sigmoid_norm", "aot"}
 """Losses that start at ln 2 and flatten out as −log σ of the margin does."""
 
 SENTENCES = {
     "beta_unusual": (
         "beta %(value)s is unusual for the loss %(loss)s, where runs use %(low)s to"
-        " %(high)s: make sure that it is meant."
+        " %(high)s (%(source)s): make sure that it is meant."
     ),
     "learning_rate_unusual": (
         "learning_rate %(value)s is unusual for %(tuning)s on a model of %(size)s"
@@ -182,13 +163,14 @@ def config_cautions(
     """Beta and learning rate outside the usual range. `parameters`: the base's."""
     found = []
     for name in loss_weights(config):
-        low, high = USUAL_BETA.get(name, (0.0, math.inf))
-        if not low <= config.beta <= high:
+        usual = LOSS_FACTS[name].beta
+        if usual is not None and not usual[0] <= config.beta <= usual[1]:
             values = {"value": f"{config.beta:g}", "loss": name}
-            values |= {"low": f"{low:g}", "high": f"{high:g}"}
+            values |= {"low": f"{usual[0]:g}", "high": f"{usual[1]:g}"}
+            values["source"] = LOSS_FACTS[name].beta_source
             found.append(Caution("beta_unusual", values))
-    usual, factor = usual_rate(config.tuning, parameters), LIMITS["rate_factor"].value
-    low, high = usual / factor, usual * factor
+    rate, factor = usual_rate(config.tuning, parameters), LIMITS["rate_factor"].value
+    low, high = rate / factor, rate * factor
     if not low <= settled.learning_rate <= high:
         values = {
             "value": f"{settled.learning_rate:g}",
@@ -314,12 +296,9 @@ def curve_cautions(
     """
     if len(rows) < 4:
         return []
-    names = set(loss_weights(config))
-    found = []
-    if names <= LOG_SIGMOID:
-        found += _stuck(rows, config, first, last) + _saturated(rows)
-    if config.reference != "none":
-        found += _displaced(rows)
+    found = _stuck(rows, config, first, last) + _displaced(rows)
+    if set(loss_weights(config)) <= LOG_SIGMOID:
+        found += _saturated(rows)
     return found + _overfit(rows)
 
 
@@ -340,8 +319,15 @@ def _stuck(
     loss, margins = _ends(rows, "loss"), _ends(rows, "rewards/margins")
     if done < max(LIMITS["stuck_steps"].value, share * total) or not (loss and margins):
         return []
-    moved = LIMITS["stuck_margin"].value
-    if abs(margins[1]) > moved or abs(loss[1] - math.log(2)) > moved / 2:
+    names = set(loss_weights(config))
+    if names <= LOG_SIGMOID:
+        most = LIMITS["stuck_margin"].value
+        moved = abs(loss[1] - math.log(2)) > most / 2
+    else:
+        # Without a reference a margin says nothing of what was learned.
+        moved = not any(LOSS_FACTS[name].needs_reference for name in names)
+        most = LIMITS["stuck_log_ratio"].value * config.beta
+    if moved or abs(margins[1]) > most:
         return []
     values = {
         "step": step,

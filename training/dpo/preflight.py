@@ -44,8 +44,9 @@ SHORT_RUN = 1e12
 """Multiplications and additions below which a run is not worth measuring: some ten
 seconds on two cores. Six a token and weight: two forward, four backward."""
 
-METRIC_BYTES, SCORED_BYTES, OPTIMIZER_BYTES = 1500, 400, 8
-"""On disk a line of metrics and a scored pair; AdamW's two means of a weight."""
+METRIC_BYTES, SCORED_BYTES, OPTIMIZER_BYTES, LOGP_BYTES = 1500, 400, 8, 8
+"""On disk a line of metrics, a scored pair, AdamW's two means of a weight, and an answer
+token's log-probs under base and reference."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,9 @@ def disk_wanted(run: Run) -> dict[str, int]:
     checkpoints = (KEPT + 1 - there) * (weights + OPTIMIZER_BYTES * trained)
     rows = len(run.data.pairs) + (len(run.held_out.pairs) if run.held_out else 0)
     steps = run.total_steps / run.config.logging_steps
+    answers = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in run.data.pairs)
     outputs = weights + SCORED_BYTES * rows + round(METRIC_BYTES * steps)
+    outputs += LOGP_BYTES * answers
     return {
         "checkpoints_bytes": checkpoints,
         "outputs_bytes": outputs,

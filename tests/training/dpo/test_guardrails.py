@@ -188,8 +188,11 @@ def test_a_loss_that_stays_at_ln_2_is_said_after_warm_up_and_a_third():
     assert "At step 80 of 80" in about(later, first=40, last=80)["stuck"]
     # margin 0.03: it moves
     assert about(curve(**FLAT | {"rewards/margins": lambda t: 0.03})) == {}
-    # the hinge loss does not start at ln 2
-    assert about(curve(**FLAT), loss="hinge") == {}
+    # IPO starts elsewhere: its margin alone counts, up to 0.2 nats times beta
+    assert "stuck" in about(curve(**FLAT | {"loss": lambda t: 25.0}), loss="ipo")
+    assert about(curve(**FLAT | {"rewards/margins": lambda t: 0.03}), loss="ipo") == {}
+    # without a reference a small margin is no sign
+    assert about(curve(**FLAT), loss="orpo") == {}
 
 
 def test_both_answers_becoming_unlikely_is_said_and_one_is_not():
@@ -206,8 +209,6 @@ def test_both_answers_becoming_unlikely_is_said_and_one_is_not():
     assert about(curve(**falling | {"drift/chosen": lambda t: -0.3 * t})) == {}
     # what a parent adapter had lost before counts for nothing
     assert about(curve(**{k: lambda t: -2.0 for k in falling})) == {}
-    # without a reference there is no anchor to be near to
-    assert about(curve(**falling), reference="none", loss="simpo") == {}
 
 
 def test_margins_without_gradient_left_are_said():

@@ -65,11 +65,12 @@ def settle(config: TrainingConfig, parameters: int, pairs: int) -> Settled:
     if config.sft_epochs:
         reasons["sft_learning_rate"] = "given"
     if sft_rate is None:
-        sft_rate = _sft_rate(parameters)
+        sft_rate = _sft_rate(config.tuning, parameters)
         if config.sft_epochs:
             size = f"{parameters / 1e6:.1f} million weights"
+            tuning = "full tuning of" if config.tuning == "full" else "LoRA on"
             reasons["sft_learning_rate"] = (
-                f"usual for supervised training with LoRA on a model of {size}"
+                f"usual for supervised training with {tuning} a model of {size}"
             )
     return Settled(rate, batch, epochs, sft_rate, reasons)
 
@@ -112,17 +113,20 @@ def evaluation_steps(total_steps: int, step_tokens: float, held_out_tokens: int)
     return max(1, by_number, by_cost)
 
 
-def _sft_rate(parameters: int) -> float:
-    """2e-4 up to 13 billion weights and 1e-4 beyond, as QLoRA's paper has it (table 9
-    of https://arxiv.org/abs/2305.14314); more for the small models it does not treat.
+def _sft_rate(tuning: str, parameters: int) -> float:
+    """The supervised learning rate to begin with, for a base of so many weights.
 
-    Cross-entropy keeps pulling with every token, where DPO's pull fades as margins
-    grow: what DPO wants at a given size is less from 50 million weights on.
+    LoRA: 2e-4 up to 13 billion weights and 1e-4 beyond, as QLoRA's paper has it (table
+    9 of https://arxiv.org/abs/2305.14314); more for the small models it does not treat.
+    That is some twice to ten times DPO's, whose gradient is weighed down by beta and
+    fades as margins grow. Full tuning: a twentieth, 1e-5 at 7 billion, where runs use
+    5e-6 (Tulu 3) to 2e-5 (Zephyr).
     """
+    part = 20 if tuning == "full" else 1
     for below, rate in ((50e6, 1e-3), (300e6, 5e-4), (20e9, 2e-4)):
         if parameters < below:
-            return rate
-    return 1e-4
+            return rate / part
+    return 1e-4 / part
 
 
 def _epochs(pairs: int, batch: int) -> float:

@@ -269,6 +269,8 @@ def disk_wanted(run: Run) -> dict[str, int]:
     trained = sum(p.numel() for p in run.parameters.values())
     there = KEPT if newest_checkpoint(run.folder / "checkpoints") is not None else 0
     checkpoints = (KEPT + 1 - there) * (weights + OPTIMIZER_BYTES * trained)
+    if len(run.phases) > 1:
+        checkpoints += weights  # those after supervised training, kept to the end
     rows = len(run.data.pairs) + (len(run.held_out.pairs) if run.held_out else 0)
     steps = run.total_steps / run.config.logging_steps
     answers = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in run.data.pairs)

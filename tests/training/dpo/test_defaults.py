@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from transformers import LlamaConfig
@@ -36,6 +37,28 @@ def test_larger_models_get_smaller_rates(parameters, rate):
     settled = settle(TrainingConfig("m"), int(parameters), 100)
     assert settled.learning_rate == rate
     assert settled.reasons["learning_rate"] != "given"
+
+
+@pytest.mark.parametrize(
+    ("tuning", "parameters", "rate"),
+    [
+        ("lora", 2e6, 1e-3),
+        ("lora", 135e6, 5e-4),
+        ("lora", 7.6e9, 2e-4),
+        ("lora", 70e9, 1e-4),
+        ("full", 7.6e9, 1e-5),
+    ],
+)
+def test_the_supervised_rate_is_chosen_by_size_and_told_where_it_is_used(
+    tuning, parameters, rate
+):
+    config = TrainingConfig("m", tuning=tuning, sft_epochs=1)
+    settled = settle(config, int(parameters), 100)
+    assert settled.sft_learning_rate == pytest.approx(rate)
+    assert "supervised" in settled.as_dict()["sft_learning_rate"]["why"]
+    given = settle(replace(config, sft_learning_rate=3e-4), 2_000_000, 100)
+    assert given.as_dict()["sft_learning_rate"] == {"value": 3e-4, "why": "given"}
+    assert "sft_learning_rate" not in settle(TrainingConfig("m"), 100, 1).as_dict()
 
 
 def test_full_tuning_gets_a_twentieth_of_the_rate():

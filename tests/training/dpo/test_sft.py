@@ -13,7 +13,7 @@ from tests.training.dpo.runs import (
     train_here,
     write_run,
 )
-from tests.training.dpo.test_resume import StopAfter, assert_same_run
+from tests.training.dpo.test_resume import StopAfter, assert_same_run, without_speed
 from training.dpo import train as loop
 from training.dpo.anchor import AFTER_SFT
 from training.dpo.config import load_config
@@ -327,3 +327,20 @@ def test_without_a_reference_nothing_is_kept(make_run, monkeypatch):
     train_here(run)
     rows = read_rows(run / "metrics.jsonl")
     assert [row["phase"] for row in rows] == ["sft"] * 3 + ["dpo"] * 3
+
+
+def test_full_tuning_finds_its_reference_again(make_run, monkeypatch):
+    """There all weights move, so the reference is in the kept weights or the cache only;
+    here the cache is lost in the middle of DPO."""
+    config = CONFIG | {"tuning": "full", "lora": {}, "sft_learning_rate": 1e-3}
+    whole = make_run("whole", held_out=HELD_OUT, **config)
+    train_here(whole)
+    killed = make_run("killed", held_out=HELD_OUT, **config)
+    kill_after(14, killed, monkeypatch)
+    lose(killed, "reference")
+    train_here(killed)
+    rows = read_rows(killed / "metrics.jsonl")
+    assert rows[SFT_STEPS]["eval_rewards/margins"] == 0
+    assert without_speed(killed) == without_speed(whole)
+    weights = "model/model.safetensors"
+    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()

@@ -76,14 +76,16 @@ def test_operations_of_a_pass_are_twice_the_weights_that_its_tokens_meet():
 def test_an_epoch_is_the_reference_pass_the_forward_and_the_backward_pass():
     """Prompt of 1 token, answers of 1: TRL has 2 rows of 2 tokens, 2 · 3 couples, 2 head
     positions. Body 4 · 68 = 272, adapter 4 · 62 = 248, attention 6 · 8 = 48, head
-    2 · 20 = 40. Tuned: reference 272 + 48 + 40, policy 2 · 272 + 3 · (248 + 48 + 40).
-    As it comes, one more body, adapter and attention. Ours: 3 tokens, 1 + 2 + 2 couples,
-    2 answers: body 204, adapter 186, attention 40, head 40."""
+    2 · 20 = 40. Tuned: reference 272 + 48 + 40, policy 2 · 272 + 3 · (248 + 48 + 40), less
+    the products for the gradient of the first q's, k's and v's inputs, 4 tokens by 24,
+    and by 2 · 2 for each in the adapter: 144. As it comes these are there, and one more
+    body, adapter and attention. Ours: 3 tokens, 1 + 2 + 2 couples, 2 answers: body 204,
+    adapter 186, attention 40, head 40, less 3 · 36 = 108."""
     rows = [pair([1], [2], [3])]
-    tuned = 272 + 48 + 40 + 2 * 272 + 3 * (248 + 48 + 40)
+    tuned = 272 + 48 + 40 + 2 * 272 + 3 * (248 + 48 + 40) - 144
     assert operations.tuned(ONE, rows, 1, True).total == tuned
-    assert operations.default(ONE, rows, 1, True).total == tuned + 272 + 248 + 48
-    ours = 204 + 40 + 40 + 2 * 204 + 3 * (186 + 40) + 2 * 40
+    assert operations.default(ONE, rows, 1, True).total == tuned + 144 + 272 + 248 + 48
+    ours = 204 + 40 + 40 + 2 * 204 + 3 * (186 + 40) + 2 * 40 - 108
     assert operations.ours(ONE, rows, 4).total == ours
 
 

@@ -9,6 +9,7 @@ and answers {"rates": {"linear", "onednn"}}: operations a second of each, null w
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -54,6 +55,8 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     clock.cpu.clear()
+    if "torch" in sys.modules:
+        _device_bytes()
     if (code := main([str(folder)])) != 0:
         raise SystemExit(code)
     clock.enter(None)

@@ -174,6 +174,7 @@ def _tuned(options: Options, cell: Cell, timed: _Timed) -> tuple[Turn, dict[str,
         except BenchError as error:
             # Too large for the machine, as a rule: the others remain.
             options.say(f"{cell.name}: TRL cannot do {how}: {error}")
+            timed.sides.trl(cell.warming, 1)
 
     for size in cell.micro_batches:
         attempt({"size": size})

@@ -328,11 +328,18 @@ class Queue:
         told = [f"sweep {share:.0%}"]
         if share > share_at_start:
             left = passed * (1 - share) / (share - share_at_start)
-            told.append(f"about {left / 60:.0f} min left")
+            told.append(
+                f"about {left:.0f} s left"
+                if left < 120
+                else f"{left / 60:.0f} min left"
+            )
         for name in running:
             status = self._status(name)
-            steps = f" {status.get('step')}/{status.get('total_steps')}"
-            told.append(f"{name} {status.get('phase', 'starting')}{steps}")
+            steps, total = status.get("step"), status.get("total_steps")
+            told.append(
+                f"{name} {status.get('phase', 'starting')}"
+                + (f" {steps}/{total}" if total else "")
+            )
         return "; ".join(told)
 
 

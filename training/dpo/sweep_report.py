@@ -26,10 +26,17 @@ from training.dpo.intervals import (
 from training.dpo.loss_facts import reads_reference
 
 SHAPES_LOSS = (
-    *("loss", "beta", "label_smoothing", "ld_alpha", "simpo_gamma", "discopop_tau"),
-    "reference",
+    *("loss", "beta", "label_smoothing", "ld_alpha"),
+    *("simpo_gamma", "discopop_tau"),
 )
-"""Config keys that change what a loss measures; equal ones make losses comparable."""
+"""Config keys that change what a loss measures; equal ones, and the same reference,
+make losses comparable."""
+
+SHAPES_SFT = (
+    *("sft_epochs", "sft_learning_rate", "batch_size", "seed", "shuffle", "lora"),
+    *("tuning", "warmup_ratio", "lr_scheduler", "weight_decay", "max_grad_norm"),
+)
+"""Config keys that change where supervised training ends, which is then the reference."""
 
 POWER = 1.96 + 0.84
 """Standard errors that a difference must be away from 0 to be found four times in five
@@ -119,7 +126,19 @@ def rank(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _shape(trial: Trial) -> str:
-    return repr([trial.config.get(key) for key in SHAPES_LOSS])
+    return repr([_reference(trial), *(trial.config.get(key) for key in SHAPES_LOSS)])
+
+
+def _reference(trial: Trial) -> str:
+    """Trials that give the same have the same reference, or both none."""
+    config, loss = trial.config, trial.config["loss"]
+    names = [loss] if isinstance(loss, str) else list(loss)
+    if not reads_reference(names, config["reference"]):
+        return "none"
+    parent, sft_epochs = config.get("parent_adapter"), config.get("sft_epochs")
+    if config["reference"] == "base" or not (parent or sft_epochs):
+        return "base"
+    return repr([parent, *(config.get(key) for key in SHAPES_SFT if sft_epochs)])
 
 
 def _why(by_loss: bool) -> str:
@@ -183,12 +202,6 @@ def _prompts_for(gap: float, spread: float) -> int:
     return math.ceil((POWER * spread / gap) ** 2)
 
 
-def _reads_reference(trial: Trial) -> bool:
-    loss = trial.config["loss"]
-    names = [loss] if isinstance(loss, str) else list(loss)
-    return reads_reference(names, trial.config["reference"])
-
-
 def _sentences(
     trials: Sequence[Trial],
     ranked: Sequence[Mapping[str, Any]],
@@ -226,10 +239,11 @@ def _sentences(
         says.append(
             f"{first['name']} is better than each of the others at {LEVEL:.0%}."
         )
-    if len({_reads_reference(trial) for trial in trials}) > 1:
+    if len({_reference(trial) for trial in trials}) > 1:
         says.append(
-            "Some trials have no reference: their accuracy asks which answer the policy"
-            " prefers, that of the others which one it prefers more than its reference."
+            "Not all trials have the same reference: an accuracy tells which answer the"
+            " policy favours more than its own reference does (without one, which it"
+            " favours), so compare these with care."
         )
     if any(trial["to_best"] is None for trial in others):
         says.append("Trials measured on other rows are listed without a difference.")

@@ -162,8 +162,14 @@ def test_losses_decide_where_they_can_be_compared_and_accuracies_elsewhere():
         assert apart["ranked_by"] == "accuracy"
         assert [t["name"] for t in apart["trials"]] == ["often", "sure"]
         assert "loss" not in apart["trials"][1]["to_best"]
-    unlike = rank([trial("a", sure), trial("b", often, learning_rate=1.0)])
-    assert unlike["ranked_by"] == "loss"
+    for other in ({"sft_epochs": 1}, {"parent_adapter": "policy-0003"}):
+        apart = rank([trial("sure", sure), trial("often", often, **other)])
+        assert apart["ranked_by"] == "accuracy"
+        assert "Not all trials have the same reference" in " ".join(apart["says"])
+    for other in ({"learning_rate": 1.0}, {"reference": "base"}):  # a fresh start is it
+        assert (
+            rank([trial("a", sure), trial("b", often, **other)])["ranked_by"] == "loss"
+        )
 
 
 def test_equal_accuracies_are_ordered_by_log_odds():
@@ -231,7 +237,7 @@ def test_what_trained_past_its_best_or_compares_other_things_is_said():
     cut = trial("cut", [RIGHT] * 29, beta=0.2)
     says = " ".join(rank([late, free, cut])["says"])
     assert "late trained past its best: its held-out loss was lowest at step 4" in says
-    assert "Some trials have no reference" in says
+    assert "Not all trials have the same reference" in says
     assert "Trials measured on other rows are listed without a difference" in says
 
 

@@ -7,9 +7,11 @@ say nothing about what people prefer. Leaves out drawing; see static/round.js.
 import math
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from django.utils.translation import gettext as _
 
+from annotation.retelling import retold
 from training.queries import is_number
 
 Rows = list[tuple[int, dict]]
@@ -169,7 +171,7 @@ def _held_out(rows: Rows, is_finished: bool, n_held_out: int | None) -> list[Rem
     scored = [
         (accuracy, row.get("eval_rewards/margins"))
         for _step, row in rows
-        if is_number(accuracy := row.get("eval_rewards/accuracies"))
+        if is_number(accuracy := _accuracy(row))
     ]
     if not scored:
         if not is_finished:
@@ -193,7 +195,7 @@ def _held_out(rows: Rows, is_finished: bool, n_held_out: int | None) -> list[Rem
             "On pairs it never trains on, it ranks %(now).0f %% as people did;"
             " %(before).0f %% at the start."
         )
-    text = text % {"now": now, "before": before}
+    text = text % {"now": now, "before": before} + _reach(rows)
     if n_held_out is not None and n_held_out < FEW_HELD_OUT:
         text += " " + _("With %(count)d such pairs that is a hint, not a measure.") % {
             "count": n_held_out
@@ -207,6 +209,39 @@ def _held_out(rows: Rows, is_finished: bool, n_held_out: int | None) -> list[Rem
             )
         ]
     return [Remark("good" if now > before + 5 else "", text)]
+
+
+def _accuracy(row: dict) -> Any:
+    """With ties as one half where the trainer counted them so."""
+    strict = row.get("eval_rewards/accuracies")
+    return row.get("eval_rewards/accuracies_ties_half", strict)
+
+
+def _reach(rows: Rows) -> str:
+    """How far another set of held-out prompts could lie off, from the last evaluation."""
+    ends = [
+        [row.get(f"eval_rewards/accuracies_ties_half/{end}") for end in ("low", "high")]
+        for _step, row in rows
+        if is_number(_accuracy(row))
+    ][-1]
+    if not all(is_number(end) for end in ends):
+        return ""
+    said = _("With other prompts like these it could be %(low).0f to %(high).0f %%.")
+    return " " + said % {"low": 100 * ends[0], "high": 100 * ends[1]}
+
+
+SAID_OF_CURVES = ("stuck", "no_held_out", "few_held_out")
+"""Warnings of the trainer that the remarks on the curves give as well."""
+
+
+def trainer_remarks(summary: dict[str, Any]) -> list[Remark]:
+    """What the trainer warned of, as its summary.json has it in the end."""
+    warnings = summary.get("warnings") or []
+    return [
+        Remark("warn", retold(warning["text"]))
+        for warning in warnings
+        if warning["code"] not in SAID_OF_CURVES
+    ]
 
 
 def _fit(rows: Rows, n_pairs: int) -> list[Remark]:

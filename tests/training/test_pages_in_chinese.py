@@ -22,13 +22,14 @@ from tests.factories import (
     make_user,
 )
 from training import attempts, ingest
+from training.dpo.guardrails import SENTENCES
 from training.models import TrainingRound
 from training.rounds import start_round
 
 NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
 DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL
-temperature
+temperature epochs json preflight
 """
 """Words that stay as they are: names, formats, units and fields of files."""
 
@@ -194,6 +195,13 @@ def test_no_page_has_english_left_when_read_in_chinese(client, kitchen):
     assert not left
 
 
+class Anything(dict):
+    """Fills every field of a sentence."""
+
+    def __missing__(self, name):
+        return "8"
+
+
 def running_round(project, manager):
     training_round = attempts.claim(start_round(project, manager).pk)
     rows = [
@@ -216,7 +224,13 @@ def running_round(project, manager):
         total_steps=40,
         eta_seconds=310,
         activity={"phase": "training", "done": 12, "of": 40},
-        summary={"chosen": {"epochs": {"value": 20.0, "why": why}}},
+        summary={
+            "chosen": {"epochs": {"value": 20.0, "why": why}},
+            "warnings": [
+                {"code": code, "text": SENTENCES[code] % Anything()}
+                for code in SENTENCES
+            ],
+        },
     )
     training_round.refresh_from_db()
     return training_round

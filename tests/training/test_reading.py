@@ -2,8 +2,16 @@
 
 import pytest
 
+from training.dpo.guardrails import SENTENCES
 from training.queries import chart_series, number_table, thinned
-from training.reading import read_curves, read_supervised
+from training.reading import (
+    SAID_OF_CURVES,
+    Remark,
+    read_curves,
+    read_supervised,
+    trainer_remarks,
+)
+from training.templatetags.round_words import TRAINER_WARNINGS
 
 
 def curves(steps, **names):
@@ -30,6 +38,33 @@ def with_rewards(chosen, rejected, **more):
     ends = (chosen, rejected, chosen - rejected)
     named = {name: (0.0, end) for name, end in zip(REWARDS, ends, strict=True)}
     return curves(20, loss=(0.69, 0.4), **named, **more)
+
+
+def test_held_out_accuracy_counts_ties_half_and_tells_its_reach():
+    rows = with_rewards(0.8, -1.0)
+    name = "eval_rewards/accuracies"
+    rows[0][1].update({name: 0.0, f"{name}_ties_half": 0.5, "eval_rewards/margins": 0})
+    ends = {f"{name}_ties_half/low": 0.62, f"{name}_ties_half/high": 0.9}
+    rows[-1][1].update({name: 0.7, f"{name}_ties_half": 0.75, **ends})
+    remarks = words(rows, n_held_out=40)
+    assert has(
+        remarks, "good", "ranks 75 % as people did. With other prompts like these"
+    )
+    assert has(remarks, "good", "it could be 62 to 90 %.")
+
+
+def test_what_the_trainer_warned_of_is_told_unless_the_curves_say_it():
+    warnings = [
+        {"code": "stuck", "text": "A."},
+        {"code": "held_out_leak", "text": "B."},
+    ]
+    assert trainer_remarks({"warnings": warnings}) == [Remark("warn", "B.")]
+    assert trainer_remarks({}) == []
+
+
+def test_the_trainers_sentences_are_those_the_catalog_knows():
+    shown = [text for code, text in SENTENCES.items() if code not in SAID_OF_CURVES]
+    assert list(TRAINER_WARNINGS) == shown
 
 
 def has(remarks, tone, part):

@@ -59,7 +59,7 @@ LOG_SIGMOID = {"sigmoid", "robust", "exo_pair", "bco_pair", "sigmoid_norm", "aot
 SENTENCES = {
     "beta_unusual": (
         "beta %(value)s is unusual for the loss %(loss)s, where runs use %(low)s to"
-        " %(high)s (%(source)s): make sure that it is meant."
+        " %(high)s: make sure that it is meant."
     ),
     "learning_rate_unusual": (
         "learning_rate %(value)s is unusual for %(tuning)s on a model of %(size)s"
@@ -87,23 +87,23 @@ SENTENCES = {
         " %(most)s: raise it."
     ),
     "many_dropped": (
-        "%(count)s of %(read)s rows of %(file)s are dropped (%(why)s): their lines are"
-        " in preflight.json."
+        "%(count)s of %(read)s rows of %(file)s are dropped: preflight.json has the"
+        " reasons and the lines."
     ),
     "identical_answers": (
         "Pairs whose chosen and rejected answers have the same tokens: %(count)s"
-        " (%(lines)s). They teach nothing; remove them."
+        " (lines: %(lines)s). They teach nothing; remove them."
     ),
     "duplicates": (
-        "Pairs that repeat an earlier one: %(count)s (%(lines)s). If that is not meant,"
+        "Pairs that repeat an earlier one: %(count)s (lines: %(lines)s). If that is not meant,"
         " remove them; to count a pair more, give it a weight."
     ),
     "contradictions": (
-        "Pairs that say the opposite of an earlier one: %(count)s (%(lines)s). They cancel"
+        "Pairs that say the opposite of an earlier one: %(count)s (lines: %(lines)s). They cancel"
         " each other out; keep one verdict, or none."
     ),
     "held_out_leak": (
-        "Held-out pairs whose prompt also trains: %(count)s (held_out.jsonl %(lines)s)."
+        "Held-out pairs whose prompt also trains: %(count)s (lines of held_out.jsonl: %(lines)s)."
         " Their figures look better than on new prompts; hold out whole prompts."
     ),
     "memory": (
@@ -167,7 +167,6 @@ def config_cautions(
         if usual is not None and not usual[0] <= config.beta <= usual[1]:
             values = {"value": f"{config.beta:g}", "loss": name}
             values |= {"low": f"{usual[0]:g}", "high": f"{usual[1]:g}"}
-            values["source"] = LOSS_FACTS[name].beta_source
             found.append(Caution("beta_unusual", values))
     rate, factor = usual_rate(config.tuning, parameters), LIMITS["rate_factor"].value
     low, high = rate / factor, rate * factor
@@ -227,10 +226,7 @@ def _lost_rows(name: str, report: RowReport, max_length: int) -> list[Caution]:
         more = {"count": len(cut), "most": max_length}
         found.append(Caution("many_cut", values | more))
     if len(dropped) > LIMITS["dropped_share"].value * report.read:
-        why = "; ".join(f"{len(n)}: {reason}" for reason, n in report.dropped.items())
-        found.append(
-            Caution("many_dropped", values | {"count": len(dropped), "why": why})
-        )
+        found.append(Caution("many_dropped", values | {"count": len(dropped)}))
     return found
 
 
@@ -268,11 +264,9 @@ def _leaks(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> list[Caution]:
 
 
 def lines_words(lines: Sequence[int], most: int = 10) -> str:
-    """ "line 3", "lines 3, 7", "lines 3, 7, … (12 in all)"."""
+    """ "3, 7", "3, 7, …"."""
     shown = ", ".join(str(line) for line in lines[:most])
-    if len(lines) > most:
-        return f"lines {shown}, … ({len(lines)} in all)"
-    return f"line{'s' if len(lines) > 1 else ''} {shown}"
+    return f"{shown}, …" if len(lines) > most else shown
 
 
 def memory_cautions(needed: int | None, there: int) -> list[Caution]:

@@ -39,6 +39,79 @@ SETTLED = (
 """Why training/dpo/defaults.py chose a figure; told again by `retold`."""
 
 
+TRAINER_WARNINGS = (
+    gettext_noop(
+        "beta %(value)s is unusual for the loss %(loss)s, where runs use %(low)s to "
+        "%(high)s: make sure that it is meant."
+    ),
+    gettext_noop(
+        "learning_rate %(value)s is unusual for %(tuning)s on a model of %(size)s "
+        "million weights (%(low)s to %(high)s): too high a rate spoils the model, too"
+        " low a one leaves it as it was; without the key one is chosen."
+    ),
+    gettext_noop(
+        "Few pairs to train on: %(count)s; below %(least)s a policy moves unsurely: "
+        "judge more pairs before trusting the result."
+    ),
+    gettext_noop(
+        "Few updates: %(count)s; below %(least)s a policy hardly moves: lower "
+        "batch_size or raise epochs."
+    ),
+    gettext_noop(
+        "%(count)s of %(read)s rows of %(file)s lose the end of an answer at "
+        "max_length %(most)s: raise it."
+    ),
+    gettext_noop(
+        "%(count)s of %(read)s rows of %(file)s are dropped: preflight.json has the "
+        "reasons and the lines."
+    ),
+    gettext_noop(
+        "Pairs whose chosen and rejected answers have the same tokens: %(count)s "
+        "(lines: %(lines)s). They teach nothing; remove them."
+    ),
+    gettext_noop(
+        "Pairs that repeat an earlier one: %(count)s (lines: %(lines)s). If that is "
+        "not meant, remove them; to count a pair more, give it a weight."
+    ),
+    gettext_noop(
+        "Pairs that say the opposite of an earlier one: %(count)s (lines: %(lines)s)."
+        " They cancel each other out; keep one verdict, or none."
+    ),
+    gettext_noop(
+        "Held-out pairs whose prompt also trains: %(count)s (lines of held_out.jsonl:"
+        " %(lines)s). Their figures look better than on new prompts; hold out whole "
+        "prompts."
+    ),
+    gettext_noop(
+        "The run needs about %(needed)s of the %(there)s of memory: set "
+        "micro_batch_size to 1 or lower max_length if it is killed."
+    ),
+    gettext_noop(
+        "The policy moves away from both answers: a token of a chosen answer is now "
+        "%(chosen)s times as likely as at the start, of a rejected one %(rejected)s "
+        'times. A loss that holds the chosen ones helps ({"sigmoid": 1, "sft": 0.2} '
+        "or apo_zero), so do a larger beta and fewer epochs."
+    ),
+    gettext_noop(
+        "The mean margin is %(margin)s with %(accuracy)s %% of the pairs right: "
+        "hardly any gradient is left, and further steps only push the answers apart. "
+        "Take fewer epochs or a lower learning rate."
+    ),
+    gettext_noop(
+        "The held-out loss was lowest at step %(best)s (%(least)s) and is %(now)s at "
+        "step %(step)s, while the training loss went on falling: pairs are being "
+        "learned by heart. Fewer epochs (about %(epochs)s), a lower learning rate or "
+        "more pairs help."
+    ),
+    gettext_noop(
+        "On held-out pairs the accuracy fell from %(before)s %% to %(now)s %%, more "
+        "than chance explains: the training pairs may contradict them or be learned "
+        "by heart."
+    ),
+)
+"""What training/dpo/guardrails.py warns of, but for what the curves' remarks say."""
+
+
 @register.filter
 def badge(state: str) -> str:
     """The CSS class that goes with a state of a round or policy."""

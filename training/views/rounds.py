@@ -26,7 +26,7 @@ from training import queries, recipes, rounds
 from training.errors import RoundRefused
 from training.forms import RoundForm
 from training.models import TrainingRound
-from training.reading import read_curves, read_supervised
+from training.reading import read_curves, read_supervised, trainer_remarks
 
 STOP_POLLING = 286
 """htmx ends its polling on this status and still swaps the answer."""
@@ -224,6 +224,7 @@ def _round_context(
                 not training_round.is_active,
                 queries.held_out_count(training_round),
             ),
+            *trainer_remarks(training_round.summary),
         ],
         "events": list(training_round.events.all()),
         "hardest": queries.hardest_pairs(training_round),

@@ -2,7 +2,7 @@
 
 The order depends on (seed, epoch) alone, so any step can be rebuilt without replaying
 the ones before it. Laying out (sorting by length, splitting into forward passes) never
-changes which pairs make up a step. Leaves out packing and shared prompts.
+changes which pairs make up a step. Leaves out how a pass shares beginnings; see `tree.py`.
 """
 
 import math
@@ -91,6 +91,54 @@ def micro_batches(
             longest, held = lengths[index], len(items[index])
         passes[-1].append(index)
     return passes
+
+
+def tree_batches(
+    items: Sequence[Sequence[Row]],
+    max_tokens: int,
+    max_items: int | None,
+    least_saved: int | None,
+) -> list[list[int]]:
+    """Split `items` into forward passes of trees (`tree.py`): their positions.
+
+    Items that begin alike share a pass where there is room. A pass holds at most about
+    `max_tokens` tokens, beginnings shared, but always at least one item. `least_saved`:
+    as in `tree.build_tree`.
+    """
+    order = sorted(range(len(items)), key=lambda index: (items[index][0].ids, index))
+    passes: list[list[int]] = []
+    laid: list[int] = []
+    held = 0
+    for index in order:
+        rows = sorted(row.ids for row in items[index])
+        own = _new_tokens(rows, [], least_saved)
+        more = _new_tokens(rows, laid, least_saved)
+        full = not passes or held + more > max_tokens
+        if full or (max_items is not None and len(passes[-1]) >= max_items):
+            passes.append([])
+            held, more = 0, own
+        passes[-1].append(index)
+        held += more
+        laid = rows[-1]
+    return passes
+
+
+def _new_tokens(rows: list[list[int]], laid: list[int], least_saved: int | None) -> int:
+    """Tokens that sorted rows add to a tree whose last row is `laid`."""
+    new = 0
+    for ids in rows:
+        alike = 0 if least_saved is None else common_length(laid, ids)
+        new += len(ids) - (alike if alike >= (least_saved or 0) else 0)
+        laid = ids
+    return new
+
+
+def common_length(first: Sequence[int], second: Sequence[int], start: int = 0) -> int:
+    """Tokens that both begin with, known to be alike until `start`."""
+    end = min(len(first), len(second))
+    if first[start:end] == second[start:end]:
+        return end
+    return next(at for at in range(start, end) if first[at] != second[at])
 
 
 @dataclass(frozen=True)

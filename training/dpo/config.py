@@ -47,6 +47,38 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
+class Savings:
+    """What a run may spare. None of it changes a result beyond rounding, nor which
+    pairs make up an optimizer step; each can be switched off to measure its gain."""
+
+    pack: bool = True
+    """Rows of a forward pass as one sequence without padding; false: padded rows
+    through transformers' own code, and none of the rest."""
+
+    share_prefixes: bool = True
+    """What rows of a pass begin with alike is computed once."""
+
+    split_attention: bool = True
+    """Each piece of a row meets its own past only; false: the whole packed sequence
+    squared under a mask, through transformers' layers."""
+
+    fused_layers: bool = True
+    """Layers of Llama's structure through our own forward and backward pass; false:
+    transformers' layers under autograd."""
+
+    skip_unscored: bool = True
+    """The last layer computes only states that predict an answer token (with
+    fused_layers)."""
+
+    fast_products: bool = True
+    """float32 matrix products on a CPU by oneDNN where it works."""
+
+    checkpointing: bool | str = "auto"
+    """Layers keep their input only and compute again for the backward pass (with
+    fused_layers); "auto": if a memory estimate asks for it."""
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """One DPO run. See the docstring under each field."""
 
@@ -165,6 +197,9 @@ class TrainingConfig:
     where that would cost more than a tenth of training. Always before the first and
     after the last step."""
 
+    savings: Savings = field(default_factory=Savings)
+    """What may be spared; all by default."""
+
     resume_from: str | None = None
     """A checkpoint folder, or another run folder (its newest complete checkpoint), to
     go on from when this folder has no checkpoint of its own."""
@@ -192,6 +227,13 @@ def parse_config(values: dict[str, Any]) -> TrainingConfig:
         _require(isinstance(checked["lora"], dict), "lora", "an object", values)
         _refuse_unknown(checked["lora"], [f.name for f in fields(LoraConfig)], "lora.")
         checked["lora"] = LoraConfig(**checked["lora"])
+    if checked.get("savings") is None:
+        checked.pop("savings", None)
+    if "savings" in checked:
+        found = checked["savings"]
+        _require(isinstance(found, dict), "savings", "an object", found)
+        _refuse_unknown(found, [f.name for f in fields(Savings)], "savings.")
+        checked["savings"] = Savings(**found)
     config = TrainingConfig(**checked)
     _check_values(config)
     _refuse_not_built(config)
@@ -296,6 +338,7 @@ def _check_values(config: TrainingConfig) -> None:
         isinstance(config.shuffle, bool), "shuffle", "true or false", config.shuffle
     )
     _check_lora(config.lora)
+    _check_savings(config.savings)
     _check_loss(config.loss)
     _number(config, "beta", 0, above=True)
     _number(config, "label_smoothing", 0, below=0.5)
@@ -317,6 +360,13 @@ def _check_values(config: TrainingConfig) -> None:
     _number(config, "logging_steps", 1, integer=True)
     for key in ("batch_size", "micro_batch_size", "save_steps", "eval_steps"):
         _number(config, key, 1, integer=True, optional=True)
+
+
+def _check_savings(savings: Savings) -> None:
+    for name, value in asdict(savings).items():
+        auto = name == "checkpointing" and value == "auto"
+        wanted = 'true, false or "auto"' if name == "checkpointing" else "true or false"
+        _require(isinstance(value, bool) or auto, f"savings.{name}", wanted, value)
 
 
 def _check_lora(lora: LoraConfig) -> None:

@@ -147,17 +147,40 @@ def _batch(pairs: int, epochs: float) -> int:
 
 
 def forward_tokens(model_config: Any, memory_bytes: int, on_gpu: bool) -> int:
-    """Padded tokens of one forward pass with gradients, from a coarse estimate.
+    """Tokens of one forward pass with gradients: what keeps the processor busy.
 
-    Counts the activations a transformer layer keeps for the backward pass (about 16
-    hidden and 4 feed-forward vectors a token, in float32) and takes half the memory.
-    A power of two between 256 and 8192 (32768 on a GPU), so that small changes in free
-    memory between two runs do not change how they round.
+    More would cost memory and gain nothing: on a CPU matrix products are at their best
+    from some 256 rows on, a narrow model (below 512) needs more for its many small
+    operations. A GPU takes 16384. Never more than half the memory holds, counting what
+    a transformer layer keeps for the backward pass (about 16 hidden and 4 feed-forward
+    vectors a token, in float32). A power of two of at least 256, so that small changes
+    in free memory between two runs do not change how they round.
     """
     text = model_config.get_text_config()
     hidden = text.hidden_size
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     per_token = 4 * text.num_hidden_layers * (16 * hidden + 4 * inner)
     fits = max(1, memory_bytes // 2 // per_token)
-    most = 32768 if on_gpu else 8192
-    return max(256, min(most, 1 << (fits.bit_length() - 1)))
+    busy = 16384 if on_gpu else max(512, 1 << (((1 << 18) - 1) // hidden).bit_length())
+    return max(256, min(busy, 1 << (fits.bit_length() - 1)))
+
+
+def keeps_input_only(
+    model_config: Any, tokens: int, number_bytes: int, weight_bytes: int, memory: int
+) -> bool:
+    """Whether layers should compute again for the backward pass what they would keep.
+
+    Estimated for a pass of `tokens` tokens through our own layers: of each token a
+    layer keeps its input and what lies between attention and feed-forward layer, the
+    queries, keys and values, what attention gave, and the two inner vectors. With the
+    weights (`weight_bytes`) it may fill six tenths of `memory`, all in bytes; the rest
+    is for gradients, logits and the process.
+    """
+    text = model_config.get_text_config()
+    hidden, heads = text.hidden_size, text.num_attention_heads
+    size = getattr(text, "head_dim", None) or hidden // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    kept = 2 * hidden + 2 * heads * size + 2 * key_heads * size + 2 * inner
+    activations = text.num_hidden_layers * tokens * kept * number_bytes
+    return activations + weight_bytes > 0.6 * memory

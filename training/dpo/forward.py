@@ -1,13 +1,19 @@
 """Log-probabilities of answers under a causal language model, and what TRL logs of them.
 
-The backbone runs over rows of like length padded on the right; with a causal model
-nothing after a token reaches it, so no attention mask is needed. The head runs over answer positions
-only, some at a time: logits of the whole batch never exist. Leaves out the loss, the
-reference and encoder-decoder models.
+One forward pass takes any number of rows. Three ways lead to the states that predict
+the answers, from the thriftiest to the one that suits every model:
+
+- "fused": the rows as a tree of shared beginnings, through our own layers;
+- "tree": the same tree through transformers' layers, with our attention;
+- "rows": rows of like length padded on the right, through transformers as it is; with
+  a causal model nothing after a token reaches it, so no attention mask is needed.
+
+The head then runs over these states alone. `check.py` chooses the way. Leaves out the
+loss, the reference and encoder-decoder models.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -20,18 +26,25 @@ from training.dpo.batches import (
     micro_batches,
     pair_rows,
     rows_of,
+    tree_batches,
 )
+from training.dpo.config import Savings
 from training.dpo.data import Pair
 from training.dpo.distributed import gathered, my_share
-from training.dpo.full import trained_head_logps
+from training.dpo.head import HeadLogps, logit_transform
+from training.dpo.layers import Holder
+from training.dpo.linear import pick_product
 from training.dpo.sharding import is_sharded
 from training.dpo.sharding import run as run_gathered
-
-LOGITS_AT_ONCE = 1 << 24
-"""Numbers in one block of logits (64 MiB in float32)."""
+from training.dpo.tree import LEAST_SAVED, Tree, build_tree
+from training.dpo.tree_attention import plan_pass, tree_attention
 
 CALL_TOKENS = {"cpu": 64, "cuda": 4096}
 """What one more call of the backbone costs, in tokens run through it."""
+
+STATE_STEP = 64
+"""Packed sequences and the states that are kept are filled up to multiples of this:
+oneDNN keeps code for every shape it meets."""
 
 
 @dataclass
@@ -100,17 +113,30 @@ class Engine:
     """Runs rows through a model; made once, at the start of a run.
 
     `model` is a PEFT model (its adapter counts unless disabled) or a transformers
-    causal LM.
+    causal LM. `kind`: "fused", "tree" or "rows"; `why`: the reason for it.
+    `keeps_input_only`: layers compute again for the backward pass what they would keep.
+    Made by hand it is the way that suits every model; see `check.make_engine`.
     """
 
     model: Any
     layout: Layout
+    kind: str = "rows"
+    why: str = "not chosen"
+    savings: Savings = field(default_factory=Savings)
+    keeps_input_only: bool = False
+    holder: Holder = field(default_factory=Holder)
 
     @property
     def causal_lm(self) -> Any:
         """The transformers model, whose layers hold the adapter if there is one."""
         peft_model = hasattr(self.model, "get_base_model")
         return self.model.get_base_model() if peft_model else self.model
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What rounding depends on, for summary.json and the keys of caches."""
+        chosen = {"kind": self.kind, "checkpointing": self.keeps_input_only}
+        return chosen | asdict(self.layout) | {"savings": asdict(self.savings)}
 
     def split(self, items: Sequence[Sequence[Row]]) -> list[list[int]]:
         """Positions of the items of each forward pass.
@@ -120,11 +146,13 @@ class Engine:
         added where all must make as many.
         """
         mine = my_share([sum(len(row.ids) for row in rows) for rows in items])
-        passes = micro_batches(
-            [items[place] for place in mine],
-            self.layout.max_tokens,
-            self.layout.max_pairs,
-        )
+        mine_items = [items[place] for place in mine]
+        budget = (self.layout.max_tokens, self.layout.max_pairs)
+        if self.kind == "rows":
+            passes = micro_batches(mine_items, *budget)
+        else:
+            least = LEAST_SAVED if self.savings.share_prefixes else None
+            passes = tree_batches(mine_items, *budget, least)
         shared = [[mine[place] for place in places] for places in passes]
         if is_sharded(self.causal_lm):
             shared += [[]] * (max(gathered(len(shared))) - len(shared))
@@ -140,32 +168,78 @@ class Engine:
     def score(self, rows: Sequence[Row]) -> RowScores:
         """Score the answers of any number of rows in one forward pass.
 
+        An answer token is scored if a token precedes it. Gradients reach what trains.
         With no rows a sharded model still makes one, for the other processes' sake.
         """
         if not is_sharded(self.causal_lm):
-            return score_rows(self.causal_lm, rows, self.layout.pad_id)
+            return self._scored(self.causal_lm, rows)
         scored = list(rows) or [Row([self.layout.pad_id] * 2, 1)]
 
         def score(model: Any) -> tuple[Tensor, RowScores]:
             # One group: every process must call each layer as often as the others.
-            scores = score_rows(model, scored, self.layout.pad_id, call_tokens=1 << 40)
+            scores = self._scored(model, scored, call_tokens=1 << 40)
             return scores.token_logps, scores
 
         scores = run_gathered(self.causal_lm, score)[1]
         return scores if rows else scores.none()
 
+    def _scored(
+        self, model: Any, rows: Sequence[Row], call_tokens: int | None = None
+    ) -> RowScores:
+        if self.kind == "rows":
+            states, tree = _row_states(model, rows, self.layout.pad_id, call_tokens)
+        else:
+            states, tree = self._tree_states(rows)
+        head = model.get_output_embeddings()
+        scale, softcap = logit_transform(model.config)
+        fast = self.kind != "rows" and self.savings.fast_products
+        count = len(tree.targets)
+        device = states.device
+        targets = torch.zeros(len(states), dtype=torch.long, device=device)
+        targets[:count] = torch.tensor(tree.targets, dtype=torch.long, device=device)
+        columns = HeadLogps.apply(
+            *(states, head.weight, getattr(head, "bias", None), targets),
+            *(scale, softcap, pick_product(device, states.dtype, fast)),
+        )
+        if tree.owners != list(range(len(states))):
+            owners = torch.tensor(tree.owners, dtype=torch.long, device=device)
+            columns = tuple(column[owners] for column in columns)
+        token_logps, entropy, mean_logit, is_top1 = columns
+        return RowScores(token_logps, tree.lengths, entropy, mean_logit, is_top1)
 
-def score_rows(
-    model: Any, rows: Sequence[Row], pad_id: int, call_tokens: int | None = None
-) -> RowScores:
-    """Score the answers of `rows` with `model` (a transformers causal LM).
+    def _tree_states(self, rows: Sequence[Row]) -> tuple[Tensor, Tree]:
+        """States (U', H) that predict the tree's U ≤ U' distinct answer tokens."""
+        model, savings = self.causal_lm, self.savings
+        least = LEAST_SAVED if savings.share_prefixes else None
+        tree = build_tree(rows, least)
+        device = model.get_input_embeddings().weight.device
+        spare = -len(tree.ids) % STATE_STEP
+        ids = torch.tensor([tree.ids + [self.layout.pad_id] * spare], device=device)
+        positions = torch.tensor([tree.positions + [0] * spare], device=device)
+        # The last state again: nobody reads what comes of it.
+        wanted = tree.states + tree.states[-1:] * (-len(tree.states) % STATE_STEP)
+        fused = self.kind == "fused"
+        keeps_last = fused and savings.skip_unscored
+        run = plan_pass(tree, wanted if keeps_last else None, model, savings)
+        run.keeps_input_only = self.keeps_input_only
+        with tree_attention(model, self.holder, run, fused) as options:
+            states = model.base_model(
+                input_ids=ids, position_ids=positions, use_cache=False, **options
+            ).last_hidden_state[0]
+        if not keeps_last:
+            states = states[torch.tensor(wanted, dtype=torch.long, device=device)]
+        return states, tree
 
-    An answer token is scored if a token precedes it. Gradients reach the backbone;
-    the head is taken as frozen. `call_tokens`: what one more call costs, else as usual.
+
+def _row_states(
+    model: Any, rows: Sequence[Row], pad_id: int, call_tokens: int | None
+) -> tuple[Tensor, Tree]:
+    """States (T, H) that predict each row's answer tokens, row after row.
+
+    `call_tokens`: what one more call costs, else as usual.
     """
     device = model.get_input_embeddings().weight.device
     starts = [max(row.prompt_length, 1) for row in rows]
-    lengths = [len(row.ids) - start for row, start in zip(rows, starts, strict=True)]
     hidden: list[Tensor | None] = [None] * len(rows)
     for group in length_groups(
         [len(row.ids) for row in rows], call_tokens or CALL_TOKENS[device.type]
@@ -187,23 +261,10 @@ def score_rows(
         for row, start in zip(rows, starts, strict=True)
         for token in row.ids[start:]
     ]
-    head = model.get_output_embeddings()
-    scale, softcap = logit_transform(model.config)
-    inputs = (
-        torch.cat([part for part in hidden if part is not None]),
-        head.weight,
-        getattr(head, "bias", None),
-        torch.tensor(targets, device=device),
-        scale,
-        softcap,
-    )
-    if torch.is_grad_enabled() and head.weight.requires_grad:
-        block = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-        columns = trained_head_logps(*inputs, block)
-    else:
-        columns = HeadLogps.apply(*inputs)
-    token_logps, entropy, mean_logit, is_top1 = columns
-    return RowScores(token_logps, lengths, entropy, mean_logit, is_top1)
+    lengths = [len(row.ids) - start for row, start in zip(rows, starts, strict=True)]
+    owners = list(range(len(targets)))
+    tree = Tree([], [], [], owners, targets, owners, lengths)
+    return torch.cat([part for part in hidden if part is not None]), tree
 
 
 def score_set(
@@ -220,87 +281,3 @@ def score_set(
             scores = engine.score(rows_of([pairs[index] for index in indexes]))
         yield indexes, scores
         done += len(indexes)
-
-
-def logit_transform(model_config: Any) -> tuple[float, float | None]:
-    """(factor, softcap) that the model applies to its logits.
-
-    Families name the factor differently: `logit_scale` (Cohere), `lm_head_multiplier`
-    (Falcon-H1), `logits_scaling` (Granite, a divisor).
-    """
-    text = model_config.get_text_config()
-    softcap = getattr(text, "final_logit_softcapping", None)
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-        if getattr(text, name, None) is not None:
-            return float(getattr(text, name)), softcap
-    divisor = getattr(text, "logits_scaling", None)
-    if divisor is not None:
-        multiplies = text.model_type == "hyperclovax"
-        return float(divisor if multiplies else 1 / divisor), softcap
-    return 1.0, softcap
-
-
-class HeadLogps(torch.autograd.Function):
-    """log softmax(head(h))[target] with its gradient taken in the same pass.
-
-    With a frozen head, d logp/dh = sᵀW for s = (onehot(target) − softmax) times the
-    derivative of scale and softcap, whatever the loss does with logp later. Computing
-    it while the block of logits is at hand saves the backward pass over the vocabulary
-    and every saved logit: two matrix products instead of three.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        scale: float,
-        softcap: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """hidden (T, H), weight (V, H), targets (T,) → four tensors (T,)."""
-        wants_gradient = ctx.needs_input_grad[0]
-        block = max(1, LOGITS_AT_ONCE // weight.shape[0])
-        gradient = torch.empty_like(hidden) if wants_gradient else None
-        columns: list[tuple[Tensor, ...]] = []
-        for start in range(0, len(targets), block):
-            part = slice(start, start + block)
-            target = targets[part, None]
-            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
-            if scale != 1.0:
-                logits.mul_(scale)
-            if softcap is not None:
-                logits.div_(softcap).tanh_()
-                slope = 1 - logits.square()
-                logits.mul_(softcap)
-            mean_logit = logits.mean(dim=-1)
-            is_top1 = logits.argmax(dim=-1) == targets[part]
-            logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
-            logps = logits.gather(1, target)[:, 0]
-            probabilities = logits.exp()
-            entropy = -(probabilities * logits).sum(dim=-1)
-            columns.append((logps, entropy, mean_logit, is_top1))
-            if gradient is not None:
-                direction = probabilities.neg_()
-                ones = torch.ones_like(target, dtype=direction.dtype)
-                direction.scatter_add_(1, target, ones)
-                if softcap is not None:
-                    direction.mul_(slope)
-                if scale != 1.0:
-                    direction.mul_(scale)
-                gradient[part] = direction.to(weight.dtype) @ weight
-        logps, entropy, mean_logit, is_top1 = (
-            torch.cat(c) for c in zip(*columns, strict=True)
-        )
-        ctx.mark_non_differentiable(entropy, mean_logit, is_top1)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        return logps, entropy, mean_logit, is_top1
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """Scale the stored direction by the loss's derivative with respect to logp."""
-        (direction,) = ctx.saved_tensors
-        grad = (grads[0][:, None] * direction).to(direction.dtype)
-        return grad, None, None, None, None, None

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from training.dpo.distributed import is_main
 from training.dpo.files import fsync_path, sha256_of_file
@@ -67,40 +66,6 @@ def refresh(model: Any, masters: Mapping[str, torch.nn.Parameter]) -> None:
         weight = model.get_parameter(name)
         if weight is not master:
             weight.copy_(master)
-
-
-def trained_head_logps(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    scale: float,
-    softcap: float | None,
-    block: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`HeadLogps` for a head that trains: gradients reach its weight as well.
-
-    `block` positions at a time, whose logits are computed again in the backward pass.
-    """
-
-    def part(states: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
-        logits = torch.nn.functional.linear(states, weight, bias).float() * scale
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        logps = logits - logits.logsumexp(dim=-1, keepdim=True)
-        with torch.no_grad():
-            entropy = -(logps.exp() * logps).sum(dim=-1)
-            mean_logit, is_top1 = logits.mean(dim=-1), logits.argmax(dim=-1) == ids
-        return logps.gather(1, ids[:, None])[:, 0], entropy, mean_logit, is_top1
-
-    columns = [
-        checkpoint(part, *tile, use_reentrant=False)
-        for tile in zip(hidden.split(block), targets.split(block), strict=True)
-    ]
-    logps, entropy, mean_logit, is_top1 = (
-        torch.cat(column) for column in zip(*columns, strict=True)
-    )
-    return logps, entropy, mean_logit, is_top1
 
 
 def save_model(

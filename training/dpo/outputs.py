@@ -4,7 +4,7 @@ grow while it trains.
 """
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -133,7 +133,7 @@ def _summary(
         "processes": world_size(),
         "sharding": "full" if is_sharded(run.engine.causal_lm) else "none",
         "threads": torch.get_num_threads(),
-        "forward": asdict(run.engine.layout),
+        "forward": {"why": run.engine.why, **run.engine.numerics},
         "base_parameters": prepared.base_parameters,
         "trained_parameters": sum(p.numel() for p in run.parameters.values()),
         "config": as_dict(run.config),

@@ -162,7 +162,7 @@ def context(engine: Engine, weights_hash: str) -> dict[str, str]:
         "adapter_scale": _adapter_scale(engine.model),
         "device": f"{device.type} {kind}",
         "float32_matmul": torch.get_float32_matmul_precision(),
-        "forward": str(FORWARD_VERSION),
+        "forward": f"{FORWARD_VERSION} {engine.kind}",
         "torch": version("torch"),
         "transformers": version("transformers"),
     }

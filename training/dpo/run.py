@@ -14,17 +14,17 @@ import torch
 
 from training.dpo.anchor import Anchor
 from training.dpo.base_hash import remembered_hash
-from training.dpo.batches import Layout
+from training.dpo.batches import Layout, rows_of
 from training.dpo.canary import canary_token_ids, sequence_logprobs
+from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config
 from training.dpo.data import Pair, RowReport, read_pairs
-from training.dpo.defaults import forward_tokens, settle
+from training.dpo.defaults import forward_tokens, keeps_input_only, settle
 from training.dpo.distributed import from_main, is_main, run_lock
 from training.dpo.ending import common_ending
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.files import sha256_of_file
-from training.dpo.forward import Engine
 from training.dpo.loss import objective_of
 from training.dpo.machine import device_memory
 from training.dpo.metrics_log import MetricsLog
@@ -158,7 +158,16 @@ def prepare(
     hashes = {"base": _base_hash(base, config, memo)}
     stop.check()
     model, parameters = make_trainable(base, config, device)
-    engine = Engine(model, layout)
+    engine = make_engine(
+        model,
+        layout,
+        config.savings,
+        rows_of(pairs[:1]),
+        config.max_length,
+        _keeps_input_only(config, base, layout, pairs),
+    )
+    if engine.kind != "fused":
+        say(f"Forward passes as {engine.kind} ({engine.why}).")
     if config.tuning != "full":
         hashes["adapter_at_start"] = hash_tensors(parameters)
     with without_adapter(model):
@@ -273,6 +282,22 @@ def _reference_store(
     earlier = [source.parent.parent / "reference"] if source is not None else []
     cache = config.reference_cache
     return ReferenceStore(Path(cache) if cache is not None else own, [own, *earlier])
+
+
+def _keeps_input_only(
+    config: TrainingConfig, base: Any, layout: Layout, pairs: list[Pair]
+) -> bool:
+    asked = config.savings.checkpointing
+    if isinstance(asked, bool):
+        return asked
+    largest = max(pair.tokens - len(pair.prompt_ids) for pair in pairs)
+    return keeps_input_only(
+        base.config,
+        max(layout.max_tokens, largest),
+        base.dtype.itemsize,
+        sum(p.numel() * p.element_size() for p in base.parameters()),
+        device_memory(base.device),
+    )
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -8,7 +8,12 @@ import pytest
 from transformers import LlamaConfig
 
 from training.dpo.config import TrainingConfig
-from training.dpo.defaults import evaluation_steps, forward_tokens, settle
+from training.dpo.defaults import (
+    evaluation_steps,
+    forward_tokens,
+    keeps_input_only,
+    settle,
+)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +107,33 @@ def test_a_forward_pass_fits_half_the_memory():
     bytes a token; half of 16 GiB holds 2648, so 2048; 1 GiB only 165, the least is 256.
     """
     config = LlamaConfig(hidden_size=896, intermediate_size=4864, num_hidden_layers=24)
-    assert forward_tokens(config, 16 << 30, on_gpu=False) == 2048
-    assert forward_tokens(config, 1 << 30, on_gpu=False) == 256
-    assert forward_tokens(config, 1 << 40, on_gpu=False) == 8192
-    assert forward_tokens(config, 1 << 40, on_gpu=True) == 32768
+    assert forward_tokens(config, 16 << 30, on_gpu=True) == 2048
+    assert forward_tokens(config, 1 << 30, on_gpu=True) == 256
+    assert forward_tokens(config, 1 << 40, on_gpu=True) == 16384
+
+
+def test_a_forward_pass_on_a_cpu_takes_what_keeps_it_busy():
+    """2¹⁸ / 896 = 293 tokens, so 512; 2¹⁸ / 192 = 1366, so 2048."""
+    wide = LlamaConfig(hidden_size=896, intermediate_size=4864, num_hidden_layers=24)
+    narrow = LlamaConfig(hidden_size=192, intermediate_size=512, num_hidden_layers=4)
+    assert forward_tokens(wide, 16 << 30, on_gpu=False) == 512
+    assert forward_tokens(narrow, 16 << 30, on_gpu=False) == 2048
+    assert forward_tokens(wide, 1 << 30, on_gpu=False) == 256
+
+
+def test_layers_keep_their_input_only_where_the_rest_does_not_fit():
+    """2 layers, hidden 8, 2 heads of 4 with one key head, inner 16: a token keeps
+    2 · 8 + 2 · 8 + 2 · 4 + 2 · 16 = 72 numbers a layer; 10 tokens in float32 take
+    5,760 bytes, with 240 of weights 6,000, six tenths of 10,000."""
+    config = LlamaConfig(
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    assert not keeps_input_only(config, 10, 4, 240, 10_000)
+    assert keeps_input_only(config, 10, 4, 241, 10_000)
 
 
 def test_reading_a_config_needs_no_torch():

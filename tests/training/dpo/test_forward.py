@@ -4,9 +4,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from training.dpo import forward
-from training.dpo.batches import Row
-from training.dpo.forward import HeadLogps, score_rows
+from training.dpo import head
+from training.dpo.batches import Layout, Row
+from training.dpo.forward import Engine
+from training.dpo.head import HeadLogps
+from training.dpo.linear import onednn_product, plain_product
+
+
+def score_rows(model, rows):
+    """As plain rows, the way that suits every model."""
+    return Engine(model, Layout(512, None, pad_id=0)).score(rows)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +24,7 @@ def model(base_model):
 def test_scores_are_those_of_the_models_own_logits(model):
     """Every answer token's log-prob, entropy, mean logit and top-1, row by row."""
     rows = [Row([5, 9, 40, 7, 81, 33], 3), Row([5, 9, 12], 2), Row([8, 60, 61, 62], 0)]
-    scores = score_rows(model, rows, pad_id=0)
+    scores = score_rows(model, rows)
     assert scores.lengths == [3, 1, 3]  # without a prompt the first token is given
     at = 0
     for row, start in zip(rows, (3, 2, 1), strict=True):
@@ -37,15 +44,17 @@ def test_scores_are_those_of_the_models_own_logits(model):
 def test_padding_and_neighbours_do_not_touch_a_row(model):
     """A short row scores the same alone and beside a longer one."""
     short, longer = Row([5, 9, 12, 3], 2), Row([*range(3, 60)], 4)
-    alone = score_rows(model, [short], pad_id=0).token_logps
-    beside = score_rows(model, [longer, short], pad_id=0).token_logps[-2:]
+    alone = score_rows(model, [short]).token_logps
+    beside = score_rows(model, [longer, short]).token_logps[-2:]
     torch.testing.assert_close(alone, beside, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.7, None), (2.0, 5.0)])
 def test_the_heads_gradient_is_autograds(monkeypatch, scale, softcap):
-    """Against log_softmax(softcap · tanh(scale · (hWᵀ + b) / softcap)), in blocks of 2."""
-    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", 2 * 11)
+    """Against log_softmax(softcap · tanh(scale · (hWᵀ + b) / softcap)), in blocks of 2;
+    frozen, and as a head that trains."""
+    monkeypatch.setattr(head, "LEAST_STATES", 2)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", {"cpu": 2 * 11})
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(5, 4, generator=generator, requires_grad=True)
     weight = torch.randn(11, 4, generator=generator)
@@ -53,28 +62,55 @@ def test_the_heads_gradient_is_autograds(monkeypatch, scale, softcap):
     targets = torch.tensor([0, 10, 3, 3, 7])
     upstream = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
 
-    logps = HeadLogps.apply(hidden, weight, bias, targets, scale, softcap)[0]
+    how = (targets, scale, softcap, plain_product)
+    logps, entropy, mean_logit, is_top1 = HeadLogps.apply(hidden, weight, bias, *how)
     (gradient,) = torch.autograd.grad((logps * upstream).sum(), hidden)
 
-    logits = scale * (hidden @ weight.T + bias)
+    trained = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    logits = scale * (hidden @ trained[0].T + trained[1])
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    plain = logits.log_softmax(-1)[torch.arange(5), targets]
-    (wanted,) = torch.autograd.grad((plain * upstream).sum(), hidden)
+    log_probs = logits.log_softmax(-1)
+    plain = log_probs[torch.arange(5), targets]
+    inputs = (hidden, *trained)
+    wanted = torch.autograd.grad((plain * upstream).sum(), inputs)
     torch.testing.assert_close(logps, plain, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient, wanted[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(entropy, -(log_probs.exp() * log_probs).sum(-1))
+    torch.testing.assert_close(mean_logit, logits.mean(-1))
+    assert (is_top1 == (logits.argmax(-1) == targets)).all()
+
+    logps = HeadLogps.apply(*inputs, *how)[0]
+    found = torch.autograd.grad((logps * upstream).sum(), inputs)
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_of_equal_logits_the_first_counts_as_top():
+    """States that are zeros give equal logits everywhere: only id 0 is a hit."""
+    hidden, weight = torch.zeros(2, 4), torch.ones(6, 4)
+    targets = torch.tensor([0, 3])
+    got = HeadLogps.apply(hidden, weight, None, targets, 1.0, None, plain_product)
+    assert got[3].tolist() == [True, False]
+
+
+def test_onednns_product_is_torchs():
+    """Also of transposed views, which gradients take."""
+    generator = torch.Generator().manual_seed(2)
+    x, w = (torch.randn(n, 24, generator=generator) for n in (40, 33))
+    torch.testing.assert_close(onednn_product(x, w), x @ w.T)
+    torch.testing.assert_close(onednn_product(w.T, x.T[:, :33]), w.T @ x[:33])
 
 
 def test_logits_of_the_whole_batch_never_exist(model, monkeypatch):
     """The head sees answer positions only: 2 of 40 here."""
     seen = []
-    real = torch.nn.functional.linear
+    real = head._logits
 
-    def watched(x, weight, bias=None):
-        if weight is model.get_output_embeddings().weight:
-            seen.append(x.shape[0])
-        return real(x, weight, bias)
+    def watched(hidden, *rest):
+        seen.append(len(hidden))
+        return real(hidden, *rest)
 
-    monkeypatch.setattr(torch.nn.functional, "linear", watched)
-    score_rows(model, [Row([*range(3, 43)], 38)], pad_id=0)
+    monkeypatch.setattr(head, "_logits", watched)
+    score_rows(model, [Row([*range(3, 43)], 38)])
     assert seen == [2]

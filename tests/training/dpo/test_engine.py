@@ -1,0 +1,269 @@
+"""Every way of a forward pass and every saving against plain rows of transformers."""
+
+import copy
+import random
+from dataclasses import asdict
+
+import peft
+import pytest
+import torch
+import transformers
+
+from training.dpo.batches import Layout, Row, pair_rows
+from training.dpo.check import check_rows, make_engine
+from training.dpo.config import Savings
+from training.dpo.data import Pair
+from training.dpo.forward import Engine
+
+SHAPE = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, {}, "fused"),
+    "qwen2": (transformers.Qwen2Config, {}, "fused"),  # biases
+    "qwen3": (transformers.Qwen3Config, {"head_dim": 16}, "fused"),  # norms of q and k
+    "granite": (
+        *(transformers.GraniteConfig, {"residual_multiplier": 0.5}, "tree"),
+    ),  # its parts are Llama's, its numbers are not
+    "gpt2": (
+        transformers.GPT2Config,
+        {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 2},
+        "tree",
+    ),
+    "gemma2": (
+        *(transformers.Gemma2Config, {"head_dim": 8, "sliding_window": 16}, "rows"),
+    ),
+    "bloom": (
+        *(transformers.BloomConfig, {"vocab_size": 97, "hidden_size": 32}, "rows"),
+    ),  # positions by distance
+}
+OFF = [
+    {},
+    {"pack": False},
+    {"share_prefixes": False},
+    {"split_attention": False},
+    {"fused_layers": False},
+    {"skip_unscored": False},
+    {"fast_products": False},
+    {"checkpointing": True},
+]
+
+
+def make_model(family, dtype=torch.float32, dropout=0.0):
+    """A random model whose adapter, biases and norms are random too."""
+    kind, more, _ = FAMILIES[family]
+    torch.manual_seed(0)
+    shape = more if family in ("gpt2", "bloom") else SHAPE | more
+    model = transformers.AutoModelForCausalLM.from_config(kind(**shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    model.requires_grad_(False).to(dtype)
+    lora = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=4,
+        target_modules="all-linear",
+        init_lora_weights=False,
+        lora_dropout=dropout,
+    )
+    model = peft.get_peft_model(model, lora).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float() * 0.3
+    return model
+
+
+def make_rows():
+    """Two pairs of one prompt of 70 tokens, one of another; answers that begin alike."""
+    rng = random.Random(1)
+
+    def ids(count):
+        return [rng.randrange(97) for _ in range(count)]
+
+    prompt, answer = ids(70), ids(30)
+    rows = [Row(prompt + answer, 70), Row(prompt + answer[:20] + ids(25), 70)]
+    rows += [Row(prompt + ids(40), 70), Row(prompt + ids(3), 70)]
+    return [*rows, Row(prompt[:40] + ids(20), 50), Row(ids(1) + ids(1), 1)]
+
+
+def engine_of(model, max_tokens=512, **savings):
+    chosen = Savings(**savings)
+    return make_engine(
+        *(model, Layout(max_tokens, None, 0), chosen, make_rows(), 128),
+        keeps_input_only=chosen.checkpointing is True,
+    )
+
+
+def scored(engine, rows):
+    """(scores, gradients by name) of a loss with another weight for each token."""
+    named = {n: p for n, p in engine.model.named_parameters() if p.requires_grad}
+    scores = engine.score(rows)
+    weights = torch.linspace(-1, 1, len(scores.token_logps))
+    found = torch.autograd.grad((scores.token_logps * weights).sum(), named.values())
+    return scores, dict(zip(named, found, strict=True))
+
+
+def assert_alike(got, wanted):
+    """float32: log-probs 1e-5 relative a row, gradients 1e-4 by norm."""
+    (scores, gradients), (plain, plain_gradients) = got, wanted
+    assert scores.lengths == plain.lengths
+    torch.testing.assert_close(scores.logps, plain.logps, rtol=1e-5, atol=1e-5)
+    for name in ("token_logps", "entropy", "mean_logit"):
+        mine, theirs = getattr(scores, name), getattr(plain, name)
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert (scores.is_top1 == plain.is_top1).all()
+    for name, gradient in gradients.items():
+        other = plain_gradients[name]
+        assert (gradient - other).norm() <= 1e-4 * other.norm(), name
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """{family: (model, scores and gradients of plain rows)}"""
+    made = {}
+    for family in FAMILIES:
+        model = make_model(family)
+        made[family] = model, scored(Engine(model, Layout(512, None, 0)), make_rows())
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("off", OFF, ids=lambda off: "-".join(off) or "all")
+def test_no_saving_changes_scores_or_gradients(plain, family, off):
+    model, wanted = plain[family]
+    engine = engine_of(copy.deepcopy(model), **off)
+    if not off:
+        assert engine.kind == FAMILIES[family][2], engine.why
+    assert_alike(scored(engine, make_rows()), wanted)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_without_its_adapter_the_model_is_the_base(plain, family):
+    """And gives exactly the same with an adapter that changes nothing."""
+    model = copy.deepcopy(plain[family][0])
+    engine = engine_of(model)
+    rows = make_rows()
+    with torch.no_grad(), model.disable_adapter():
+        base = engine.score(rows).logps
+        wanted = Engine(model, engine.layout).score(rows).logps
+    torch.testing.assert_close(base, wanted, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert (engine.score(rows).logps - base).abs().max() > 1e-3
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+        assert torch.equal(engine.score(rows).logps, base)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_bfloat16_stays_near_plain_rows_in_bfloat16(family):
+    """And gradients are float32, as the adapter is."""
+    model = make_model(family, torch.bfloat16)
+    engine = engine_of(model)
+    assert engine.kind == "fused", engine.why
+    scores, gradients = scored(engine, make_rows())
+    plain, plain_gradients = scored(Engine(model, engine.layout), make_rows())
+    assert scores.token_logps.dtype == torch.float32
+    assert (scores.token_logps - plain.token_logps).abs().mean() < 0.05
+    for name, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        other = plain_gradients[name]
+        assert (gradient - other).norm() < 0.2 * other.norm(), name
+
+
+def test_layers_below_the_lowest_adapter_get_no_gradient():
+    """Adapter on the second layer's down_proj alone: the first layer keeps nothing."""
+    torch.manual_seed(0)
+    base = transformers.AutoModelForCausalLM.from_config(
+        transformers.LlamaConfig(**SHAPE)
+    ).requires_grad_(False)
+    lora = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=4,
+        target_modules=["down_proj"],
+        layers_to_transform=[1],
+        init_lora_weights=False,
+    )
+    model = peft.get_peft_model(base, lora).eval()
+    engine = engine_of(model)
+    assert engine.kind == "fused", engine.why
+    assert_alike(
+        scored(engine, make_rows()),
+        scored(Engine(model, engine.layout), make_rows()),
+    )
+    states = []
+    layers = base.model.layers
+    handle = layers[0].register_forward_hook(lambda *a: states.append(a[2]))
+    engine.score(make_rows())
+    handle.remove()
+    assert not states[0].requires_grad
+
+
+def test_adapter_dropout_and_trained_weights_go_through_transformers_layers():
+    engine = engine_of(make_model("llama", dropout=0.1))
+    assert (engine.kind, "dropout" in engine.why) == ("tree", True)
+    whole = make_model("llama").merge_and_unload().requires_grad_(True)
+    engine = engine_of(whole)
+    assert engine.kind == "tree"
+    assert_alike(
+        scored(engine, make_rows()), scored(Engine(whole, engine.layout), make_rows())
+    )
+
+
+def test_a_way_that_is_wrong_is_found_out(monkeypatch):
+    """Attention without its scale differs; plain rows take over and say why."""
+    from training.dpo import layers, tree_attention
+
+    real = layers.attend
+
+    def wrong(q, k, v, plan, scale, product):
+        return real(q, k, v, plan, 1.0, product)
+
+    model = make_model("llama")
+    monkeypatch.setattr(layers, "attend", wrong)
+    engine = engine_of(model)
+    assert engine.kind == "tree"
+    assert "log-probs differ" in engine.why
+    monkeypatch.setattr(tree_attention.TreeAttention, "apply", lambda *a: 1 / 0)
+    engine = engine_of(make_model("llama"))
+    assert engine.kind == "rows"
+    assert "ZeroDivisionError" in engine.why
+    # The model is as it was: plain rows see transformers' own layers.
+    again = scored(engine, make_rows())
+    assert_alike(again, scored(Engine(make_model("llama"), engine.layout), make_rows()))
+
+
+def test_the_check_has_every_kind_of_branch():
+    from training.dpo.tree import build_tree
+
+    tree = build_tree(check_rows(make_rows()))
+    depth = [len(segment.before) for segment in tree.segments]
+    assert len(tree.segments) >= 5
+    assert max(depth) >= 1
+
+
+@pytest.mark.parametrize("off", OFF, ids=lambda off: "-".join(off) or "all")
+def test_the_pairs_of_a_step_are_all_there_once(plain, off):
+    """Whatever the budget; a pair's two rows share a pass."""
+    rng = random.Random(2)
+    pairs = [Pair("x", n, [n % 3] * rng.randint(1, 60), [n], [n, n]) for n in range(20)]
+    model = copy.deepcopy(plain["llama"][0])
+    for budget in (10, 100, 1000):
+        engine = engine_of(model, budget, **off)
+        indexes = rng.sample(range(20), 12)
+        parts = engine.split_pairs(pairs, indexes)
+        assert sorted(sum(parts, [])) == sorted(indexes)
+        rows = [pair_rows(pair) for pair in pairs]
+        assert sorted(sum(engine.split(rows), [])) == list(range(20))
+
+
+def test_every_saving_is_switched_off_once_in_these_tests():
+    assert {name for off in OFF for name in off} == set(asdict(Savings()))

@@ -1,0 +1,180 @@
+"""Chooses how a run's forward passes are made, and checks it by numbers first.
+
+A few short rows made of the run's own tokens, with every kind of branch, go through the
+chosen way and through plain padded rows of transformers; log-probs and the gradients of
+what trains must agree. A way that does not fit the model or fails the check gives room
+to the next: fused layers, transformers' layers along a tree, plain rows. Leaves out how
+the ways work; see `forward.py`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.dpo.batches import Layout, Row
+from training.dpo.config import Savings
+from training.dpo.forward import Engine
+from training.dpo.layers import is_known, replace_forward
+from training.dpo.sharding import is_sharded
+
+TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (5e-2, 2e-1)}
+"""By dtype: mean absolute difference of a token's log-prob, and relative difference of
+the gradient by norm, that rounding may explain."""
+
+PROMPT_TOKENS, ANSWER_TOKENS = 40, 24
+
+
+def make_engine(
+    model: Any,
+    layout: Layout,
+    savings: Savings,
+    rows: Sequence[Row],
+    max_length: int,
+    keeps_input_only: bool = False,
+) -> Engine:
+    """The thriftiest way that suits `model` (PEFT's, or a transformers causal LM).
+
+    `rows`: some of the run's, for the check. `max_length`: of any row to come.
+    """
+    plain = Engine(model, layout, savings=savings)
+    refused: list[str] = []
+    for kind in ("fused", "tree"):
+        engine = replace(plain, kind=kind, keeps_input_only=keeps_input_only)
+        why = unfit(engine, max_length)
+        undo = [] if why or kind != "fused" else _replace_layers(engine)
+        why = why or _difference(engine, plain, check_rows(rows))
+        if why is None:
+            return replace(engine, why="; ".join(refused) or "suits the model")
+        for way_back in undo:
+            way_back()
+        refused.append(f"{kind}: {why}")
+    return replace(plain, why="; ".join(refused))
+
+
+def unfit(engine: Engine, max_length: int) -> str | None:
+    """Why the model's structure or the config rules the way out; None: it does not."""
+    model, savings = engine.causal_lm, engine.savings
+    if is_sharded(model):
+        return "weights are split over processes"
+    if not savings.pack:
+        return "savings.pack is false"
+    text = model.config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if "sliding_attention" in kinds or getattr(text, "use_sliding_window", True):
+        if window is not None and window < max_length:
+            return f"a sliding window of {window} tokens"
+        kinds.discard("sliding_attention")
+    kinds -= {"full_attention"}
+    if kinds:
+        return f"layers of {', '.join(sorted(kinds))}"
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return f"positions ({rope['rope_type']}) that depend on a row's length"
+    if engine.kind == "tree":
+        return None
+    if not savings.fused_layers or not savings.split_attention:
+        return "switched off in savings"
+    if engine.causal_lm.device.type != "cpu":
+        return "our own layers are for a CPU"
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None or not all(is_known(layer) for layer in layers):
+        return "layers of another structure, dropout, or base weights that train"
+    return None
+
+
+def check_rows(rows: Sequence[Row]) -> list[Row]:
+    """Short rows with every kind of branch, made of the tokens of the first rows.
+
+    Two answers to a prompt; answers that begin alike; a prompt that leaves another
+    midway; an answer that begins another; a row on its own.
+    """
+    first = rows[0]
+    prompt = first.ids[: first.prompt_length][-PROMPT_TOKENS:] or first.ids[:1]
+    answers = [row.ids[row.prompt_length :][:ANSWER_TOKENS] for row in rows[:2]]
+    one, other = answers[0], answers[-1][::-1]
+    half, whole = len(prompt) // 2, len(prompt)
+    longer = [*prompt, *prompt]
+    return [
+        Row(longer + one, 2 * whole),
+        Row(longer + other + one, 2 * whole),
+        Row(longer + one + other, 2 * whole),
+        Row(longer + one + one, 2 * whole),
+        Row(longer[: whole + half] + other + one, whole + half),
+        Row(other + prompt, max(1, len(other) // 2)),
+    ]
+
+
+def _replace_layers(engine: Engine) -> list[Callable[[], None]]:
+    layers = list(engine.causal_lm.base_model.layers)
+    return [
+        replace_forward(layer, engine.holder, layer is layers[-1]) for layer in layers
+    ]
+
+
+def _difference(engine: Engine, plain: Engine, rows: list[Row]) -> str | None:
+    """What differs from plain rows by more than rounding; None: nothing."""
+    model = engine.causal_lm
+    allowed, allowed_gradient = TOLERANCES.get(model.dtype, TOLERANCES[torch.bfloat16])
+    # Of a model that trains as a whole some will do: gradients are memory.
+    trained = [p for p in model.parameters() if p.requires_grad]
+    few = [p for p in trained if p.numel() <= 1 << 20]
+    parameters = few if sum(p.numel() for p in few) <= 1 << 24 else few[:16]
+    try:
+        with _moved(parameters):
+            logps, gradient = _measured(engine, rows, parameters)
+            wanted, wanted_gradient = _measured(plain, rows, parameters)
+    # Whatever a model's code does when it is run in a way it does not know.
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{type(error).__name__}: {first}"
+    apart = (logps - wanted).abs().mean().item()
+    if not apart <= allowed:
+        return f"log-probs differ by {apart:.2g} from those of plain rows"
+    size = wanted_gradient.norm().item()
+    apart = (gradient - wanted_gradient).norm().item() / max(size, 1e-30)
+    if size and not apart <= allowed_gradient:
+        return f"gradients differ by {apart:.2g} from those of plain rows"
+    return None
+
+
+@contextmanager
+def _moved(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+    """While it lasts, weights that are all zeros (a fresh adapter's B) are not.
+
+    Else A's gradient would be zero, and wrong ones could not be told.
+    """
+    generator = torch.Generator().manual_seed(0)
+    zeros = [p for p in parameters if not p.detach().any()]
+    with torch.no_grad():
+        for parameter in zeros:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise.mul_(0.01))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter in zeros:
+                parameter.zero_()
+
+
+def _measured(
+    engine: Engine, rows: list[Row], parameters: list[torch.nn.Parameter]
+) -> tuple[Tensor, Tensor]:
+    """(log-probs, gradient of their weighted sum as one vector), both float32."""
+    if not parameters:
+        with torch.no_grad():
+            return engine.score(rows).token_logps, torch.zeros(1)
+    logps = engine.score(rows).token_logps
+    signs = torch.ones_like(logps)
+    signs[::3] = -0.5
+    found = torch.autograd.grad((logps * signs).sum(), parameters, allow_unused=True)
+    parts = [
+        torch.zeros(p.numel()) if g is None else g.detach().float().flatten().cpu()
+        for p, g in zip(parameters, found, strict=True)
+    ]
+    return logps.detach(), torch.cat(parts)

@@ -1,0 +1,481 @@
+"""Decoder layers of Llama's structure with their own forward and backward pass.
+
+RMS norm, attention with rotary positions (with or without biases and norms of queries
+and keys) and a gated feed-forward layer, as in Llama, Mistral, Qwen 2 and 3 and SmolLM:
+known by their parts, then checked by their numbers (`check.py`). What autograd would
+keep and copy is spared: LoRA's share is added to the layer's product in place, a frozen
+weight gets no gradient, and norms, rotations, probabilities and the gated product are
+computed again in the backward pass, so that a layer keeps nine tensors a token. The
+last layer computes only the states that are scored (of the others only keys and values
+count). transformers' loop, its embedding and its last norm stay in use, and each
+layer's hooks fire. Leaves out dropout and base weights that train.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
+
+from training.dpo.attention import SPARE_KEYS, Reach, attend, attend_backward
+from training.dpo.linear import Product
+from training.dpo.tree import Tree
+
+LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
+NORM_PARTS = {"q_norm", "k_norm"}
+MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+@dataclass
+class Pass:
+    """What the layers of one forward pass need to know of its tree.
+
+    `kept`: packed indexes of the states that leave the last layer; None: all.
+    `split`: attention by segments, else under one mask (transformers' layers only).
+    `keeps_input_only`: a layer keeps its input and computes the rest again.
+    """
+
+    tree: Tree
+    reaches: list[Reach]
+    last_reaches: list[Reach] | None
+    kept: Tensor | None
+    product: Product
+    float32_product: Product
+    split: bool = True
+    keeps_input_only: bool = False
+
+
+@dataclass
+class Holder:
+    """The pass that is running; None: the model runs as transformers made it."""
+
+    current: Pass | None = None
+
+
+@dataclass(frozen=True)
+class Projection:
+    """y = x Wᵀ + bias + scale · (x Aᵀ) Bᵀ."""
+
+    weight: Tensor
+    bias: Tensor | None
+    a: Tensor | None
+    b: Tensor | None
+    scale: float
+
+    def forward(self, x: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
+        """(y, x Aᵀ or None) of x (T, K)."""
+        y = product(x, self.weight)
+        if self.bias is not None:
+            y += self.bias
+        if self.a is None or self.b is None:
+            return y, None
+        low = product(x, self.a.to(x.dtype))
+        y += product(low * self.scale, self.b.to(x.dtype))
+        return y, low
+
+    def backward(
+        self, dy: Tensor, x: Tensor | None, low: Tensor | None, product: Product
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """(scale · dy B or None, gradients of A and B). `x` may be None without A."""
+        if self.a is None or self.b is None:
+            return None, []
+        assert x is not None and low is not None
+        d_low = product(dy, self.b.to(dy.dtype).mT).mul_(self.scale)
+        d_a = product(d_low.mT, x.mT)
+        d_b = product(low.mT, dy.mT).mT * self.scale
+        return d_low, [d_a.to(self.a.dtype), d_b.to(self.b.dtype)]
+
+    def input_gradient(
+        self, dy: Tensor, d_low: Tensor | None, product: Product
+    ) -> Tensor:
+        dx = product(dy, self.weight.mT)
+        if d_low is not None and self.a is not None:
+            dx += product(d_low, self.a.to(dy.dtype).mT)
+        return dx
+
+
+NAMES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights as they stand."""
+
+    projections: dict[str, Projection]
+    norms: dict[str, tuple[Tensor, float]]
+    head_size: int
+    scale: float
+    is_last: bool
+
+    @property
+    def adapters(self) -> list[Tensor]:
+        """A and B of each projection that has them, in the order of `NAMES`."""
+        found = []
+        for name in NAMES:
+            projection = self.projections[name]
+            if projection.a is not None and projection.b is not None:
+                found += [projection.a, projection.b]
+        return found
+
+
+def is_known(layer: Any) -> bool:
+    """Whether a transformers layer has the parts that are computed here."""
+    if {name for name, _ in layer.named_children()} != LAYER_PARTS:
+        return False
+    attention, mlp = layer.self_attn, layer.mlp
+    of_attention = {name for name, _ in attention.named_children()}
+    if of_attention not in (ATTENTION_PARTS, ATTENTION_PARTS | NORM_PARTS):
+        return False
+    if {name for name, _ in mlp.named_children()} != MLP_PARTS:
+        return False
+    norms = [layer.input_layernorm, layer.post_attention_layernorm]
+    norms += [getattr(attention, name) for name in of_attention & NORM_PARTS]
+    linears = [getattr(attention, name) for name in ATTENTION_PARTS]
+    linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    sizes = (attention.head_dim, getattr(attention, "scaling", None))
+    return (
+        all(_epsilon(norm) is not None for norm in norms)
+        and all(_is_plain(linear) for linear in linears)
+        and all(size is not None for size in sizes)
+        and isinstance(mlp.act_fn, torch.nn.SiLU | _silu_classes())
+    )
+
+
+def _silu_classes() -> Any:
+    from transformers.activations import ACT2FN
+
+    return type(ACT2FN["silu"])
+
+
+def _epsilon(norm: Any) -> float | None:
+    names = [name for name, _ in norm.named_parameters()]
+    if names != ["weight"] or getattr(norm, "bias", None) is not None:
+        return None
+    for name in ("variance_epsilon", "eps"):
+        if isinstance(getattr(norm, name, None), float):
+            return float(getattr(norm, name))
+    return None
+
+
+def _is_plain(linear: Any) -> bool:
+    """A frozen linear layer, bare or with one LoRA adapter without dropout."""
+    base = linear
+    if isinstance(linear, LoraLinear):
+        base = linear.base_layer
+        if len(linear.active_adapters) != 1 or linear.merged:
+            return False
+        name = linear.active_adapters[0]
+        if name in linear.lora_A and (
+            linear.use_dora.get(name)
+            or linear.lora_bias.get(name)
+            or getattr(linear.lora_dropout[name], "p", 0.0) > 0
+            or getattr(linear, "lora_variant", {}).get(name) is not None
+        ):
+            return False
+    return type(base) is torch.nn.Linear and not base.weight.requires_grad
+
+
+def _projection(linear: Any) -> Projection:
+    if not isinstance(linear, LoraLinear):
+        return Projection(linear.weight, linear.bias, None, None, 1.0)
+    wrapped: Any = linear
+    base, name = wrapped.base_layer, wrapped.active_adapters[0]
+    if wrapped.disable_adapters or name not in wrapped.lora_A:
+        return Projection(base.weight, base.bias, None, None, 1.0)
+    a, b = wrapped.lora_A[name].weight, wrapped.lora_B[name].weight
+    return Projection(base.weight, base.bias, a, b, float(wrapped.scaling[name]))
+
+
+def read_layer(layer: Any, is_last: bool) -> Layer:
+    """The layer's weights, and its adapter's unless that is disabled."""
+    attention, mlp = layer.self_attn, layer.mlp
+    modules = {name: getattr(attention, f"{name}_proj") for name in "qkvo"}
+    modules |= {name: getattr(mlp, f"{name}_proj") for name in ("gate", "up", "down")}
+    norms = {"in": layer.input_layernorm, "post": layer.post_attention_layernorm}
+    if hasattr(attention, "q_norm"):
+        norms |= {"q": attention.q_norm, "k": attention.k_norm}
+    return Layer(
+        projections={name: _projection(module) for name, module in modules.items()},
+        norms={n: (norm.weight, _epsilon(norm) or 0.0) for n, norm in norms.items()},
+        head_size=attention.head_dim,
+        scale=float(attention.scaling),
+        is_last=is_last,
+    )
+
+
+def replace_forward(layer: Any, holder: Holder, is_last: bool) -> Callable[[], None]:
+    """Have `layer` run here whenever `holder` has a pass; returns the way back."""
+    original = layer.forward
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        current = holder.current
+        if current is None:
+            return original(hidden_states, *args, **kwargs)
+        cos, sin = kwargs["position_embeddings"]
+        read = read_layer(layer, is_last)
+        out = FusedLayer.apply(
+            hidden_states[0], cos[0], sin[0], read, current, *read.adapters
+        )
+        return out[None]
+
+    layer.forward = forward
+
+    def restore() -> None:
+        del layer.forward
+
+    return restore
+
+
+@dataclass
+class Kept:
+    """What a layer keeps for its backward pass; `lows`: x Aᵀ of each projection."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attended: Tensor
+    middle: Tensor
+    gate: Tensor
+    up: Tensor
+    lows: dict[str, Tensor | None] = field(default_factory=dict)
+
+
+def run_layer(
+    x: Tensor, cos: Tensor, sin: Tensor, layer: Layer, run: Pass
+) -> tuple[Tensor, Kept]:
+    """x (P, H) → (P, H), or (kept states, H) of the last layer."""
+    product, lows = run.product, {}
+
+    def project(name: str, value: Tensor) -> Tensor:
+        y, lows[name] = layer.projections[name].forward(value, product)
+        return y
+
+    kept = run.kept if layer.is_last else None
+    normed = rms_norm(x, *layer.norms["in"])
+    k, v = project("k", normed), project("v", normed)
+    q = project("q", normed if kept is None else normed[kept])
+    del normed
+    q_heads, k_heads, v_heads = _heads(q, k, v, cos, sin, layer, kept)
+    attended = attend(
+        *(q_heads, k_heads, v_heads, _reaches(layer, run)),
+        *(layer.scale, run.float32_product),
+    )
+    del q_heads, k_heads, v_heads
+    middle = project("o", attended)
+    middle += x if kept is None else x[kept]
+    normed = rms_norm(middle, *layer.norms["post"])
+    gate, up = project("gate", normed), project("up", normed)
+    del normed
+    out = project("down", torch.nn.functional.silu(gate).mul_(up))
+    out += middle
+    return out, Kept(q, k, v, attended, middle, gate, up, lows)
+
+
+def run_layer_backward(
+    d_out: Tensor,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    layer: Layer,
+    run: Pass,
+    saved: Kept,
+    needs_dx: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    """(gradient of x if needed, gradients of `layer.adapters`)."""
+    product, projections, lows = run.product, layer.projections, saved.lows
+    kept = run.kept if layer.is_last else None
+    gradients: dict[str, list[Tensor]] = {}
+
+    def back(name: str, dy: Tensor, value: Tensor | None) -> Tensor | None:
+        low, gradients[name] = projections[name].backward(
+            dy, value, lows[name], product
+        )
+        return low
+
+    def through(name: str, dy: Tensor, value: Tensor | None) -> Tensor:
+        return projections[name].input_gradient(dy, back(name, dy, value), product)
+
+    sigmoid = saved.gate.sigmoid()
+    silu = saved.gate * sigmoid
+    d_product = through("down", d_out, silu * saved.up)
+    d_up = silu.mul_(d_product)
+    # d silu = σ(g)(1 + g(1 − σ(g)))
+    slope = sigmoid.neg().add_(1).mul_(saved.gate).add_(1).mul_(sigmoid)
+    d_gate = slope.mul_(d_product).mul_(saved.up)
+    del d_product, sigmoid, slope, silu
+    normed = rms_norm(saved.middle, *layer.norms["post"])
+    d_normed = through("gate", d_gate, normed)
+    d_normed += through("up", d_up, normed)
+    del d_gate, d_up, normed
+    d_middle = rms_norm_backward(d_normed, saved.middle, *layer.norms["post"])
+    d_middle += d_out
+    d_attended = through("o", d_middle, saved.attended)
+    heads = _heads(saved.q, saved.k, saved.v, cos, sin, layer, kept)
+    d_heads = attend_backward(
+        *(d_attended, *heads, _reaches(layer, run)),
+        *(layer.scale, run.float32_product),
+    )
+    del d_attended, heads
+    dq, dk, dv = _heads_backward(*d_heads, cos, sin, layer, kept, saved)
+    del d_heads
+    normed = rms_norm(x, *layer.norms["in"])
+    picked = normed if kept is None else normed[kept]
+    low_q, low_k, low_v = (
+        *(back("q", dq, picked), back("k", dk, normed)),
+        back("v", dv, normed),
+    )
+    listed = [gradient for name in NAMES for gradient in gradients[name]]
+    if not needs_dx:
+        return None, listed
+    del normed, picked
+    d_normed = projections["k"].input_gradient(dk, low_k, product)
+    d_normed += projections["v"].input_gradient(dv, low_v, product)
+    d_query = projections["q"].input_gradient(dq, low_q, product)
+    if kept is None:
+        d_normed += d_query
+        dx = rms_norm_backward(d_normed, x, *layer.norms["in"])
+        dx += d_middle
+    else:
+        d_normed.index_add_(0, kept, d_query)
+        dx = rms_norm_backward(d_normed, x, *layer.norms["in"])
+        dx.index_add_(0, kept, d_middle)
+    return dx, listed
+
+
+def _reaches(layer: Layer, run: Pass) -> list[Reach]:
+    if layer.is_last and run.last_reaches is not None:
+        return run.last_reaches
+    return run.reaches
+
+
+def _heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    layer: Layer,
+    kept: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Projections (P, heads · D) as `attend` takes them, normed and rotated."""
+    size = layer.head_size
+    q, k, v = (value.unflatten(-1, (-1, size)) for value in (q, k, v))
+    if "q" in layer.norms:
+        q, k = rms_norm(q, *layer.norms["q"]), rms_norm(k, *layer.norms["k"])
+    q_cos, q_sin = (cos, sin) if kept is None else (cos[kept], sin[kept])
+    q_heads = rotate(q, q_cos, q_sin, 0).unflatten(0, (k.shape[1], -1))
+    v_heads = v.new_zeros(v.shape[1], v.shape[0] + SPARE_KEYS, size)
+    v_heads[:, : v.shape[0]] = v.transpose(0, 1)
+    return q_heads, rotate(k, cos, sin, SPARE_KEYS), v_heads
+
+
+def _heads_backward(
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    layer: Layer,
+    kept: Tensor | None,
+    saved: Kept,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the projections from those of `_heads`: (P, heads · D)."""
+    size, tokens = layer.head_size, len(saved.k)
+    q_cos, q_sin = (cos, sin) if kept is None else (cos[kept], sin[kept])
+    dq = rotate_backward(dq.flatten(0, 1), q_cos, q_sin)
+    dk = rotate_backward(dk[:, :tokens], cos, sin)
+    if "q" in layer.norms:
+        q, k = (value.unflatten(-1, (-1, size)) for value in (saved.q, saved.k))
+        dq = rms_norm_backward(dq, q, *layer.norms["q"])
+        dk = rms_norm_backward(dk, k, *layer.norms["k"])
+    dv = dv[:, :tokens].transpose(0, 1)
+    return dq.flatten(1), dk.flatten(1), dv.flatten(1).contiguous()
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """weight · x / sqrt(mean(x²) + ε) over the last dimension, as Llama rounds it."""
+    wide = x.float()
+    return (wide * _reciprocal(wide, epsilon)).to(x.dtype).mul_(weight)
+
+
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Gradient of x: r · (g − x · r² · mean(g x)) with g = dy · weight."""
+    wide = x.float()
+    r = _reciprocal(wide, epsilon)
+    g = dy.float() * weight
+    share = torch.linalg.vecdot(g, wide)[..., None].mul_(r.square() / x.shape[-1])
+    return g.addcmul_(wide, share, value=-1).mul_(r).to(x.dtype)
+
+
+def _reciprocal(wide: Tensor, epsilon: float) -> Tensor:
+    squares = torch.linalg.vecdot(wide, wide)[..., None]
+    return squares.div_(wide.shape[-1]).add_(epsilon).rsqrt_()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, spare: int) -> Tensor:
+    """Rotary positions: x (P, heads, D), cos and sin (P, D) → (heads, P + spare, D).
+
+    Coordinate i turns with coordinate i + D/2 (https://arxiv.org/abs/2104.09864 in
+    Llama's order). Spare rows are zeros.
+    """
+    count, heads, size = x.shape
+    half = size // 2
+    out = x.new_zeros(heads, count + spare, size)
+    turned = out[:, :count].transpose(0, 1)
+    cos, sin = cos[:, None], sin[:, None]
+    first, second = x[..., :half], x[..., half:]
+    low, high = turned[..., :half], turned[..., half:]
+    torch.mul(first, cos[..., :half], out=low).addcmul_(
+        second, sin[..., :half], value=-1
+    )
+    torch.mul(second, cos[..., half:], out=high).addcmul_(first, sin[..., half:])
+    return out
+
+
+def rotate_backward(d_out: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Gradient (P, heads, D) from that of `rotate`'s output (heads, P, D)."""
+    d_turned = d_out.transpose(0, 1)
+    half = d_turned.shape[-1] // 2
+    cos, sin = cos[:, None], sin[:, None]
+    low, high = d_turned[..., :half], d_turned[..., half:]
+    dx = d_turned.new_empty(d_turned.shape)
+    first, second = dx[..., :half], dx[..., half:]
+    torch.mul(low, cos[..., :half], out=first).addcmul_(high, sin[..., half:])
+    torch.mul(high, cos[..., half:], out=second).addcmul_(
+        low, sin[..., :half], value=-1
+    )
+    return dx
+
+
+class FusedLayer(torch.autograd.Function):
+    """`run_layer` with `run_layer_backward` as its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        layer: Layer,
+        run: Pass,
+        *adapters: Tensor,
+    ) -> Tensor:
+        out, kept = run_layer(x, cos, sin, layer, run)
+        if any(ctx.needs_input_grad):
+            ctx.inputs = (x, cos, sin, layer, run)
+            ctx.kept = None if run.keeps_input_only else kept
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Frees what the layer kept: it can run once."""
+        (x, cos, sin, layer, run), kept = ctx.inputs, ctx.kept
+        ctx.inputs = ctx.kept = None
+        if kept is None:
+            _, kept = run_layer(x, cos, sin, layer, run)
+        d_out, needs_dx = grads[0].contiguous(), ctx.needs_input_grad[0]
+        dx, listed = run_layer_backward(d_out, x, cos, sin, layer, run, kept, needs_dx)
+        return dx, None, None, None, None, *listed

@@ -1,0 +1,107 @@
+"""Lets a transformers model run over a tree: its own layers, or ours in their place.
+
+transformers looks its attention up by name, so ours is registered under one and the
+model's config names it while a pass runs. Leaves out what the attention computes; see
+`attention.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from training.dpo.attention import SPARE_KEYS, TreeAttention, plan_attention
+from training.dpo.config import Savings
+from training.dpo.layers import Holder, Pass
+from training.dpo.linear import pick_product
+from training.dpo.tree import Tree
+
+NAME = "tiebreak_tree"
+
+_running = Holder()
+"""The pass that transformers' own layers run: they hand no more than q, k and v."""
+
+
+def plan_pass(
+    tree: Tree, kept: Sequence[int] | None, model: Any, savings: Savings
+) -> Pass:
+    """`kept`: packed indexes of the states that leave the last layer; None: all."""
+    device, fast = model.device, savings.fast_products
+    last = None if kept is None else plan_attention(tree, kept)
+    return Pass(
+        tree=tree,
+        reaches=plan_attention(tree),
+        last_reaches=last,
+        kept=None if kept is None else torch.tensor(kept, device=device),
+        product=pick_product(device, model.dtype, fast),
+        float32_product=pick_product(device, torch.float32, fast),
+        split=savings.split_attention,
+    )
+
+
+@contextmanager
+def tree_attention(
+    model: Any, holder: Holder, run: Pass, fused: bool
+) -> Iterator[dict[str, Any]]:
+    """While it lasts, `model` runs the pass; yields further arguments for it."""
+    text = model.config.get_text_config()
+    before = text._attn_implementation_internal
+    options: dict[str, Any] = {}
+    if fused:
+        holder.current = run
+    elif run.split:
+        _running.current = run
+    else:
+        options["attention_mask"] = dense_mask(run.tree).to(model.device)
+    if fused or run.split:
+        text._attn_implementation_internal = NAME
+    try:
+        yield options
+    finally:
+        holder.current = _running.current = None
+        text._attn_implementation_internal = before
+
+
+def dense_mask(tree: Tree, step: int = 64) -> Tensor:
+    """(1, 1, P', P') bool, P' the packed length filled up: who sees whom."""
+    count = len(tree.ids) + -len(tree.ids) % step
+    mask = torch.eye(count, dtype=torch.bool)
+    for segment in tree.segments:
+        own = slice(segment.start, segment.end)
+        for start, end in segment.before:
+            mask[own, start:end] = True
+        size = segment.end - segment.start
+        mask[own, own] = torch.ones(size, size, dtype=torch.bool).tril()
+    return mask[None, None]
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' signature: (1, heads, P, D) each → (1, P, heads, D)."""
+    run = _running.current
+    if run is None or kwargs.get("softcap") is not None:
+        raise NotImplementedError("attention that a tree cannot run")
+    heads, size = key.shape[1], key.shape[3]
+    spare = (0, 0, 0, SPARE_KEYS)
+    out = TreeAttention.apply(
+        query[0].unflatten(0, (heads, -1)),
+        torch.nn.functional.pad(key[0], spare),
+        torch.nn.functional.pad(value[0], spare),
+        run.reaches,
+        size**-0.5 if scaling is None else scaling,
+        run.float32_product,
+    )
+    return out.unflatten(-1, (query.shape[1], -1))[None], None
+
+
+AttentionInterface.register(NAME, _attend)

@@ -178,7 +178,7 @@ def our_run(
     config = {"reference": "base", "shuffle": False, "dtype": "float32"} | config
     config.pop("trl", None)
     if adapter is not None:
-        config |= {"parent_adapter": str(adapter), "lora": {}}
+        config = {"lora": {}} | config | {"parent_adapter": str(adapter)}
     run = write_run(folder, base, list(rows), held_out, **(SAME | config))
     loaded = load_config(run / "config.json")
     return prepare(run, loaded, StopFlag(), StatusFile(run)).run

@@ -23,6 +23,8 @@ class Schedule:
     epochs: float
     seed: int
     shuffle: bool
+    keeps_batches: bool = False
+    """Whether an epoch only takes the first epoch's batches in a new order."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -37,15 +39,24 @@ class Schedule:
     def step_pairs(self, step: int) -> list[int]:
         """Indexes of the pairs of a step counted from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)
+        if self.keeps_batches and epoch:
+            epoch, within = 0, self._order(self.steps_per_epoch, epoch)[within]
         order = self.epoch_order(epoch)
         return order[within * self.batch_size : (within + 1) * self.batch_size]
 
     def epoch_order(self, epoch: int) -> list[int]:
         """The order of an epoch counted from 0."""
+        return self._order(self.pairs, epoch)
+
+    def first_epoch(self) -> list[list[int]]:
+        """The pairs of each of its steps."""
+        return [self.step_pairs(step) for step in range(self.steps_per_epoch)]
+
+    def _order(self, count: int, epoch: int) -> list[int]:
         if not self.shuffle:
-            return list(range(self.pairs))
+            return list(range(count))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(self.pairs, generator=generator).tolist()
+        return torch.randperm(count, generator=generator).tolist()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 Anything absent takes the default below; a default of None that says "chosen" is
 settled from the model and the data by `defaults.py` and reported in summary.json.
-Anything unknown is an error naming it. What the contract knows but this version does
-not do yet (`NOT_BUILT`) is refused by name instead of being ignored.
+Anything unknown is an error naming it.
 """
 
 import difflib
@@ -23,7 +22,6 @@ from training.dpo.loss_facts import (
 )
 
 LOSS_NAMES = list(LOSS_FACTS)
-BUILT_LOSSES = set(LOSS_NAMES) - {"kto", "apo_zero_unpaired"}
 SCHEDULERS = ("linear", "cosine", "constant")
 
 
@@ -236,7 +234,6 @@ def parse_config(values: dict[str, Any]) -> TrainingConfig:
         checked["savings"] = Savings(**found)
     config = TrainingConfig(**checked)
     _check_values(config)
-    _refuse_not_built(config)
     return config
 
 
@@ -422,6 +419,11 @@ def _check_objective(config: TrainingConfig) -> None:
             f'config.json: "reference": "none" does not go with {shown}; losses without'
             f" a reference are {names_that(needs_reference=False)}."
         )
+    if "kto" in names and config.batch_size == 1:
+        raise TrainerError(
+            'config.json: "batch_size" must be at least 2 for "kto", which measures each'
+            " answer against the others of its step; 4 or more is better."
+        )
     if "exo_pair" in names and not config.label_smoothing:
         raise TrainerError(
             'config.json: "label_smoothing" must be above 0 for "exo_pair"; its paper'
@@ -448,16 +450,3 @@ def _check_objective(config: TrainingConfig) -> None:
 
 def _default(key: str) -> Any:
     return TrainingConfig.__dataclass_fields__[key].default
-
-
-def _refuse_not_built(config: TrainingConfig) -> None:
-    later: list[tuple[str, Any]] = []
-    later += [
-        ("loss", name) for name in loss_weights(config) if name not in BUILT_LOSSES
-    ]
-    if later:
-        key, value = later[0]
-        raise TrainerError(
-            f'config.json: "{key}": {value!r} is not in this version of the trainer;'
-            f" it has losses of pairs."
-        )

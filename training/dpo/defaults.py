@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from training.dpo.config import TrainingConfig
+from training.dpo.config import TrainingConfig, loss_weights
+from training.dpo.loss_facts import facts_of
 
 WANTED_UPDATES = 100
 """Optimizer steps below which a few dozen pairs hardly move a policy: with 19 pairs on
@@ -16,6 +17,10 @@ the starter model, share of answers of the wanted kind 7 % before, 10 % after 60
 of two pairs, 42 % after 114 of one, on the same six epochs."""
 
 MOST_EPOCHS = 50
+
+LEAST_COMPARED = 4
+"""In a step at least, where a loss compares what a step holds (AOT), or estimates a KL from
+it (KTO), as TRL's documentation advises."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +53,29 @@ def settle(config: TrainingConfig, parameters: int, pairs: int) -> Settled:
         size = f"{parameters / 1e6:.1f} million weights"
         tuning = "full tuning of" if config.tuning == "full" else "LoRA on"
         reasons["learning_rate"] = f"usual for {tuning} a model of {size}"
+    names = loss_weights(config)
+    least = 1
+    if any(facts.coupled or facts.unpaired for facts in facts_of(names)):
+        least = min(LEAST_COMPARED, pairs)
     if epochs is None:
-        epochs = _epochs(pairs, batch or 1)
+        epochs = _epochs(pairs, batch or least)
         reasons["epochs"] = (
             f"{pairs} pairs: few pairs are seen more often, for at least"
             f" {WANTED_UPDATES} updates where {MOST_EPOCHS} epochs allow it"
         )
     if batch is None:
-        batch = _batch(pairs, epochs)
+        largest = _batch(pairs, epochs)
+        batch = max(least, largest)
         updates = math.ceil(math.ceil(pairs / batch) * epochs)
         reasons["batch_size"] = (
             f"the largest power of two that leaves at least {WANTED_UPDATES} updates;"
             f" it makes {updates}"
         )
+        if batch > largest:
+            reasons["batch_size"] = (
+                f"at least {batch}, as this loss compares what a step holds; it makes"
+                f" {updates} updates"
+            )
     sft_rate = config.sft_learning_rate
     if config.sft_epochs:
         reasons["sft_learning_rate"] = "given"

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.dpo.answer_figures import AnswerFigures
+from training.dpo.answer_step import evaluate_answers
 from training.dpo.data import Pair
 from training.dpo.defaults import evaluation_steps
 from training.dpo.distributed import merge
@@ -73,8 +75,10 @@ def evaluate(
     data: PairSet,
     objective: Objective,
     each: Callable[[int], None],
-) -> Figures:
+) -> Figures | AnswerFigures:
     """Every pair's figures under the policy as it stands, all of them as one step."""
+    if objective.unpaired:
+        return evaluate_answers(engine, data, objective, each)
     figures = Figures(objective)
     step = step_weights(data.pairs, range(len(data.pairs)))
     parts = []

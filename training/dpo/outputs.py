@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from training.dpo.answer_figures import AnswerFigures
 from training.dpo.canary import policy_canary
 from training.dpo.config import as_dict
 from training.dpo.data import RowReport
@@ -26,6 +27,7 @@ from training.dpo.progress import say
 from training.dpo.reference import ReferenceStore
 from training.dpo.run_state import Position, Run
 from training.dpo.scored import (
+    by_pair,
     held_out_line,
     held_out_report,
     most_doubtful,
@@ -68,7 +70,8 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
     files = _save_weights(prepared)
     if not is_main():
         return
-    write_jsonl(run.folder / "pairs_scored.jsonl", scored_rows(run.data.pairs, figures))
+    scored = by_pair(scored_rows(run.data.pairs, figures))
+    write_jsonl(run.folder / "pairs_scored.jsonl", scored)
     write_json(run.folder / "canary.json", canary)
     prepared.seconds |= {
         "training": position.seconds,
@@ -96,7 +99,10 @@ def _save_weights(prepared: Prepared) -> dict[str, str]:
 
 
 def _summary(
-    prepared: Prepared, position: Position, figures: Figures, files: dict[str, str]
+    prepared: Prepared,
+    position: Position,
+    figures: Figures | AnswerFigures,
+    files: dict[str, str],
 ) -> dict[str, Any]:
     run = prepared.run
     held_out = _compared(run)
@@ -123,7 +129,7 @@ def _summary(
         "seconds": {name: round(s, 3) for name, s in prepared.seconds.items()},
         "peak_memory_bytes": peak_memory(run.device),
         "final": figures.metrics(),
-        "look_at_first": most_doubtful(scored_rows(run.data.pairs, figures)),
+        "look_at_first": most_doubtful(by_pair(scored_rows(run.data.pairs, figures))),
         "reference": prepared.store.told(),
         "held_out": held_out,
         "warnings": [caution.as_dict() for caution in cautions],

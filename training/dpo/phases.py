@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.dpo.batches import Schedule
-from training.dpo.config import TrainingConfig
+from training.dpo.config import TrainingConfig, loss_weights
 from training.dpo.data import Pair
 from training.dpo.defaults import Settled
+from training.dpo.errors import TrainerError
+from training.dpo.loss_facts import is_unpaired
 from training.dpo.optim import learning_rate_at
 
 SFT, DPO = "sft", "dpo"
@@ -62,22 +64,44 @@ def plan_phases(
 ) -> list[Phase]:
     """The phases that `config` asks for, in order; the last one is DPO."""
     phases: list[Phase] = []
-    members = range(len(pairs))
 
-    def add(name: str, epochs: float, rate: float, tokens: int) -> None:
-        schedule = Schedule(
-            len(members), settled.batch_size, epochs, config.seed, config.shuffle
-        )
+    def add(name: str, schedule: Schedule, members: Sequence[int], tokens: int) -> None:
         cost = tokens / len(members) * min(settled.batch_size, len(members))
+        rate = settled.sft_learning_rate if name == SFT else settled.learning_rate
         first = phases[-1].last if phases else 0
         phases.append(Phase(name, schedule, members, rate, cost, first))
 
     if config.sft_epochs:
-        tokens = sum(pair.chosen_tokens for pair in pairs)
-        add(SFT, config.sft_epochs, settled.sft_learning_rate, tokens)
+        good = [i for i, pair in enumerate(pairs) if getattr(pair, "label", True)]
+        if not good:
+            raise TrainerError(
+                'config.json: "sft_epochs" trains on desirable answers, and pairs.jsonl'
+                " has none; leave it out."
+            )
+        schedule = Schedule(
+            len(good),
+            settled.batch_size,
+            config.sft_epochs,
+            config.seed,
+            config.shuffle,
+        )
+        add(SFT, schedule, good, sum(pairs[index].chosen_tokens for index in good))
     tokens = sum(pair.tokens for pair in pairs)
-    add(DPO, settled.epochs, settled.learning_rate, tokens)
+    add(DPO, dpo_schedule(config, settled, len(pairs)), range(len(pairs)), tokens)
     return phases
+
+
+def dpo_schedule(config: TrainingConfig, settled: Settled, pairs: int) -> Schedule:
+    """The steps of DPO. Labelled answers keep to their batches: a stray (`strays.py`)
+    belongs to a batch, and its log-prob under the reference is then taken but once."""
+    return Schedule(
+        pairs,
+        settled.batch_size,
+        settled.epochs,
+        config.seed,
+        config.shuffle,
+        keeps_batches=is_unpaired(loss_weights(config)),
+    )
 
 
 def work_left(phases: Sequence[Phase], step: int) -> float:

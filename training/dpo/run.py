@@ -7,6 +7,7 @@ Loads and prepares, then hands over to the loop (`train.py`) and the outputs
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.dpo.batches import Layout, rows_of
 from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
-from training.dpo.config import TrainingConfig, as_dict, load_config
+from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, keeps_input_only, settle
 from training.dpo.distributed import from_main, is_main, run_lock
@@ -26,6 +27,7 @@ from training.dpo.ending import common_ending
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.files import sha256_of_file
 from training.dpo.loss import objective_of
+from training.dpo.loss_facts import is_unpaired
 from training.dpo.machine import device_memory
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
@@ -35,7 +37,7 @@ from training.dpo.model import (
     without_adapter,
 )
 from training.dpo.outputs import Prepared, write_outputs
-from training.dpo.phases import plan_phases
+from training.dpo.phases import dpo_schedule, plan_phases
 from training.dpo.preflight import check_room, look_ahead
 from training.dpo.process import StopFlag
 from training.dpo.progress import say
@@ -43,6 +45,7 @@ from training.dpo.reference import FixedLogps, PairSet, ReferenceStore
 from training.dpo.resume import resume_source
 from training.dpo.run_state import Run
 from training.dpo.status import StatusFile
+from training.dpo.strays import with_strays
 from training.dpo.train import train
 from training.dpo.tuning import make_trainable, open_base
 
@@ -205,6 +208,11 @@ def prepare(
             reference = anchor.under_base(some, objective.ld_alpha)
         return PairSet(some, reference, base)
 
+    if objective.unpaired:
+        schedule = dpo_schedule(config, settled, len(pairs))
+        pairs = with_strays(pairs, schedule.first_epoch(), config.max_length)
+        in_order = replace(schedule, pairs=len(held_out), shuffle=False)
+        held_out = with_strays(held_out, in_order.first_epoch(), config.max_length)
     data = measured(pairs)
     held = measured(held_out) if held_out else None
     run = Run(
@@ -243,6 +251,8 @@ def _read_data(
 ) -> tuple[list[Pair], list[Pair], dict[str, RowReport]]:
     vocabulary = base.get_input_embeddings().weight.shape[0]
 
+    unpaired = is_unpaired(loss_weights(config))
+
     def read(name: str) -> tuple[list[Pair], RowReport]:
         status.phase("reading")
         return read_pairs(
@@ -251,6 +261,7 @@ def _read_data(
             config.max_length,
             vocabulary,
             lambda rows: status.progress(phase_done=rows),
+            unpaired,
         )
 
     pairs, report = read("pairs.jsonl")

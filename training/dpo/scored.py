@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.dpo.answer_figures import AnswerFigures
 from training.dpo.data import Pair
 from training.dpo.distributed import is_main
 from training.dpo.files import read_jsonl, write_jsonl
@@ -34,11 +35,28 @@ COMPARED = {ACCURACY: "right", MARGIN: "margin", "loss": "loss"}
 MOST_DOUBTFUL = 10
 
 
-def scored_rows(pairs: Sequence[Pair], figures: Figures) -> list[dict[str, Any]]:
+def scored_rows(
+    pairs: Sequence[Pair], figures: Figures | AnswerFigures
+) -> list[dict[str, Any]]:
     """Each pair's id and figures, in the file's order; None for what is not finite.
 
-    `right`: 1 if the chosen answer has the higher reward, 0.5 at a tie, else 0.
+    `right`: 1 if the chosen answer has the higher reward, 0.5 at a tie, else 0. Of
+    labelled answers (KTO) a row each; see `AnswerFigures` for their margin.
     """
+    if isinstance(figures, AnswerFigures):
+        rows = [
+            {
+                "id": pairs[index].id,
+                "line": pairs[index].line,
+                "label": figures.labels[place],
+                "reward": _finite(figures.rewards[place]),
+                "margin": _finite(figures.margins[place]),
+                "right": figures.right[place],
+                "loss": _finite(figures.losses[place]),
+            }
+            for place, index in enumerate(figures.indexes)
+        ]
+        return sorted(rows, key=lambda row: (row["line"], not row["label"]))
     rows = [
         {
             "id": pairs[index].id,
@@ -54,6 +72,32 @@ def scored_rows(pairs: Sequence[Pair], figures: Figures) -> list[dict[str, Any]]
     return sorted(rows, key=lambda row: row["line"])
 
 
+def by_pair(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Labelled answers that came from one pair, as that pair; all else as it is.
+
+    Its margin is that of the two rewards, its loss the mean of theirs.
+    """
+    told: list[dict[str, Any]] = []
+    for row in rows:
+        before = told[-1] if told else {}
+        same = [before.get(key) == row[key] for key in ("id", "line")]
+        if not all(same) or {row.get("label"), before.get("label")} != {True, False}:
+            told.append(dict(row))
+            continue
+        chosen, rejected = before["reward"], row["reward"]
+        whole = None not in (chosen, rejected)
+        told[-1] = {
+            "id": row["id"],
+            "line": row["line"],
+            "margin": chosen - rejected if whole else None,
+            "right": ((chosen > rejected) + (chosen >= rejected)) / 2 if whole else 0.0,
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "loss": (before["loss"] + row["loss"]) / 2 if whole else None,
+        }
+    return told
+
+
 def most_doubtful(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of the pairs whose rejected answer still has the higher reward, the clearest ten.
 
@@ -67,7 +111,9 @@ def most_doubtful(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def held_out_intervals(pairs: Sequence[Pair], figures: Figures) -> dict[str, float]:
+def held_out_intervals(
+    pairs: Sequence[Pair], figures: Figures | AnswerFigures
+) -> dict[str, float]:
     """{metric/low, metric/high} of accuracy, margin and loss, over prompts.
 
     Empty where a figure is not finite or all pairs have one prompt.
@@ -76,7 +122,10 @@ def held_out_intervals(pairs: Sequence[Pair], figures: Figures) -> dict[str, flo
     if not all(map(math.isfinite, [*figures.margins, *figures.losses])):
         return {}
     clusters = prompt_clusters(members)
-    found = mean_intervals({MARGIN: figures.margins}, clusters)
+    found = {}
+    if not isinstance(figures, AnswerFigures):
+        # Of labelled answers that metric is a difference of two means.
+        found = mean_intervals({MARGIN: figures.margins}, clusters)
     found[ACCURACY] = share_interval(figures.right, clusters)
     found |= mean_intervals({"loss": figures.losses}, clusters, figures.weights)
     return {
@@ -99,22 +148,29 @@ def bring_held_out(source: Path, folder: Path) -> None:
         shutil.copyfile(source / HELD_OUT_SCORED, folder / HELD_OUT_SCORED)
 
 
-def keep_held_out(folder: Path, pairs: Sequence[Pair], figures: Figures) -> None:
+def keep_held_out(
+    folder: Path, pairs: Sequence[Pair], figures: Figures | AnswerFigures
+) -> None:
     """Write held_out_scored.jsonl: these figures, beside those of the start."""
     if not is_main():
         return
     rows, at_start = scored_rows(pairs, figures), _at_start(folder)
     for row in rows:
-        started = at_start.get((row["id"], row["line"]), row)
+        started = at_start.get(_place(row), row)
         for name in COMPARED.values():
             row[f"{name}_at_start"] = started.get(f"{name}_at_start", row[name])
     write_jsonl(folder / HELD_OUT_SCORED, rows)
 
 
-def _at_start(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+def _place(row: Mapping[str, Any]) -> tuple[str, int, bool | None]:
+    """Tells rows apart; the two answers of a pair share id and line."""
+    return row["id"], row["line"], row.get("label")
+
+
+def _at_start(folder: Path) -> dict[tuple[str, int, bool | None], dict[str, Any]]:
     path = folder / HELD_OUT_SCORED
     rows = [row for _, row in read_jsonl(path)] if path.exists() else []
-    return {(row["id"], row["line"]): row for row in rows}
+    return {_place(row): row for row in rows}
 
 
 def held_out_report(
@@ -149,10 +205,12 @@ def _difference(
     pairs: Sequence[Pair],
     ends: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any] | None:
-    after = {metric: [row[key] for row in rows] for metric, key in COMPARED.items()}
+    labelled = any("label" in row for row in rows)
+    compared = {m: k for m, k in COMPARED.items() if m != MARGIN or not labelled}
+    after = {metric: [row[key] for row in rows] for metric, key in compared.items()}
     before = {
         metric: [row[f"{key}_at_start"] for row in rows]
-        for metric, key in COMPARED.items()
+        for metric, key in compared.items()
     }
     if any(
         value is None
@@ -161,7 +219,7 @@ def _difference(
     ):
         return None
     clusters = prompt_clusters(pairs)
-    unweighted, loss = [ACCURACY, MARGIN], ["loss"]
+    unweighted, loss = [m for m in compared if m != "loss"], ["loss"]
     weights = [pair.weight for pair in pairs]
     found: dict[str, Interval] = {}
     for names, by in ((unweighted, None), (loss, weights)):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from training.dpo.answer_figures import AnswerFigures
+from training.dpo.answer_step import backward_answers
 from training.dpo.batches import rows_of
 from training.dpo.distributed import world_size
 from training.dpo.evaluate import StepWeights, logps_of, step_weights
@@ -17,11 +19,13 @@ from training.dpo.metrics import Figures
 from training.dpo.run_state import Run
 
 
-def backward_step(run: Run, indexes: list[int]) -> Figures:
+def backward_step(run: Run, indexes: list[int]) -> Figures | AnswerFigures:
     """Add the gradient of Σ weight·loss / Σ weight over `indexes` to the parameters.
 
     Split into forward passes by memory; which pairs share one changes nothing.
     """
+    if run.objective.unpaired:
+        return backward_answers(run, indexes)
     figures = Figures(run.objective)
     step = step_weights(run.data.pairs, indexes)
     parts = run.engine.split_pairs(run.data.pairs, indexes)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from training.dpo.anchor import refuse_lost_reference
+from training.dpo.answer_figures import AnswerFigures
 from training.dpo.config import TrainingConfig
 from training.dpo.data import Pair
 from training.dpo.distributed import (
@@ -47,13 +48,16 @@ SAVE_SECONDS = 60.0
 """Work lost at most to a kill when config.json gives no `save_steps`."""
 
 
+AnyFigures = Figures | AnswerFigures | SupervisedFigures
+
+
 @dataclass(frozen=True)
 class Method:
     """What a phase does with pairs: a step's gradient, the held-out pairs' figures, and
     how many of a pair's tokens it counts.
     """
 
-    backward: Callable[[Run, list[int]], Figures | SupervisedFigures]
+    backward: Callable[[Run, list[int]], AnyFigures]
     evaluate: Callable[[Run], dict[str, Any]]
     tokens: Callable[[Pair], int]
     status: str
@@ -250,7 +254,7 @@ def _seed(seed: int, step: int) -> None:
 def _refuse_nan(
     run: Run,
     phase: Phase,
-    figures: Figures | SupervisedFigures,
+    figures: AnyFigures,
     norm: float,
     step: int,
 ) -> None:

@@ -130,15 +130,3 @@ def test_every_loss_but_plain_training_has_a_usual_range_of_beta():
 def test_a_missing_base_model_is_named():
     with pytest.raises(TrainerError, match='lacks "base_model"'):
         parse_config({})
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"loss": "kto"},
-    ],
-)
-def test_what_is_not_built_yet_is_refused_by_name(values):
-    with pytest.raises(TrainerError, match="not in this version") as raised:
-        parse_config({"base_model": "m"} | values)
-    assert f'"{next(iter(values))}"' in str(raised.value)

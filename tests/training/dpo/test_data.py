@@ -149,7 +149,7 @@ def test_what_cannot_train_is_dropped_and_counted(read):
             {"prompt_ids": [1], "chosen_ids": [9999], "rejected_ids": [2]},
             '"chosen_ids" must be a list of token ids from 0 to',
         ),
-        ({"prompt": "a", "completion": "b", "label": True}, "KTO"),
+        ({"prompt": "a", "completion": "b", "label": True}, 'is for the losses "kto"'),
         (chat("a", "b", "c", tools="{"), '"tools" must be a list'),
         ({"chosen": "a", "rejected": [{"role": "user"}]}, "must both be texts or both"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -268,6 +268,73 @@ def one_token_prompt(row):
         for key, value in row.items()
         if "prompt" not in key and isinstance(value, list)
     }
+
+
+UNPAIRED = [
+    {
+        "prompt": row["prompt"],
+        "completion": row["chosen" if place % 3 else "rejected"],
+        "label": bool(place % 3),
+    }
+    for place, row in enumerate(CHATS)
+]
+KTO_SHOWN = [
+    *("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen"),
+    *("logps/rejected", "logits/chosen", "logits/rejected", "entropy", "kl"),
+]
+
+
+@pytest.fixture(scope="module")
+def kto_trainer(make_trainer):
+    return make_trainer(
+        KTOTrainer,
+        KTOConfig,
+        UNPAIRED,
+        reference=True,
+        per_device_train_batch_size=len(UNPAIRED),
+        train_sampling_strategy="sequential",
+        desirable_weight=1.5,
+        undesirable_weight=0.5,
+    )
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+@pytest.mark.parametrize("micro_batch", [None, 1])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_loss_of_single_answers_is_trls(
+    loss, micro_batch, turned, kto_trainer, make_prepared
+):
+    """A step of ours is a batch of TRL's, however it is split. `turned`: the reference
+    is the start, and the policy has gone back nearly to the base, which finds all
+    answers likelier; else the policy finds them less likely and the KL is cut at 0."""
+    run = make_prepared(
+        UNPAIRED,
+        loss=loss,
+        beta=0.05,
+        desirable_weight=1.5,
+        undesirable_weight=0.5,
+        batch_size=len(UNPAIRED),
+        micro_batch_size=micro_batch,
+        shuffle=False,
+        reference="start" if turned else "base",
+    )
+    trainer = copy.copy(kto_trainer)
+    trainer.beta, trainer.loss_type = 0.05, loss
+    trainer.calculate_KL = loss == "kto"
+    if turned:
+        trainer.ref_model = kto_trainer.model
+        trainer.model = copy.deepcopy(kto_trainer.model)
+        with torch.no_grad():
+            for parameters in (
+                trainer.model.named_parameters(),
+                run.parameters.items(),
+            ):
+                for name, parameter in parameters:
+                    if "lora_B" in name:
+                        parameter.mul_(0.1)
+    theirs = trl_step(trainer)
+    assert_alike(our_step(run), theirs, KTO_SHOWN)
+    assert (theirs[1]["kl"] > 0) == (turned and loss == "kto")
 
 
 def test_conservative_dpo_is_not_trls_sigmoid(dpo_trainer, make_prepared):

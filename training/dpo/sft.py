@@ -105,16 +105,22 @@ def supervised_step(run: Run, indexes: list[int]) -> SupervisedFigures:
 
 
 def evaluate_supervised(run: Run) -> dict[str, Any]:
-    """The held-out pairs' chosen answers under `eval_…` names."""
+    """The held-out pairs' chosen answers, or the desirable ones (KTO), under `eval_…`
+    names; nothing where there is none.
+    """
     assert run.held_out is not None
     pairs = run.held_out.pairs
-    run.status.phase("evaluating", len(pairs))
-    rows = [_chosen_row(pair) for pair in pairs]
+    good = [i for i, pair in enumerate(pairs) if getattr(pair, "label", True)]
+    if not good:
+        return {}
+    run.status.phase("evaluating", len(good))
+    rows = [_chosen_row(pairs[index]) for index in good]
     figures = SupervisedFigures()
-    for part in run.engine.split([[row] for row in rows]):
+    for places in run.engine.split([[row] for row in rows]):
         run.status.progress(phase_done=len(figures.indexes))
         with torch.no_grad():
-            scores = run.engine.score([rows[index] for index in part])
+            scores = run.engine.score([rows[place] for place in places])
+        part = [good[place] for place in places]
         figures.add(pairs, part, scores, run.held_out.base.chosen[part].tolist())
     merge(figures)
     return figures.metrics("eval_")

@@ -3,8 +3,8 @@
 Everything a step depends on is in the config, the data or the checkpoint, so that a
 run stopped and resumed writes the same metrics.jsonl as one left alone (bit for bit on
 a CPU; `pairs_per_second` apart). DPO after supervised training is, bit for bit, the
-DPO of a run of its own from the weights that ended the latter: optimizer and random
-numbers start afresh. Leaves out loading and the work after the last step; see
+DPO of a run of its own from the weights that ended the latter: the optimizer starts
+afresh. Leaves out loading and the work after the last step; see
 `run.py`.
 """
 
@@ -112,7 +112,7 @@ class _Clock:
 def _enter(
     run: Run, phase: Phase, position: Position, checkpoint: Checkpoint | None
 ) -> torch.optim.AdamW:
-    """Bring weights, reference, optimizer and random numbers to where `phase` is.
+    """Bring weights, reference and optimizer to where `phase` is.
 
     Every phase begins with a fresh optimizer: AdamW's means are those of another
     loss's gradients, and with a warm-up of its own they would be stale or too small.
@@ -130,10 +130,9 @@ def _enter(
     if is_begun:
         assert checkpoint is not None
         checkpoint.restore_optimizer(run, optimizer)
-    else:
-        if moves_reference:
-            run.anchor.keep_weights(run.parameters)
-            _measure_reference(run, hash_tensors(run.parameters))
+    elif moves_reference:
+        run.anchor.keep_weights(run.parameters)
+        _measure_reference(run, hash_tensors(run.parameters))
     return optimizer
 
 
@@ -186,6 +185,7 @@ def _train_phase(
         done = position.step
         if evaluates and (done % every == 0 or done == phase.last):
             row |= method.evaluate(run)
+            run.status.phase(method.status)
         last = done == phase.last
         if done % run.config.logging_steps == 0 or last or "eval_loss" in row:
             run.log.append(row)

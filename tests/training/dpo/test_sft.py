@@ -103,8 +103,17 @@ def test_a_stop_at_any_point_of_either_phase_changes_nothing(
     run = make_run(held_out=HELD_OUT, **CONFIG)
     with pytest.raises(Stopped):
         run_folder(run, StopAfter(looks))
+    status = read_json(run / "status.json")
+    assert status["phase"] not in ("sft", "training") or not status["phase_total"]
     train_here(run)
     assert_same_run(run, uninterrupted)
+
+
+def test_a_finished_run_started_again_ends_the_same(uninterrupted, tmp_path):
+    """The kept weights are gone by then; the cached log-probs are enough."""
+    copy = shutil.copytree(uninterrupted, tmp_path / "copy")
+    train_here(copy)
+    assert_same_run(copy, uninterrupted)
 
 
 def kill_after(step, run, monkeypatch):

@@ -73,7 +73,9 @@ def make_adapter(run_folder: Path, base: Path, seed: int = 1, rank: int = 8) -> 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from training.dpo.canary import canary_token_ids, policy_canary
+    from training.dpo.batches import Layout
+    from training.dpo.canary import canary_token_ids, policy_canary, sequence_logprobs
+    from training.dpo.forward import Engine
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -90,7 +92,11 @@ def make_adapter(run_folder: Path, base: Path, seed: int = 1, rank: int = 8) -> 
                 weight.normal_(std=0.1)
     model.save_pretrained(run_folder / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    canary = policy_canary(model, canary_token_ids(tokenizer, len(tokenizer)))
+    ids = canary_token_ids(tokenizer, len(tokenizer))
+    engine = Engine(model, Layout(max_tokens=1, max_pairs=1, pad_id=0))
+    with model.disable_adapter():
+        before = sequence_logprobs(engine, ids)
+    canary = policy_canary(engine, ids, before)
     (run_folder / "canary.json").write_text(json.dumps(canary))
     return run_folder / "adapter"
 

@@ -64,7 +64,7 @@ def load_4bit_base(base_model: str, dtype: str, device: torch.device) -> Any:
             ' (pip install bitsandbytes) or use "lora".'
         ) from error
     computed = torch.float32 if dtype == "float32" else torch.bfloat16
-    return _from_pretrained(
+    model = _from_pretrained(
         base_model,
         dtype=computed,
         device_map={"": device},
@@ -75,6 +75,12 @@ def load_4bit_base(base_model: str, dtype: str, device: torch.device) -> Any:
             bnb_4bit_compute_dtype=computed,
         ),
     )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # That repacks the weights for a kernel which gives no gradient to its
+            # input: what lies before would train on nothing, and nobody be told.
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _from_pretrained(base_model: str, **settings: Any) -> Any:

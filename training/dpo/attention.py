@@ -1,11 +1,10 @@
 """Attention along a tree: each token sees its ancestors and itself, nothing else.
 
-On a CPU each segment's queries, some at a time, meet the keys of their ancestors and
-their own segment by plain matrix products in float32 (half as long again as torch's
-fused kernel takes here); the products of the whole packed sequence with itself never
-exist, and the backward pass computes the probabilities again instead of keeping them.
-On a GPU FlexAttention skips the blocks that see nothing (written to its documentation;
-no GPU has run it yet). Leaves out sliding windows, sinks, soft caps and dropout.
+Each segment's queries, some at a time, meet the keys of their ancestors and their own
+segment by plain matrix products in float32 (half as long again as torch's fused kernel
+takes on a CPU); the products of the whole packed sequence with itself never exist, and
+the backward pass computes the probabilities again instead of keeping them.
+Leaves out GPUs (`flex.py`), sliding windows, sinks, soft caps and dropout.
 """
 
 from collections.abc import Sequence

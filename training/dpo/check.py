@@ -10,6 +10,7 @@ the ways work; see `forward.py`.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -125,13 +126,17 @@ def _difference(engine: Engine, plain: Engine, rows: list[Row]) -> str | None:
     few = [p for p in trained if p.numel() <= 1 << 20]
     parameters = few if sum(p.numel() for p in few) <= 1 << 24 else few[:16]
     try:
+        if engine.kind == "tree":
+            # On a GPU its attention is compiled twice: also for passes without gradients.
+            with torch.no_grad():
+                engine.score(rows)
         with _moved(parameters):
             logps, gradient = _measured(engine, rows, parameters)
             wanted, wanted_gradient = _measured(plain, rows, parameters)
     # Whatever a model's code does when it is run in a way it does not know.
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"{type(error).__name__}: {first}"
+        # A compiler's first line does not say what failed.
+        return f"{type(error).__name__}: {shorten(str(error), 300)}"
     apart = (logps - wanted).abs().mean().item()
     if not apart <= allowed:
         return f"log-probs differ by {apart:.2g} from those of plain rows"

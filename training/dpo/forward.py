@@ -37,14 +37,16 @@ from training.dpo.linear import pick_product
 from training.dpo.sharding import is_sharded
 from training.dpo.sharding import run as run_gathered
 from training.dpo.tree import LEAST_SAVED, Tree, build_tree
-from training.dpo.tree_attention import plan_pass, tree_attention
+from training.dpo.tree_attention import (
+    STATE_STEP,
+    attention_way,
+    packed_length,
+    plan_pass,
+    tree_attention,
+)
 
 CALL_TOKENS = {"cpu": 64, "cuda": 4096}
 """What one more call of the backbone costs, in tokens run through it."""
-
-STATE_STEP = 64
-"""Packed sequences and the states that are kept are filled up to multiples of this:
-oneDNN keeps code for every shape it meets."""
 
 
 @dataclass
@@ -213,7 +215,8 @@ class Engine:
         least = LEAST_SAVED if savings.share_prefixes else None
         tree = build_tree(rows, least)
         device = model.get_input_embeddings().weight.device
-        spare = -len(tree.ids) % STATE_STEP
+        way = attention_way(device.type, savings.split_attention)
+        spare = packed_length(len(tree.ids), way) - len(tree.ids)
         ids = torch.tensor([tree.ids + [self.layout.pad_id] * spare], device=device)
         positions = torch.tensor([tree.positions + [0] * spare], device=device)
         # The last state again: nobody reads what comes of it.

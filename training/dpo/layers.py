@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from training.dpo.attention import SPARE_KEYS, Reach, attend, attend_backward
 from training.dpo.linear import Product
@@ -35,6 +36,7 @@ class Pass:
 
     `kept`: packed indexes of the states that leave the last layer; None: all.
     `split`: attention by segments, else under one mask (transformers' layers only).
+    `block_mask`: for a GPU's attention (`flex.py`), which takes no reaches.
     `keeps_input_only`: a layer keeps its input and computes the rest again.
     """
 
@@ -46,6 +48,7 @@ class Pass:
     float32_product: Product
     split: bool = True
     keeps_input_only: bool = False
+    block_mask: BlockMask | None = None
 
 
 @dataclass

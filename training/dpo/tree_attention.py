@@ -2,7 +2,7 @@
 
 transformers looks its attention up by name, so ours is registered under one and the
 model's config names it while a pass runs. Leaves out what the attention computes; see
-`attention.py`.
+`attention.py` for CPUs and `flex.py` for GPUs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from training.dpo import flex
 from training.dpo.attention import SPARE_KEYS, TreeAttention, plan_attention
 from training.dpo.config import Savings
 from training.dpo.layers import Holder, Pass
@@ -20,6 +21,10 @@ from training.dpo.linear import pick_product
 from training.dpo.tree import Tree
 
 NAME = "tiebreak_tree"
+
+STATE_STEP = 64
+"""Packed sequences and the states that are kept are filled up to multiples of this:
+oneDNN keeps code for every shape it meets."""
 
 _running = Holder()
 """The pass that transformers' own layers run: they hand no more than q, k and v."""
@@ -30,16 +35,30 @@ def plan_pass(
 ) -> Pass:
     """`kept`: packed indexes of the states that leave the last layer; None: all."""
     device, fast = model.device, savings.fast_products
-    last = None if kept is None else plan_attention(tree, kept)
+    way = attention_way(device.type, savings.split_attention)
+    by_segment = way == "segments"
+    last = plan_attention(tree, kept) if by_segment and kept is not None else None
     return Pass(
         tree=tree,
-        reaches=plan_attention(tree),
+        reaches=plan_attention(tree) if by_segment else [],
         last_reaches=last,
         kept=None if kept is None else torch.tensor(kept, device=device),
         product=pick_product(device, model.dtype, fast),
         float32_product=pick_product(device, torch.float32, fast),
         split=savings.split_attention,
+        block_mask=flex.tree_block_mask(tree, device) if way == "flex" else None,
     )
+
+
+def attention_way(device_type: str, split: bool) -> str:
+    """ "flex", "segments", or "mask": torch's attention under one mask.
+
+    Segments are many small products, cheap to call on a CPU alone, for which torch's
+    FlexAttention has no backward pass.
+    """
+    if not split:
+        return "mask"
+    return "flex" if device_type == "cuda" else "segments"
 
 
 @contextmanager
@@ -65,9 +84,16 @@ def tree_attention(
         text._attn_implementation_internal = before
 
 
-def dense_mask(tree: Tree, step: int = 64) -> Tensor:
+def packed_length(tokens: int, way: str) -> int:
+    """What a packed sequence is filled up to for an `attention_way`."""
+    if way == "flex":
+        return flex.packed_length(tokens)
+    return tokens + -tokens % STATE_STEP
+
+
+def dense_mask(tree: Tree) -> Tensor:
     """(1, 1, P', P') bool, P' the packed length filled up: who sees whom."""
-    count = len(tree.ids) + -len(tree.ids) % step
+    count = packed_length(len(tree.ids), "mask")
     mask = torch.eye(count, dtype=torch.bool)
     for segment in tree.segments:
         own = slice(segment.start, segment.end)
@@ -92,13 +118,16 @@ def _attend(
     if run is None or kwargs.get("softcap") is not None:
         raise NotImplementedError("attention that a tree cannot run")
     heads, size = key.shape[1], key.shape[3]
+    scale = size**-0.5 if scaling is None else scaling
+    if run.block_mask is not None:
+        return flex.attend(query, key, value, run.block_mask, scale), None
     spare = (0, 0, 0, SPARE_KEYS)
     out = TreeAttention.apply(
         query[0].unflatten(0, (heads, -1)),
         torch.nn.functional.pad(key[0], spare),
         torch.nn.functional.pad(value[0], spare),
         run.reaches,
-        size**-0.5 if scaling is None else scaling,
+        scale,
         run.float32_product,
     )
     return out.unflatten(-1, (query.shape[1], -1))[None], None

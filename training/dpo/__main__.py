@@ -34,9 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop.install()
     try:
         if options is None:
-            from training.dpo.sweep import sweep
-
-            sweep(given[1:], stop)
+            _sweep(given[1:], stop)
         else:
             _train(options, stop)
     except Stopped as stopped:
@@ -90,6 +88,17 @@ def _train(options: argparse.Namespace, stop: StopFlag) -> None:
     join()
     (check_folder if options.check else run_folder)(options.run_dir, stop)
     leave()
+
+
+def _sweep(arguments: list[str], stop: StopFlag) -> None:
+    if TORCHRUN_VARIABLE in os.environ:
+        raise TrainerError(
+            "A sweep starts its trials itself: start it without torchrun, several at"
+            " once with --jobs."
+        )
+    from training.dpo.sweep import sweep
+
+    sweep(arguments, stop)
 
 
 def _end(sentence: str, code: int) -> int:

@@ -6,20 +6,26 @@ nothing. Leaves out the single process, which ends as it likes.
 """
 
 import json
+import time
+from pathlib import Path
 
 import torch.distributed as dist
 
 from training.dpo.distributed import rank, world_size
-from training.dpo.errors import Stopped, TrainerError
+from training.dpo.errors import FolderLocked, PeerLost, Stopped, TrainerError
+from training.dpo.lock import folder_lock
+from training.dpo.status import StatusFile, read_status
 
 _KEY = "training.dpo/ending"
+
+LOOKS, LOOK_SECONDS = 20, 0.05
+"""For the lock of a process 0 that may be dying."""
 
 
 def common_ending(error: Exception) -> Exception:
     """`error`, or what another process of the run ended with before this one.
 
-    A connection that closed without a word is a process that was killed: Stopped,
-    because the same command goes on from the newest checkpoint.
+    A connection that closed without a word is a process that was killed: PeerLost.
     """
     if world_size() == 1:
         return error
@@ -27,10 +33,28 @@ def common_ending(error: Exception) -> Exception:
     if stopped or isinstance(error, TrainerError) or not _lost_connection(error):
         told = _tell("stopped" if stopped else "failed", _sentence(error))
         return error if told is None else told
-    return _told() or Stopped(
+    return _told() or PeerLost(
         f"another process of the run was lost, which process {rank()} noticed; start it"
         " again to go on from the newest checkpoint"
     )
+
+
+def speak_for_main(run_dir: Path, ending: PeerLost) -> None:
+    """Where the process that was lost is 0, write status.json in its stead.
+
+    Its lock on the folder is free then; while it lives, it speaks for itself.
+    """
+    for _ in range(LOOKS):
+        try:
+            with folder_lock(run_dir):
+                told = read_status(run_dir)
+                if told.get("state") == "running":
+                    status = StatusFile(run_dir)
+                    status.values |= told
+                    status.finish("stopped", str(ending))
+                return
+        except FolderLocked:
+            time.sleep(LOOK_SECONDS)
 
 
 def _sentence(error: Exception) -> str:

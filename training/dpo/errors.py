@@ -11,3 +11,7 @@ class FolderLocked(TrainerError):
 
 class Stopped(Exception):
     """A stop was asked for (SIGTERM) and everything worth keeping is on disk."""
+
+
+class PeerLost(Stopped):
+    """Another process of the run was killed; the newest checkpoint is on disk."""

@@ -3,6 +3,7 @@
 Leaves out what goes into the files; see `status.py`, `checkpoint.py`, `run.py`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,12 +29,17 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
     `durable=False` leaves out fsync: for files rewritten many times a minute.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     if durable:
         fsync_path(path.parent)
 

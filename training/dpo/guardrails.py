@@ -75,8 +75,8 @@ SENTENCES = {
         " raise epochs."
     ),
     "no_held_out": (
-        "There is no held_out.jsonl, so all figures come from pairs that train and say"
-        " nothing of others: put pairs of other prompts there."
+        "There is no pair in held_out.jsonl, so all figures come from pairs that train"
+        " and say nothing of others: put pairs of other prompts there."
     ),
     "few_held_out": (
         "Few held-out prompts: %(count)s; an accuracy on so few is uncertain by some"

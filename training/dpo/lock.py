@@ -8,7 +8,7 @@ filesystem does not carry flock.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from training.dpo.errors import FolderLocked
@@ -27,8 +27,9 @@ def folder_lock(run_dir: Path) -> Iterator[None]:
                 f"{run_dir} is locked by another trainer"
                 f" (process {holder or 'unknown'}); wait for it or stop it first."
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # on a full disk; it only tells who holds the lock
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)

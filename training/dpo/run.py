@@ -7,6 +7,7 @@ Loads and prepares, then hands over to the loop (`train.py`) and the outputs
 import hashlib
 import json
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weigh
 from training.dpo.data import Pair, RowReport, read_pairs
 from training.dpo.defaults import forward_tokens, keeps_input_only, settle
 from training.dpo.distributed import from_main, is_main, run_lock
-from training.dpo.ending import common_ending
-from training.dpo.errors import Stopped, TrainerError
+from training.dpo.ending import common_ending, speak_for_main
+from training.dpo.errors import PeerLost, Stopped, TrainerError
 from training.dpo.files import sha256_of_file
 from training.dpo.loss import objective_of
 from training.dpo.loss_facts import is_unpaired
@@ -68,13 +69,16 @@ def run_folder(run_dir: Path, stop: StopFlag) -> None:
     """
     with run_lock(run_dir):
         status = StatusFile(run_dir, is_main())
-        status.phase("loading")
         try:
+            status.phase("loading")
             _run(run_dir, stop, status)
         except Exception as error:
             ending = common_ending(explained(error))
             state = "stopped" if isinstance(ending, Stopped) else "failed"
-            status.finish(state, str(ending))
+            with suppress(OSError):  # a disk so full that stderr alone can tell
+                status.finish(state, str(ending))
+            if isinstance(ending, PeerLost) and not is_main():
+                speak_for_main(run_dir, ending)
             if ending is error:
                 raise
             raise ending from error
@@ -108,7 +112,8 @@ def explained(error: Exception) -> Exception:
         return TrainerError(
             "Out of memory: set micro_batch_size to 1, or lower max_length."
         )
-    if "No space left on device" in str(error):
+    full = ("No space left on device", "Disk quota exceeded")
+    if any(words in str(error) for words in full):
         return TrainerError("The disk is full; free some space and resume.")
     return error
 

@@ -66,11 +66,19 @@ class StatusFile:
             self._write(durable=False)
 
     def finish(self, state: str, reason: str | None = None) -> None:
-        """Write the final state (stopped, done, failed), flushed to the disk."""
+        """Write the final state (stopped, done, failed), flushed to the disk.
+
+        On a full disk it goes over the old text, whose block is there. Raises OSError.
+        """
         self.values |= {"state": state, "reason": reason, "eta_seconds": None}
         if state == "done":
             self.values |= {"phase": "done", "phase_done": None, "phase_total": None}
-        self._write(durable=True)
+        try:
+            self._write(durable=True)
+        except OSError:
+            with open(self.path, "r+", encoding="utf-8") as file:
+                json.dump(self.values, file)
+                file.truncate()
 
     def _write(self, durable: bool) -> None:
         if not self._writes:

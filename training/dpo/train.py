@@ -179,14 +179,15 @@ def _train_phase(
             clock.progress.close()
             raise Stopped(f"stopped after step {position.step} of {total}")
         started = time.monotonic()
-        # Every line has a loss: the first step's carries what was held out before it.
         row = at_start | _step(run, phase, optimizer, position)
-        at_start = {}
         done = position.step
-        if evaluates and (done % every == 0 or done == phase.last):
+        last = done == phase.last
+        # Every line has a loss: the first step's carries what was held out before it,
+        # and nothing else, unless it is the last step too.
+        if evaluates and (last or (done % every == 0 and not at_start)):
             row |= method.evaluate(run)
             run.status.phase(method.status)
-        last = done == phase.last
+        at_start = {}
         if done % run.config.logging_steps == 0 or last or "eval_loss" in row:
             run.log.append(row)
         look_if_due(run, phase, done)

@@ -135,7 +135,7 @@ def assert_same_run(run, other):
 def test_kill_9_of_either_process_at_any_step_changes_nothing(
     tmp_path, base_model, undisturbed
 ):
-    """The other one ends by itself; status.json says what could still be said."""
+    """The other one ends by itself and writes status.json, be it process 0 or not."""
     run = write_run(
         tmp_path / "run",
         base_model,
@@ -153,7 +153,8 @@ def test_kill_9_of_either_process_at_any_step_changes_nothing(
                 1 - victim
             )
         status = read_json(run / "status.json")
-        assert status["state"] == ("stopped" if victim == 1 else "running")
+        assert status["state"] == "stopped" and status["total_steps"] == 60
+        assert "another process of the run was lost" in status["reason"]
     train_in(2, run)
     assert_same_run(run, undisturbed)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from training.dpo.errors import FolderLocked, Stopped, TrainerError
 from training.dpo.lock import folder_lock
 from training.dpo.process import StopFlag
 from training.dpo.run import run_folder
+from training.dpo.status import StatusFile
 
 CONFIG = {
     "batch_size": 2,
@@ -126,10 +128,12 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(
     assert_same_run(run, uninterrupted)
 
 
-def test_kill_9_goes_on_from_the_newest_complete_checkpoint(make_run, uninterrupted):
+def test_kill_9_at_any_step_goes_on_from_the_newest_complete_checkpoint(
+    make_run, uninterrupted
+):
     run = make_run(held_out=PAIRS[:1], **CONFIG)
     process = start(run)
-    wait_for_lines(run, 25, process)
+    wait_for_lines(run, random.randint(8, 150), process)
     process.kill()
     process.communicate()
     # What a crash in the middle of a write leaves behind:
@@ -254,6 +258,34 @@ def test_a_base_model_that_cannot_be_loaded_is_named(make_run, command, tmp_path
     code, last = command(make_run(base_model=str(tmp_path / "empty")))
     assert code == 1
     assert last.startswith(f'The tokenizer of base_model "{tmp_path / "empty"}"')
+
+
+def refuse_writes(run, name):
+    """The disk is full where `name` is written next, as /dev/full has it."""
+    (run / f".{name}.tmp-{os.getpid()}").symlink_to("/dev/full")
+
+
+def test_a_run_on_a_full_disk_says_so_and_goes_on_once_there_is_room(make_run):
+    run = make_run(held_out=PAIRS[:1], batch_size=3, epochs=1)
+    refuse_writes(run, "held_out_scored.jsonl")
+    with pytest.raises(TrainerError, match="The disk is full; free some space and re"):
+        train_here(run)
+    status = read_json(run / "status.json")
+    assert status["state"] == "failed" and status["reason"].startswith("The disk is f")
+    assert not list(run.glob(".*tmp*"))
+    train_here(run)
+    assert read_json(run / "status.json")["state"] == "done"
+
+
+def test_the_end_is_told_even_where_no_new_file_fits(tmp_path):
+    status = StatusFile(tmp_path)
+    status.phase("training", step=3, total_steps=12, warnings=["a long one"] * 50)
+    refuse_writes(tmp_path, "status.json")
+    status.values["warnings"] = []
+    status.finish("failed", "The disk is full.")
+    told = read_json(tmp_path / "status.json")
+    assert (told["state"], told["reason"]) == ("failed", "The disk is full.")
+    assert told["step"] == 3
 
 
 def test_two_checkpoints_are_kept_and_a_full_disk_is_said(tmp_path, monkeypatch):

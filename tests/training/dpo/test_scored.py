@@ -14,7 +14,11 @@ HELD_OUT = [
     chat("水?", "1. 水 2. 水", "不知道。", id="水", weight=3.0),
     chat("Time?", "1. wait", "I do not know.", id="time"),
 ]
-CONFIG = {"batch_size": 2, "epochs": 8, "learning_rate": 1e-3, "eval_steps": 8}
+CONFIG = {
+    **{"batch_size": 2, "epochs": 8, "learning_rate": 1e-3, "warmup_ratio": 0},
+    # each step, and still the figures of the start must not be lost
+    "eval_steps": 1,
+}
 
 
 def test_the_ten_clearest_of_those_ranked_the_wrong_way_round_are_named():

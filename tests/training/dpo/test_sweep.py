@@ -265,6 +265,16 @@ def test_bad_options_are_named(arguments, said):
     assert said in str(error.value)
 
 
+def test_under_torchrun_it_is_refused(make_run, monkeypatch, capsys):
+    """Its processes would wait for each other, and for the trials, for ever."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+    assert main(["sweep", str(make_run(held_out=LEARNT)), "--beta", "0.1,0.2"]) == 1
+    assert "start it without torchrun" in capsys.readouterr().err.splitlines()[-1]
+    signal.signal(signal.SIGTERM, before[0])
+    signal.signal(signal.SIGINT, before[1])
+
+
 def test_trials_are_all_combinations_under_lasting_names():
     """The order of options does not matter, nor how a number is written."""
     one = parse_options(["x", "--beta", "0.10,0.1,0.3", "--learning-rate=1e-4"])

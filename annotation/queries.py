@@ -62,6 +62,17 @@ def held_out_pairs(project: Project) -> QuerySet[PreferencePair]:
     )
 
 
+def alike_decisions(project: Project) -> QuerySet[Decision]:
+    """Standing ties and both-bads of what may train: no pair, but labelled answers."""
+    return Decision.objects.filter(
+        comparison__project=project,
+        comparison__purpose=TRAIN,
+        comparison__prompt__is_held_out=False,
+        superseded_at=None,
+        outcome__in=[Decision.Outcome.TIE, Decision.Outcome.BOTH_BAD],
+    )
+
+
 def waiting(project: Project) -> int:
     """Comparisons that somebody could be given now."""
     free = Slot.objects.filter(free_slots(timezone.now()), comparison=OuterRef("pk"))

@@ -1,4 +1,5 @@
-"""GET pairs: the sound pairs of a project as a stream of JSON lines."""
+"""GET pairs: the sound pairs of a project as a stream of JSON lines; as KTO rows, ties
+and both-bads as well."""
 
 from django.http import StreamingHttpResponse
 from django.utils.translation import gettext as _
@@ -9,7 +10,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from annotation import exporting, queries
+from annotation import exporting
 from annotation.access import needs
 from annotation.api.parsing import JSONLinesRenderer, OneAnswer
 from annotation.api.serializers import problems
@@ -22,7 +23,7 @@ class Pairs(APIView):
 
     @extend_schema(
         operation_id="pairs_export",
-        summary="The sound pairs, one JSON object a line",
+        summary="The sound pairs, one JSON object a line (kto: labelled answers)",
         parameters=[
             OpenApiParameter(
                 "format", str, enum=sorted(exporting.FORMATS), default="trl"
@@ -41,7 +42,7 @@ class Pairs(APIView):
                 _("There is no format “%(format)s”; these are: %(known)s.")
                 % {"format": chosen, "known": ", ".join(sorted(exporting.FORMATS))}
             )
-        lines = exporting.jsonl(queries.sound_pairs(request.project), chosen)
+        lines = exporting.export(request.project, chosen)
         return StreamingHttpResponse(
             lines,
             content_type=JSONLinesRenderer.media_type,

@@ -60,7 +60,7 @@ def export_pairs(
         return HttpResponse(
             message, status=422, content_type="text/plain; charset=utf-8"
         )
-    lines = exporting.jsonl(queries.sound_pairs(request.project), chosen)
+    lines = exporting.export(request.project, chosen)
     name = f"{request.project.slug}-pairs-{chosen}.jsonl"
     return StreamingHttpResponse(
         lines,

@@ -8,11 +8,11 @@ from django.utils import timezone
 from annotation import checking, tasks
 from annotation.checking import check_again, check_pair, check_waiting
 from annotation.errors import PairsChanged
-from annotation.exporting import FORMATS, jsonl, rows
+from annotation.exporting import FORMATS, export, jsonl, rows
 from annotation.freezing import freeze_pairs
 from annotation.judging import submit_judgment
 from annotation.leasing import skip, take_lease
-from annotation.models import PreferencePair, RuleVerdict
+from annotation.models import Completion, Decision, PreferencePair, RuleVerdict
 from annotation.queries import (
     annotator_counts,
     funnel,
@@ -32,6 +32,8 @@ from tests.factories import (
     make_prompt,
     make_user,
 )
+from tests.training.dpo.families import chatml_tokenizer
+from training.dpo.data import read_pairs
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
@@ -297,7 +299,7 @@ def test_pairs_go_out_as_trl_and_openai(project):
     def answer(completion):
         return [{"role": "assistant", "content": completion.text}]
 
-    assert {"trl", "openai"} == FORMATS
+    assert {"trl", "openai", "kto"} == FORMATS
     assert list(rows(sound_pairs(project), "trl")) == [
         {
             "id": str(pair.pk),
@@ -316,6 +318,50 @@ def test_pairs_go_out_as_trl_and_openai(project):
     }
     pair.weight = 1.0
     assert "weight" not in next(rows([pair]))
+
+
+def test_as_labelled_answers_ties_and_both_bads_go_out_too(project, tmp_path):
+    """A pair's answers, an edit without what it was made of, then both answers of what
+    was judged alike; nothing held out, withdrawn, cut off or for measuring. The trainer
+    reads the file."""
+    pair = make_pair(project=project, weight=0.5)
+    edited = make_completion(
+        "Edited by hand.", prompt=pair.prompt, source="edited", edited_from=pair.chosen
+    )
+    make_pair(
+        comparison=make_comparison(prompt=pair.prompt), kind="edited", chosen=edited
+    )
+
+    def alike(outcome, purpose="train", superseded_at=None, **prompt):
+        prompt = make_prompt(project=project, **prompt)
+        b = make_completion(prompt=prompt, finish_reason="length")
+        comparison = make_comparison(prompt=prompt, b=b, purpose=purpose)
+        Decision.objects.create(
+            comparison=comparison, outcome=outcome, superseded_at=superseded_at
+        )
+        return comparison
+
+    tie, bad = alike("tie"), alike("both_bad")
+    Completion.objects.filter(pk=bad.b.pk).update(finish_reason="stop")
+    alike("split"), alike("tie", is_held_out=True), alike("tie", purpose="repeat")
+    alike("both_bad", superseded_at=timezone.now())
+    text = "".join(export(project, "kto"))
+    found = [json.loads(line) for line in text.splitlines()]
+    assert [(r["completion"][0]["content"], r["label"]) for r in found] == [
+        (pair.chosen.text, True),
+        (pair.rejected.text, False),
+        ("Edited by hand.", True),
+        (tie.a.text, True),
+        (bad.a.text, False),
+        (bad.b.text, False),
+    ]
+    assert [row.get("weight") for row in found] == [0.5, 0.5] + 4 * [None]
+    assert found[3]["prompt"] == tie.prompt.messages
+    (tmp_path / "pairs.jsonl").write_text(text, encoding="utf-8")
+    answers, _ = read_pairs(
+        tmp_path / "pairs.jsonl", chatml_tokenizer(), 512, 320, unpaired=True
+    )
+    assert [answer.label for answer in answers] == [row["label"] for row in found]
 
 
 def test_exporting_costs_the_same_queries_however_many_pairs(

@@ -1,18 +1,23 @@
 """Single answers with a label: reading, strays, a step's split, a run's files."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
 from tests.training.dpo.test_step import assert_same, stepped
 from training.dpo.batches import Schedule
-from training.dpo.config import parse_config
+from training.dpo.config import load_config, parse_config
 from training.dpo.data import Answer, read_pairs
 from training.dpo.defaults import settle
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.process import StopFlag
-from training.dpo.run import run_folder
+from training.dpo.reference import FixedLogps
+from training.dpo.run import prepare, run_folder
+from training.dpo.status import StatusFile
+from training.dpo.step import backward_step
 from training.dpo.strays import with_strays
 
 ANSWERS = [
@@ -130,6 +135,21 @@ def test_a_step_does_not_depend_on_its_split(make_run):
     whole = stepped(make_run("whole", rows, **common))
     split = stepped(make_run("split", rows, micro_batch_size=1, **common))
     assert_same(whole, split)
+
+
+def test_the_kl_is_a_mean_over_strays_by_their_answers_weights(make_run):
+    """The policy is its reference, which is told to find the six strays less likely by 1
+    to 6: (1·1 + 2·2 + … + 6·6) / (1 + … + 6) = 91 / 21."""
+    rows = [{**row, "weight": 1.0 + place} for place, row in enumerate(ANSWERS)]
+    folder = make_run("kl", rows, loss="kto", batch_size=6, shuffle=False)
+    run = prepare(
+        folder, load_config(folder / "config.json"), StopFlag(), StatusFile(folder)
+    ).run
+    known = run.data.reference
+    lower = FixedLogps(known.chosen, known.rejected - torch.arange(1.0, 7.0))
+    run.data = replace(run.data, reference=lower)
+    kl = backward_step(run, list(range(6))).metrics()["kl"]
+    assert kl == pytest.approx(91 / 21, abs=1e-4)
 
 
 def test_a_weight_of_3_is_the_answer_three_times_where_nothing_is_shared(make_run):

@@ -51,8 +51,10 @@ ROWS = {
     ],
     "strings": [
         {"prompt": "boil the water, ", "chosen": "then salt", "rejected": "then wait"},
-        {"prompt": "怎样", "chosen": "煮鸡蛋", "rejected": "你好"},
-        {"prompt": "I do", "chosen": " not know", "rejected": ""},
+        {"prompt": "怎样", "chosen": "煮鸡蛋", "rejected": "你好<|im_end|>"},
+        {"prompt": "I do", "chosen": " not know", "rejected": ""},  # one token
+        {"prompt": "I do", "chosen": "", "rejected": "ugh"},
+        {"prompt": "", "chosen": "salt", "rejected": "time"},  # none before, or BOS
         {"prompt": "I do", "chosen": " not", "rejected": "ugh"},
         {"prompt": "water " * 9, "chosen": "s", "rejected": "salt " * 30},
     ],

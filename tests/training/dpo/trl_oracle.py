@@ -57,6 +57,12 @@ STEP_KEYS = {
 }
 """What both say of a step's pairs under given weights."""
 
+RUN_KEYS = STEP_KEYS | {"num_tokens", "grad_norm", "learning_rate", "epoch"}
+"""All that TRL logs of a step."""
+
+EXACT = {"num_tokens", "learning_rate", "epoch"}
+"""Of these nothing depends on a weight."""
+
 
 @dataclass
 class Pass:
@@ -233,25 +239,28 @@ def assert_same_metrics(
     prefix: str = "",
 ) -> None:
     """Rewards, and a loss made of them, are small differences of large sums: they may
-    differ by beta · 1e-6 · |logp| for each sum in them; the rest by 1e-5 of itself."""
+    differ by beta · 1e-6 · |logp| for each answer in them; the rest by 1e-5 of itself."""
     sums = abs(ours[f"{prefix}logps/chosen"]) + abs(ours[f"{prefix}logps/rejected"])
     for key in sorted(keys):
         mine, other = ours[prefix + key], theirs[prefix + key]
-        rewards = key.startswith("rewards/") or key == "loss"
-        allowed = 1e-6 + 1e-5 * abs(other) + (beta * 1e-6 * sums if rewards else 0)
-        assert abs(mine - other) <= looser * allowed, (prefix + key, mine, other)
+        allowed = looser * (1e-6 + 1e-5 * abs(other))
+        if key.startswith("rewards/") or key == "loss":
+            allowed = looser * beta * 1e-6 * sums
+        elif key in EXACT:
+            allowed = 1e-12 * abs(other)
+        assert abs(mine - other) <= allowed, (prefix + key, mine, other)
 
 
-def assert_same_steps(trainer: Any, run: Run, keys: set[str] = STEP_KEYS) -> None:
+def assert_same_steps(trainer: Any, run: Run) -> None:
     """Each step of a trained TRL trainer against ours from the weights it began with.
 
-    Log-probs of each answer (1e-5 relative), the metrics in `keys`, gradients (1e-4 by
-    norm). One micro-batch a step on TRL's side.
+    Log-probs of each answer (1e-5 relative), all metrics, gradients (1e-4 by norm). One
+    micro-batch a step on TRL's side.
     """
-    lines = logged(trainer)
+    lines, (phase,), tokens = logged(trainer), run.phases, 0
     assert len(trainer.passes) == len(lines) == run.total_steps
     for step, (theirs, line) in enumerate(zip(trainer.passes, lines, strict=True)):
-        indexes = run.phases[-1].step_pairs(step)
+        indexes = phase.step_pairs(step)
         ours = our_step(run, indexes, theirs.weights)
         figures = ours.figures
         policy = [
@@ -264,6 +273,13 @@ def assert_same_steps(trainer: Any, run: Run, keys: set[str] = STEP_KEYS) -> Non
             known = [run.data.reference.chosen, run.data.reference.rejected]
             reference = torch.cat([values[indexes] for values in known])
             torch.testing.assert_close(reference, theirs.reference, **close)
-        beta = run.objective.settings.beta
-        assert_same_metrics(figures.metrics(), line, keys, beta)
+        tokens += sum(run.data.pairs[index].tokens for index in indexes)
+        told = figures.metrics() | {
+            "num_tokens": tokens,
+            "grad_norm": sum(g.norm() ** 2 for g in ours.gradients.values()) ** 0.5,
+            "learning_rate": phase.rate_at(step, run.config),
+            "epoch": phase.epochs_done(step + 1),
+        }
+        assert set(line) - {"step", "aux_loss"} == RUN_KEYS
+        assert_same_metrics(told, line, RUN_KEYS, run.objective.settings.beta)
         assert apart(ours.gradients, theirs.gradients) <= 1e-4, step

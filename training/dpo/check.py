@@ -41,10 +41,10 @@ def make_engine(
 
     `rows`: some of the run's, for the check. `max_length`: of any row to come.
     """
-    plain = Engine(model, layout, savings=savings)
+    plain = Engine(model, layout, savings=savings, keeps_input_only=keeps_input_only)
     refused: list[str] = []
     for kind in ("fused", "tree"):
-        engine = replace(plain, kind=kind, keeps_input_only=keeps_input_only)
+        engine = replace(plain, kind=kind)
         why = unfit(engine, max_length)
         undo = [] if why or kind != "fused" else _replace_layers(engine)
         why = why or _difference(engine, plain, check_rows(rows))

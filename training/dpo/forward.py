@@ -13,7 +13,9 @@ loss, the reference and encoder-decoder models.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ from training.dpo.distributed import gathered, my_share
 from training.dpo.head import HeadLogps, logit_transform
 from training.dpo.layers import Holder
 from training.dpo.linear import pick_product
+from training.dpo.recompute import recomputing
 from training.dpo.sharding import is_sharded
 from training.dpo.sharding import run as run_gathered
 from training.dpo.tree import LEAST_SAVED, Tree, build_tree
@@ -189,7 +192,8 @@ class Engine:
         self, model: Any, rows: Sequence[Row], call_tokens: int | None = None
     ) -> RowScores:
         if self.kind == "rows":
-            states, tree = _row_states(model, rows, self.layout.pad_id, call_tokens)
+            with self._recomputing(model):
+                states, tree = _row_states(model, rows, self.layout.pad_id, call_tokens)
         else:
             states, tree = self._tree_states(rows)
         head = model.get_output_embeddings()
@@ -209,6 +213,15 @@ class Engine:
         token_logps, entropy, mean_logit, is_top1 = columns
         return RowScores(token_logps, tree.lengths, entropy, mean_logit, is_top1)
 
+    def _recomputing(
+        self, model: Any, again: Callable[[], Any] = nullcontext
+    ) -> AbstractContextManager[None]:
+        """Our own layers see to it themselves."""
+        needed = self.keeps_input_only and torch.is_grad_enabled()
+        if not needed or self.kind == "fused":
+            return nullcontext()
+        return recomputing(model, again)
+
     def _tree_states(self, rows: Sequence[Row]) -> tuple[Tensor, Tree]:
         """States (U', H) that predict the tree's U ≤ U' distinct answer tokens."""
         model, savings = self.causal_lm, self.savings
@@ -225,7 +238,8 @@ class Engine:
         keeps_last = fused and savings.skip_unscored
         run = plan_pass(tree, wanted if keeps_last else None, model, savings)
         run.keeps_input_only = self.keeps_input_only
-        with tree_attention(model, self.holder, run, fused) as options:
+        attention = partial(tree_attention, model, self.holder, run, fused)
+        with attention() as options, self._recomputing(model, attention):
             states = model.base_model(
                 input_ids=ids, position_ids=positions, use_cache=False, **options
             ).last_hidden_state[0]

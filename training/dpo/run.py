@@ -313,6 +313,7 @@ def _keeps_input_only(
         base.dtype.itemsize,
         sum(p.numel() * p.element_size() for p in base.parameters()),
         device_memory(base.device),
+        fused=base.device.type == "cpu",
     )
 
 

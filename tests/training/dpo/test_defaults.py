@@ -136,6 +136,21 @@ def test_layers_keep_their_input_only_where_the_rest_does_not_fit():
     assert keeps_input_only(config, 10, 4, 241, 10_000)
 
 
+def test_layers_of_transformers_are_taken_to_keep_more():
+    """44 · 8 + 13 · 16 = 560 bytes a token and layer, 11,200 in all, whatever the dtype:
+    six tenths of 18,667 hold it."""
+    config = LlamaConfig(
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    for number_bytes in (2, 4):
+        held = (config, 10, number_bytes, 0)
+        assert keeps_input_only(*held, 18_666, fused=False)
+        assert not keeps_input_only(*held, 18_667, fused=False)
+
+
 def test_reading_a_config_needs_no_torch():
     """So that a web process may check one."""
     script = (

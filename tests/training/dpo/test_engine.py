@@ -2,7 +2,7 @@
 
 import copy
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import peft
 import pytest
@@ -216,6 +216,36 @@ def test_adapter_dropout_and_trained_weights_go_through_transformers_layers():
     assert_alike(
         scored(engine, make_rows()), scored(Engine(whole, engine.layout), make_rows())
     )
+
+
+@pytest.mark.parametrize("kind", ["tree", "rows"])
+def test_layers_of_transformers_run_again_instead_of_keeping(kind):
+    """Twice each, the second time with the same dropout; what they keep is a fraction."""
+    model = make_model("llama", dropout=0.1).train()
+    engine = Engine(model, Layout(512, None, 0), kind=kind)
+    runs, found, kept = [0], [], []
+    norm = model.get_base_model().model.layers[1].input_layernorm
+
+    def count(*of_hook):
+        runs[-1] += 1
+
+    def keep(tensor):
+        kept[-1] += tensor.nbytes
+        return tensor
+
+    norm.register_forward_hook(count)
+    for keeps_input_only in (False, True):
+        kept.append(0)
+        torch.manual_seed(5)
+        chosen = replace(engine, keeps_input_only=keeps_input_only)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found.append(scored(chosen, make_rows()))
+        runs.append(0)
+    with torch.no_grad():
+        chosen.score(make_rows())
+    assert runs == [runs[0], 2 * runs[0], runs[0]]
+    assert kept[1] < 0.5 * kept[0]
+    assert_alike(*found)
 
 
 def test_a_way_that_is_wrong_is_found_out(monkeypatch):

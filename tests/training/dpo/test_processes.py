@@ -92,13 +92,13 @@ def assert_same_numbers(run, other, within=1e-5):
     [
         {"sft_epochs": 1},
         {"sharding": "full", "loss": {"aot": 1.0, "sft": 0.2}},
-        {"tuning": "full", "sft_epochs": 1},
+        {"tuning": "full", "sft_epochs": 1, "savings": {"checkpointing": True}},
         {"loss": "kto"},
     ],
     ids=[
         "adapter",
         "coupled losses, adapter on a sharded base",
-        "full, sharded",
+        "full, sharded, layers run again",
         "single answers",
     ],
 )

@@ -6,8 +6,7 @@ are tables. A caution never stops a run. Leaves out who says them and when; see
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -383,13 +382,3 @@ def held_out_cautions(held_out: Mapping[str, Any] | None) -> list[Caution]:
         return []
     ends = {"before": held_out["start"][name], "now": held_out["end"][name]}
     return [Caution("held_out_worse", {k: round(100 * v) for k, v in ends.items()})]
-
-
-def new_ones(found: Iterable[Caution], said: Counter[str]) -> list[Caution]:
-    """Those whose code was not said yet; marks them as said."""
-    fresh = []
-    for caution in found:
-        if not said[caution.code]:
-            fresh.append(caution)
-        said[caution.code] += 1
-    return fresh

@@ -3,6 +3,7 @@
 Imports nothing heavy, so that it is in force before torch is loaded.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -21,6 +22,9 @@ TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"
 GRACE_SECONDS = 30
 """After the parent's death, the time left to write a checkpoint."""
 
+HEARD = b"\nStopping after what is in hand; the same command goes on from there.\n"
+"""Said at Ctrl-C: a step of a large model takes a while."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,6 +41,9 @@ class StopFlag:
         signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and not self.requested:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, HEARD)
         self.requested = True
         if self.parent is not None and os.getppid() != self.parent:
             # Nobody waits for us any more: SIGALRM's default action ends the process

@@ -71,6 +71,7 @@ def run_folder(run_dir: Path, stop: StopFlag) -> None:
         status = StatusFile(run_dir, is_main())
         try:
             status.phase("loading")
+            stop.check()
             _run(run_dir, stop, status)
         except Exception as error:
             ending = common_ending(explained(error))
@@ -95,6 +96,7 @@ def check_folder(run_dir: Path, stop: StopFlag) -> None:
         status = StatusFile(run_dir, writes=False)
         config = load_config(run_dir / "config.json")
         try:
+            stop.check()
             look_ahead(
                 prepare(run_dir, config, stop, status, is_check=True), is_check=True
             )

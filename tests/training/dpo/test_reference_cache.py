@@ -20,10 +20,12 @@ from tests.training.dpo.runs import (
 from tests.training.dpo.test_resume import StopAfter, assert_same_run
 from training.dpo import logp_cache
 from training.dpo.base_hash import remembered_hash
+from training.dpo.batches import Layout
 from training.dpo.errors import Stopped
+from training.dpo.forward import Engine
 from training.dpo.logp_cache import LogpCache, answer_key
 from training.dpo.model import hash_model, load_base
-from training.dpo.reference import _sums
+from training.dpo.reference import _sums, context
 from training.dpo.run import run_folder
 
 SHORT = {"epochs": 1, "batch_size": 3}
@@ -75,9 +77,21 @@ def test_another_way_to_sum_tokens_hits(counted):
     assert counted("second", ld_alpha=0.5) == (0, 24)
 
 
-def test_another_dtype_misses(counted):
+@pytest.mark.parametrize(
+    "changed", [{"dtype": "bfloat16"}, {"savings": {"pack": False}}]
+)
+def test_another_dtype_or_way_of_the_forward_pass_misses(counted, changed):
     assert counted("first", dtype="float32") == (12, 0)
-    assert counted("second", dtype="bfloat16") == (12, 0)
+    assert counted("second", **changed) == (12, 0)
+
+
+def test_the_attention_that_transformers_uses_is_part_of_the_key(base_model):
+    model = load_base(str(base_model), "float32", torch.device("cpu"))
+    engine = Engine(model, Layout(512, None, 0))
+    before = context(engine, "hash")
+    assert context(engine, "hash") == before
+    model.config._attn_implementation = "eager"
+    assert context(engine, "hash") != before
 
 
 def test_a_row_cut_elsewhere_misses_and_the_others_hit(counted, tokenizer):

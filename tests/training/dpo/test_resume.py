@@ -128,6 +128,20 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(
     assert_same_run(run, uninterrupted)
 
 
+def test_ctrl_c_is_heard_at_once_and_is_a_stop(make_run, capfd):
+    """Before the model is loaded too: nothing is read but the command."""
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    stop, run = StopFlag(), make_run(base_model="nowhere")
+    stop.install()
+    os.kill(os.getpid(), signal.SIGINT)
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
+    assert "the same command goes on" in capfd.readouterr().err
+    with pytest.raises(Stopped):
+        run_folder(run, stop)
+    assert read_json(run / "status.json")["state"] == "stopped"
+
+
 def test_kill_9_at_any_step_goes_on_from_the_newest_complete_checkpoint(
     make_run, uninterrupted
 ):

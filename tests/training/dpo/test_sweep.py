@@ -81,9 +81,11 @@ def test_a_rate_that_learns_beats_one_that_does_not(make_run, capsys):
 
 def test_a_killed_and_then_stopped_sweep_goes_on(make_run):
     """A trial killed with -9 is said, the next sweep is stopped and leaves a checkpoint,
-    the third ends it: each step once, the first still that of the first process."""
-    run = make_run(held_out=LEARNT, epochs=400, batch_size=6, save_steps=20)
-    arguments = [str(run), "--seed", "5"]
+    the third ends it: each step once, the first still that of the first process. Some
+    prompts are held out at each start, the same ones: none of their pairs trains."""
+    rows = [*PAIRS, *LEARNT]
+    run = make_run(pairs=rows, epochs=400, batch_size=10, save_steps=20)
+    arguments = [str(run), "--seed", "5", "--hold-out", "0.5"]
     trial = run / "sweep" / "seed=5"
 
     def kill():
@@ -104,7 +106,14 @@ def test_a_killed_and_then_stopped_sweep_goes_on(make_run):
         sweep_while(ask_to_stop, arguments, stop)
     assert read_json(trial / "status.json")["state"] == "stopped"
     sweep(arguments, StopFlag())
-    assert read_json(run / "sweep" / "sweep.json")["trials"][0]["steps"] == 400
+    report = read_json(run / "sweep" / "sweep.json")
+    assert report["trials"][0]["steps"] == 400
+    trained, measured = (
+        {row["id"] for row in read_rows(trial / f"{name}_scored.jsonl")}
+        for name in ("pairs", "held_out")
+    )
+    assert trained | measured == {row["id"] for row in rows}
+    assert not trained & measured and len(measured) == report["held_out"]["pairs"] > 0
     assert [row["step"] for row in read_rows(trial / "metrics.jsonl")] == list(
         range(1, 401)
     )

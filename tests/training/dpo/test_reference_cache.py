@@ -71,10 +71,15 @@ def test_what_does_not_touch_the_reference_hits(counted, changed):
     assert counted("second", **changed) == (0, 12)
 
 
-def test_another_way_to_sum_tokens_hits(counted):
-    """The reference is then asked for beside the base: the same 12 answers twice."""
+def test_another_way_to_sum_tokens_hits(counted, tmp_path):
+    """The reference is then asked for beside the base: the same 12 answers twice. Summed
+    as the policy's, or a fresh adapter would not begin at a margin of 0, nor at a drift
+    of 0 from the base, whose tokens all count."""
     assert counted("first") == (12, 0)
     assert counted("second", ld_alpha=0.5) == (0, 24)
+    first = read_rows(tmp_path / "second" / "metrics.jsonl")[0]
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert first["drift/chosen"] == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.bench import operations
+from tests.bench import operations, trainer
 from tests.bench.cells import cells_of
 from tests.bench.figures import ROOT, Budget, Figure, from_object, markdown
 from tests.bench.jobs import Worker
@@ -274,6 +274,31 @@ def test_time_left_is_told_from_the_speed_of_each_kind_of_work():
     assert pace.left == 12.0
     pace.did("b", 2, 10.0)
     assert pace.left == 20.0
+
+
+def test_a_rival_that_does_not_fit_the_machine_is_told_and_the_rest_measured(
+    tmp_path, capsys
+):
+    """TRL runs out of memory with 2 and 4 pairs at once and as it comes: 1 is its best."""
+
+    class Sides:
+        def trl(self, rows, size, **how):
+            if size > 1:
+                raise BenchError("out of memory")
+            return Turn("TRL, micro-batch 1", len(rows), 2.0, 2.0, 2**20)
+
+        def ours(self, rows, **how):
+            return Turn("ours", len(rows), 1.0, 1.0, 2**20)
+
+    options = parse([*("trainer", "--device", "cpu")], ["trainer"], tmp_path)
+    cell = cells_of(options)[0]
+    timed = trainer.Timed(options, cell, Sides(), Pace(options.say))
+    tried, how = trainer.tuned(options, cell, timed)
+    assert (tried.name, how) == ("TRL, micro-batch 1", {"size": 1})
+    assert set(trainer.memory_of(cell, timed)) == {"ours", "frugal"}
+    assert timed.trl_or_none(cell.rows, 4, "as it comes", default=True) is None
+    said = capsys.readouterr().err
+    assert said.count("TRL cannot do micro-batch") == said.count("out of memory") == 4
 
 
 SERVED = """

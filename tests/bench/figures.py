@@ -137,12 +137,21 @@ def setting() -> Setting:
 
 
 def machine() -> str:
-    """Cores, processor and memory, in words."""
+    """Cores, processor, memory and NVIDIA's GPUs, in words."""
     info = Path("/proc/cpuinfo").read_text("utf-8")
     named = [line for line in info.splitlines() if line.startswith("model name")]
     model = named[0].partition(":")[2].strip() if named else platform.machine()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{os.cpu_count()} cores {model}, {round(pages / 2**30)} GiB"
+    gpus = [
+        _gpu(path) for path in Path("/proc/driver/nvidia/gpus").glob("*/information")
+    ]
+    parts = [f"{os.cpu_count()} cores {model}", f"{round(pages / 2**30)} GiB"]
+    return ", ".join([*parts, *sorted(gpus)])
+
+
+def _gpu(path: Path) -> str:
+    named = [line for line in path.read_text("utf-8").splitlines() if "Model:" in line]
+    return named[0].partition(":")[2].strip() if named else "a GPU"
 
 
 def load() -> str:

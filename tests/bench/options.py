@@ -11,7 +11,6 @@ from tests.bench.figures import Figure, from_object
 from tests.bench.material import MODELS, SHAPES
 
 DTYPES = ("fp32", "bf16")
-GPU = Path("/dev/nvidia0")
 NO_SAVINGS = "none"
 
 
@@ -79,7 +78,7 @@ def parse(arguments: Sequence[str], known: Sequence[str], folder: Path) -> Optio
     trainer.add_argument(
         "--device",
         choices=("cpu", "cuda"),
-        default="cuda" if GPU.exists() else "cpu",
+        default="cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu",
         help="(cuda where there is one)",
     )
     trainer.add_argument(

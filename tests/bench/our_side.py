@@ -3,7 +3,8 @@
 Jobs (see `jobs.py`): {"folder"} trains it as `python -m training.dpo` does and answers
 {"reference", "training"} in seconds of wall clock as summary.json has them, "cpu" in
 processor seconds from the reference pass to the end of training (the log and the last
-checkpoint included), "steps" with metrics.jsonl's lines, "device_bytes".
+checkpoint included), "steps" with metrics.jsonl's lines, "device_bytes", and summary.json's
+"forward" and "why": how the passes were made.
 {"products", "dtype", "device", "seconds"} measures matrix products of (rows, inputs, outputs)
 and answers {"rates": {"linear", "onednn"}}: operations a second of each, null where it can't be.
 """
@@ -22,6 +23,9 @@ from training.dpo.status import StatusFile
 
 TIMED = ("reference", "training")
 """Phases of status.json; those beside them (loading, scoring, …) are not counted."""
+
+
+CALLS_AT_ONCE = 20
 
 
 class PhaseClock:
@@ -69,6 +73,8 @@ def _run(folder: Path) -> dict[str, Any]:
         "training": summary["seconds"]["training"],
         "cpu": sum(clock.cpu.get(name, 0.0) for name in TIMED),
         "steps": [json.loads(line) for line in lines],
+        "forward": summary["forward"]["kind"],
+        "why": summary["forward"]["why"],
         "device_bytes": _device_bytes(),
     }
 
@@ -111,23 +117,29 @@ def _rates(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _best(product: Callable[[], object], seconds: float) -> float | None:
-    """Seconds of the quickest of as many calls as fit in `seconds`; the first warms up."""
+    """Seconds of the quickest of as many calls as fit in `seconds`; the first warms up.
+
+    An accelerator gets some at once: waiting for each would be timed too.
+    """
     import torch
 
     try:
         product()
     except (RuntimeError, AttributeError, NotImplementedError):
         return None
+    on_gpu = torch.cuda.is_available()
+    calls = CALLS_AT_ONCE if on_gpu else 1
     best = float("inf")
     end = time.monotonic() + seconds
     while best == float("inf") or time.monotonic() < end:
-        if torch.cuda.is_available():
+        if on_gpu:
             torch.cuda.synchronize()
         begun = time.perf_counter()
-        product()
-        if torch.cuda.is_available():
+        for _call in range(calls):
+            product()
+        if on_gpu:
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, (time.perf_counter() - begun) / calls)
     return best
 
 

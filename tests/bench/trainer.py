@@ -10,6 +10,7 @@ loading, tokenising, warming up, and what is written at the end.
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -99,7 +100,7 @@ def _plan(options: Options, cell: Cell, with_savings: bool, pace: Pace) -> None:
     pace.plan(f"ours {cell.dtype}", mine)
 
 
-class _Timed:
+class Timed:
     """The two sides on one cell, each turn told before it starts."""
 
     def __init__(self, options: Options, cell: Cell, sides: Sides, pace: Pace) -> None:
@@ -121,14 +122,32 @@ class _Timed:
         ):
             return self.sides.trl(rows, size, **how)
 
+    def trl_or_none(
+        self, rows: list[Row], size: int, told: str, **how: Any
+    ) -> Turn | None:
+        """None where it cannot: too large for the machine, as a rule. That is told, and
+        TRL, which has to start again, warmed up."""
+        try:
+            return self.trl(rows, size, told, **how)
+        except BenchError as error:
+            done = ", ".join(f"{name} {value}" for name, value in how.items())
+            self.options.say(
+                f"{self.cell.name}: TRL cannot do micro-batch {size}, {told}"
+                f" {f'({done})' if done else ''}: {error}"
+            )
+            self.sides.trl(self.cell.warming, 1)
+            return None
+
 
 def _cell(options: Options, cell: Cell, sides: Sides, pace: Pace) -> Iterator[Figure]:
     busy = load()
-    timed = _Timed(options, cell, sides, pace)
-    sides.ours(cell.warming)
+    timed = Timed(options, cell, sides, pace)
+    kind, why = sides.ours(cell.warming).forward
+    if kind == "rows":
+        options.say(f"{cell.name}: ours takes plain rows: {why}")
     sides.trl(cell.warming, 1)
     rates = _rates(cell, sides)
-    tried, how = _tuned(options, cell, timed)
+    tried, how = tuned(options, cell, timed)
     mine: list[Turn] = []
     theirs: list[Turn] = []
     for turn in range(options.repeats):
@@ -143,8 +162,8 @@ def _cell(options: Options, cell: Cell, sides: Sides, pace: Pace) -> Iterator[Fi
     comes, memory = None, {}
     if cell.shape in MIXED:
         first, size = cell.rows[: cell.batch], cell.micro_batches[-1]
-        comes = timed.trl(first, size, "as it comes", default=True)
-        memory = _memory(cell, timed)
+        comes = timed.trl_or_none(first, size, "as it comes", default=True)
+        memory = memory_of(cell, timed)
     yield from cell_figures(
         cell.name,
         shape=cell.shape,
@@ -159,22 +178,19 @@ def _cell(options: Options, cell: Cell, sides: Sides, pace: Pace) -> Iterator[Fi
         ceiling=cell.theirs(cell.rows, how["size"]) / cell.mine(cell.rows),
         operations=cell.mine(cell.rows),
         rates=rates,
-        note=f"{len(cell.rows)} pairs, best of {len(mine)}; {busy} before, {load()} after",
+        note=f"{len(cell.rows)} pairs as {kind}, best of {len(mine)}; {busy} before,"
+        f" {load()} after",
     )
 
 
-def _tuned(options: Options, cell: Cell, timed: _Timed) -> tuple[Turn, dict[str, Any]]:
+def tuned(options: Options, cell: Cell, timed: Timed) -> tuple[Turn, dict[str, Any]]:
     """TRL's quickest setting, from the first step's pairs, and that turn."""
     first = cell.rows[: cell.batch]
     tried: list[tuple[Turn, dict[str, Any]]] = []
 
     def attempt(how: dict[str, Any]) -> None:
-        try:
-            tried.append((timed.trl(first, told="trying", **how), how))
-        except BenchError as error:
-            # Too large for the machine, as a rule: the others remain.
-            options.say(f"{cell.name}: TRL cannot do {how}: {error}")
-            timed.sides.trl(cell.warming, 1)
+        if (turn := timed.trl_or_none(first, told="trying", **how)) is not None:
+            tried.append((turn, how))
 
     for size in cell.micro_batches:
         attempt({"size": size})
@@ -187,6 +203,9 @@ def _tuned(options: Options, cell: Cell, timed: _Timed) -> tuple[Turn, dict[str,
     if cell.dtype == "bf16" and cell.device == "cpu":
         # Autocast over float32 weights may be as quick as over bfloat16 ones.
         attempt(best | {"weights": "float32"})
+    if cell.device == "cuda" and find_spec("flash_attn") is not None:
+        # Torch's own comes with every installation; `padding_free` is off in TRL 1.16.
+        attempt(best | {"attention": "flash_attention_2"})
     return min(tried, key=lambda one: one[0].seconds)
 
 
@@ -198,26 +217,28 @@ def _rates(cell: Cell, sides: Sides) -> Rates:
     return Rates(parts=list(parts.values()), ways=found)
 
 
-def _memory(cell: Cell, timed: _Timed) -> dict[str, Turn]:
+def memory_of(cell: Cell, timed: Timed) -> dict[str, Turn]:
     """Each in a process of its own: how much memory does it take in all?
 
     TRL gets the longest pairs only; no other pair decides. Ours gets all of them.
     """
     fresh = cell.device == "cpu"
     found = {"ours": timed.ours(cell.rows, "memory", fresh=fresh)}
-    found["frugal"] = timed.trl(
+    frugal = timed.trl_or_none(
         cell.longest, 1, "memory, checkpointing", checkpointing=True, fresh=fresh
     )
+    four = None
     if 4 in cell.micro_batches:
-        found["four"] = timed.trl(cell.longest, 4, "memory", fresh=fresh)
-    return found
+        four = timed.trl_or_none(cell.longest, 4, "memory", fresh=fresh)
+    rivals = {"frugal": frugal, "four": four}
+    return found | {name: turn for name, turn in rivals.items() if turn is not None}
 
 
 def _savings(
     options: Options, cell: Cell, sides: Sides, pace: Pace
 ) -> Iterator[Figure]:
     """Two steps with all savings off, each one alone, each one left out, all on."""
-    timed = _Timed(options, cell, sides, pace)
+    timed = Timed(options, cell, sides, pace)
     settings = saving_settings(saving_defaults())
     turns: dict[str, list[Turn]] = {told: [] for told in settings}
     for _turn in range(options.repeats):

@@ -25,7 +25,8 @@ class Turn:
     """Wall and processor seconds for `pairs` pairs, reference pass included.
 
     `peak_bytes`: of a process of its own, or of the accelerator; None where neither was
-    measured. `steps`: a step's metrics under TRL's names, oldest first.
+    measured. `steps`: a step's metrics under TRL's names, oldest first. `forward`: of
+    ours, how its passes were made, and why not in a thriftier way.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Turn:
     cpu: float
     peak_bytes: int | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
+    forward: tuple[str, str] = ("", "")
 
     @property
     def pairs_per_second(self) -> float:
@@ -109,11 +111,13 @@ class Sides:
         default: bool = False,
         checkpointing: bool = False,
         weights: str | None = None,
+        attention: str | None = None,
         fresh: bool = False,
     ) -> Turn:
         """`default`: checkpointing and a reference pass at every step, as TRL has it.
 
-        `weights`: dtype of the base, if not the one computed in.
+        `weights`: dtype of the base, if not the one computed in. `attention`:
+        transformers' name of it, if not the one it takes by itself.
         """
         folder = self._folder("trl")
         pairs = folder.with_suffix(".jsonl")
@@ -127,6 +131,7 @@ class Sides:
             "checkpointing": checkpointing,
             "dtype": self.dtype,
             "weights": weights or self.dtype,
+            "attention": attention,
             "device": self.device,
             "folder": str(folder),
             "rank": self.model.rank,
@@ -134,6 +139,7 @@ class Sides:
         name = f"TRL, micro-batch {micro_batch}"
         name += ", as it comes" if default else ", checkpointing" * checkpointing
         name += f", {weights} weights" if weights else ""
+        name += f", {attention}" if attention else ""
         if fresh:
             log = folder.with_suffix(".log")
             with Worker("tests.bench.trl_side", log, self.env) as alone:
@@ -152,7 +158,10 @@ class Sides:
         if not answer["training"] > 0:
             raise BenchError(f"{name} trained for {answer['training']} s")
         seconds = answer["reference"] + answer["training"]
-        return Turn(name, len(rows), seconds, answer["cpu"], peak, answer["steps"])
+        forward = (answer.get("forward", ""), answer.get("why", ""))
+        return Turn(
+            name, len(rows), seconds, answer["cpu"], peak, answer["steps"], forward
+        )
 
     def _folder(self, side: str) -> Path:
         self._count += 1

@@ -1,9 +1,9 @@
 """TRL's DPOTrainer, job after job: `python -m tests.bench.trl_side` (see `jobs.py`).
 
 A job: {"model", "pairs", "batch", "micro_batch", "default", "checkpointing", "dtype",
-"weights", "device", "folder"}. Answered: {"reference", "training"} in seconds of wall
-clock, "cpu" in processor seconds over both, "steps" with each step's metrics,
-"device_bytes" at most held on an accelerator. `default` leaves checkpointing and
+"weights", "attention", "device", "folder", "rank"}. Answered: {"reference", "training"}
+in seconds of wall clock, "cpu" in processor seconds over both, "steps" with each step's
+metrics, "device_bytes" at most held on an accelerator. `default` leaves checkpointing and
 reference as TRL has them; else the reference log-probs are computed beforehand.
 `dtype` bfloat16 is TRL's `bf16`, over base weights of dtype `weights`. Metrics
 are logged at every step. Token ids are given, so no side's time holds tokenising.
@@ -74,7 +74,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     steps = Steps()
     weights = getattr(torch, job["weights"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=weights)
+    # None leaves it to transformers: torch's own.
+    model = AutoModelForCausalLM.from_pretrained(
+        job["model"], dtype=weights, attn_implementation=job["attention"]
+    )
     trainer = Trainer(
         model=model,
         args=DPOConfig(

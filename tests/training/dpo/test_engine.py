@@ -106,8 +106,9 @@ def scored(engine, rows):
     """(scores, gradients by name) of a loss with another weight for each token."""
     named = {n: p for n, p in engine.model.named_parameters() if p.requires_grad}
     scores = engine.score(rows)
-    weights = torch.linspace(-1, 1, len(scores.token_logps))
-    found = torch.autograd.grad((scores.token_logps * weights).sum(), named.values())
+    logps = scores.token_logps
+    weights = torch.linspace(-1, 1, len(logps), device=logps.device)
+    found = torch.autograd.grad((logps * weights).sum(), named.values())
     return scores, dict(zip(named, found, strict=True))
 
 

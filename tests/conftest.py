@@ -22,6 +22,11 @@ FLAGS = [
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The loop first: while one worker is at it, the other does the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("loop") is None)
+
+
 @pytest.fixture(autouse=True)
 def _plain_passwords(settings):
     """Hashing a password well costs a tenth of a second, in every test."""

@@ -15,6 +15,12 @@ from .install import PYTHON
 from .terminal import terminal
 
 PYTEST: list[str | Path] = [PYTHON, "-m", "pytest"]
+IN_TWO = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+"""Two processes, each test file whole in one of them, begun in the order of the tests.
+
+Half the suite waits for vLLM, browsers and workers while the other half computes. Two
+on every machine: that is what the time limits of the tests were tried with.
+"""
 NO_TESTS = 5
 """pytest's exit code when it collected nothing."""
 
@@ -60,7 +66,7 @@ def stack(arguments: list[str]) -> int:
 def test(arguments: list[str], marker: str = "not long") -> int:
     """The tests of both databases on PostgreSQL, then the whole suite on SQLite.
 
-    With arguments, pytest gets those and nothing else happens.
+    With arguments, pytest gets those, in one process, and nothing else happens.
     """
     from .browser import ensure_chromium
 
@@ -71,9 +77,9 @@ def test(arguments: list[str], marker: str = "not long") -> int:
     terminal.line("Tests of locks, constraints and queries on PostgreSQL:")
     postgres: list[str | Path] = [PYTHON, ROOT / "config" / "ops" / "postgres.py"]
     chosen = f"both_databases and {marker}" if marker else "both_databases"
-    first = steps.run([*postgres, *PYTEST, "-m", chosen], env)
+    first = steps.run([*postgres, *PYTEST, *IN_TWO, "-m", chosen], env)
     terminal.line("The whole suite on SQLite:")
-    second = steps.run([*PYTEST, *(["-m", marker] if marker else [])], env)
+    second = steps.run([*PYTEST, *IN_TWO, *(["-m", marker] if marker else [])], env)
     if first not in (0, NO_TESTS):
         terminal.line("The tests on PostgreSQL, further up, failed.")
     return second or (first if first != NO_TESTS else 0)

@@ -11,7 +11,7 @@ from tests.loop.stack import Stack, free_port, is_alive
 from training.client import Client
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("loop")
     running = Stack(folder / "data", free_port(), free_port())

@@ -1,7 +1,10 @@
-"""kill -9 in the middle of a round: it heals, and nothing is lost or doubled.
+"""The circle once, as people go round it, and then kill -9 in the middle of a round.
 
-On the real stack. Killing proves that a crash of a process is survived; a power cut is
-another matter and is not tested here.
+On the real stack. Judge, train, deploy and judge again, in a real browser; how the
+single pages behave is tested in tests/browser and tests/annotation. Killing proves that
+a crash of a process is survived: it heals, and nothing is lost or doubled. A power cut
+is another matter and is not tested here. One file, as the tests of one file run in one
+process and these share one stack.
 """
 
 import json
@@ -10,15 +13,83 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from tests.loop.stack import Stack, is_alive, wait_for
 from training.client import Client, Lease, Round
 
 pytestmark = pytest.mark.loop
 
+JUDGMENTS = 20
 PAIRS = 12
 LONG = {"epochs": 40, "batch_size": 4, "save_steps": 10, "max_length": 512}
 """With the new pairs alone some 120 steps: long enough to be struck in the middle."""
+
+
+def sign_in(page: Page, stack: Stack, username: str) -> None:
+    page.goto(f"{stack.url}/login/")
+    page.get_by_label("Username").fill(username)
+    page.get_by_label("Password").fill(stack.passwords()[username])
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{stack.url}/")
+
+
+def judge_by_keyboard(page: Page) -> None:
+    """Prefers the longer answer, and waits until the next pair is there."""
+    pair = page.locator("#pair[data-lease]")
+    pair.wait_for(timeout=60_000)
+    lease = pair.get_attribute("data-lease")
+    assert "policy-" not in page.content()
+    first, second = page.locator(".answer-text").all_inner_texts()
+    page.keyboard.press("1" if len(first) > len(second) else "2")
+    page.wait_for_function(
+        "old => document.querySelector('#pair').dataset.lease !== old",
+        arg=lease,
+        timeout=60_000,
+    )
+
+
+def test_the_circle_closes_in_a_real_browser(stack, new_page):
+    annotator, manager = new_page(), new_page()
+    sign_in(annotator, stack, "annotator")
+    annotator.goto(f"{stack.url}/projects/demo/compare/")
+    for _ in range(JUDGMENTS):
+        judge_by_keyboard(annotator)
+
+    sign_in(manager, stack, "manager")
+    manager.goto(f"{stack.url}/projects/demo/rounds/")
+    wait_for(
+        "the rules to be checked",
+        lambda: stack.ask(
+            "answer = not PreferencePair.objects.filter(state='unchecked').exists()"
+        ),
+        60,
+    )
+    manager.reload()
+    manager.get_by_role("button", name="Start the round").click()
+    manager.wait_for_load_state()
+    assert "/rounds/" in manager.url, manager.locator("main").inner_text()
+    assert not manager.locator(".notice.bad").count(), manager.locator(
+        "main"
+    ).inner_text()
+    expect(manager.locator("progress").first).to_be_visible()
+    # The page brings itself up to date; nobody reloads it.
+    expect(manager.locator("main")).to_contain_text("succeeded", timeout=240_000)
+    expect(manager.locator("canvas").first).to_be_visible()
+
+    served = stack.ask(
+        "answer = Project.objects.get(slug='demo').channel.serving.number"
+    )
+    assert served == 1, "auto_deploy should serve the new policy"
+
+    # What the annotator held may finish; everything after comes from the new policy.
+    judge_by_keyboard(annotator)
+    judge_by_keyboard(annotator)
+    shown = stack.ask(
+        "lease = Lease.objects.filter(annotator__username='annotator').latest('created_at')\n"
+        "answer = lease.comparison.policy.number"
+    )
+    assert shown == 1
 
 
 @pytest.fixture

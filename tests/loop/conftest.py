@@ -3,6 +3,7 @@
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 from playwright.sync_api import Page
@@ -29,15 +30,21 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def token_of(stack: Stack) -> Callable[[str], str]:
+    """A person's API token, made once: each command of `manage.py` takes seconds."""
+    return cache(lambda name: stack.manage("create_token", name).strip())
+
+
 @pytest.fixture
-def manager(stack: Stack) -> Iterator[Client]:
-    with Client(stack.url, stack.manage("create_token", "manager").strip()) as client:
+def manager(stack: Stack, token_of: Callable[[str], str]) -> Iterator[Client]:
+    with Client(stack.url, token_of("manager")) as client:
         yield client
 
 
 @pytest.fixture
-def annotator(stack: Stack) -> Iterator[Client]:
-    with Client(stack.url, stack.manage("create_token", "annotator").strip()) as client:
+def annotator(stack: Stack, token_of: Callable[[str], str]) -> Iterator[Client]:
+    with Client(stack.url, token_of("annotator")) as client:
         yield client
 
 

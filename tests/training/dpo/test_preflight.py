@@ -135,7 +135,8 @@ def test_check_measures_without_reference_or_status(make_run, capsys):
     assert main([str(run), "--check"]) == 0
     assert not list(run.glob("reference/*.safetensors"))
     assert not (run / "status.json").exists() and (run / "preflight.json").exists()
-    assert "of memory" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "of memory" in said and "warning: Few pairs to train on: 6" in said
     (run / "pairs.jsonl").write_text('{"prompt": "x", "chosen": 1, "rejected": ""}')
     assert main([str(run), "--check"]) == 1
     assert "pairs.jsonl line 1" in capsys.readouterr().err.splitlines()[-1]

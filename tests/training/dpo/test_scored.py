@@ -1,12 +1,19 @@
 """What single pairs tell: scored rows, doubtful ones, start against end."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from tests.training.dpo.runs import PAIRS, chat, read_json, read_rows, train_here
 from training.dpo.data import Pair
-from training.dpo.scored import ACCURACY, held_out_line, held_out_report, most_doubtful
+from training.dpo.scored import (
+    ACCURACY,
+    held_out_intervals,
+    held_out_line,
+    held_out_report,
+    most_doubtful,
+)
 
 HELD_OUT = [
     chat("How do I boil water?", "1. water 2. time", "I do not know.", id="water"),
@@ -19,6 +26,7 @@ CONFIG = {
     # each step, and still the figures of the start must not be lost
     "eval_steps": 1,
 }
+ENDS = ("rewards/margins", "loss", ACCURACY)
 
 
 def test_the_ten_clearest_of_those_ranked_the_wrong_way_round_are_named():
@@ -76,6 +84,27 @@ def test_the_last_evaluation_has_intervals_and_the_summary_the_difference(run):
         )
         assert gain["low"] <= gain["value"] <= gain["high"]
     assert held_out["difference"]["rewards/margins"]["low"] > 0
+
+
+def test_intervals_go_by_prompt_and_the_losss_by_weight_too():
+    """Two prompts, one with two pairs. Both draws of one prompt come up one time in four,
+    so the ends are the prompts' own means: of margins (2 + 4) / 2 and 1, of losses, where
+    the first pair weighs 3, (3 · 0 + 1) / 4 and 0.5."""
+    pairs = [Pair(str(n), n, [ids], [1], [2]) for n, ids in enumerate([7, 7, 8])]
+    figures = SimpleNamespace(
+        indexes=[0, 1, 2],
+        margins=[2.0, 4.0, 1.0],
+        losses=[0.0, 1.0, 0.5],
+        right=[1.0, 1.0, 0.0],
+        weights=[3.0, 1.0, 1.0],
+    )
+    found = held_out_intervals(pairs, figures)
+    ends = {name: (found[f"{name}/low"], found[f"{name}/high"]) for name in ENDS}
+    assert ends == {
+        "rewards/margins": pytest.approx((1.0, 3.0)),
+        "loss": pytest.approx((0.25, 0.5)),
+        ACCURACY: pytest.approx((0.0, 1.0)),
+    }
 
 
 def test_the_end_says_accuracy_with_its_interval_and_drift(run):

@@ -19,7 +19,7 @@ from training.dpo.sweep_options import parse_options, trials_of
 from training.dpo.sweep_report import Trial, rank, table
 
 LEARNT = [
-    chat("How do I boil rice?", "1. water 2. rice", "I do not know.", id="rice"),
+    chat("How do I boil rice?", "1. water", "I do not know.", id="rice", weight=2),
     chat("How do I make soup?", "1. water 2. salt", "No. I do not know.", id="soup"),
     chat("What is tea?", "Here is a list: 1. tea", "I do not know.", id="what"),
     chat("What is tea?", "1. tea 2. water", "No.", id="what else"),
@@ -54,6 +54,9 @@ def test_a_rate_that_learns_beats_one_that_does_not(make_run, capsys):
     told = [
         read_json(run / "sweep" / t["name"] / "summary.json") for t in (first, second)
     ]
+    for ranked, summary in zip((first, second), told, strict=True):
+        weighed = summary["held_out"]["end"]["loss"]
+        assert ranked["loss"]["value"] == pytest.approx(weighed, rel=1e-6)
     assert sorted(t["reference"]["computed"] for t in told) == [0, 20]
     assert {t["reference"]["computed"] + t["reference"]["cached"] for t in told} == {20}
     rows = [run / "sweep" / name / "pairs.jsonl" for name in ("", first["name"])]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from training.dpo.machine import on_device
 from training.dpo.tree import Tree
 
 BLOCK = 128
@@ -33,19 +34,19 @@ def packed_length(tokens: int) -> int:
     return BLOCK * max(LEAST_BLOCKS, -(-tokens // BLOCK))
 
 
-def ends_of(tree: Tree) -> Tensor:
-    """(P',) int32: the packed end of what sees each token; fillers see themselves."""
-    ends = torch.arange(1, packed_length(len(tree.ids)) + 1, dtype=torch.int32)
+def ends_of(tree: Tree) -> list[int]:
+    """(P',) the packed end of what sees each token; fillers see themselves."""
+    ends = list(range(1, packed_length(len(tree.ids)) + 1))
     for segment in tree.segments:
         # In packed order: the last descendant's end stays.
         for start, end in (*segment.before, (segment.start, segment.end)):
-            ends[start:end] = segment.end
+            ends[start:end] = [segment.end] * (end - start)
     return ends
 
 
 def tree_block_mask(tree: Tree, device: torch.device) -> BlockMask:
     """Who sees whom, for `attend`."""
-    ends = ends_of(tree).to(device)
+    ends = on_device(ends_of(tree), device).int()
     of_keys = ends.view(-1, BLOCK)
     first = torch.arange(0, len(ends), BLOCK, device=device)[:, None]
     earlier = first > first.T

@@ -36,6 +36,7 @@ from training.dpo.distributed import gathered, my_share
 from training.dpo.head import HeadLogps, logit_transform
 from training.dpo.layers import Holder
 from training.dpo.linear import pick_product
+from training.dpo.machine import on_device
 from training.dpo.recompute import recomputing
 from training.dpo.sharding import is_sharded
 from training.dpo.sharding import run as run_gathered
@@ -199,16 +200,15 @@ class Engine:
         head = model.get_output_embeddings()
         scale, softcap = logit_transform(model.config)
         fast = self.kind != "rows" and self.savings.fast_products
-        count = len(tree.targets)
         device = states.device
-        targets = torch.zeros(len(states), dtype=torch.long, device=device)
-        targets[:count] = torch.tensor(tree.targets, dtype=torch.long, device=device)
+        spare = len(states) - len(tree.targets)
+        targets = on_device(tree.targets + [0] * spare, device)
         columns = HeadLogps.apply(
             *(states, head.weight, getattr(head, "bias", None), targets),
             *(scale, softcap, pick_product(device, states.dtype, fast)),
         )
         if tree.owners != list(range(len(states))):
-            owners = torch.tensor(tree.owners, dtype=torch.long, device=device)
+            owners = on_device(tree.owners, device)
             columns = tuple(column[owners] for column in columns)
         token_logps, entropy, mean_logit, is_top1 = columns
         return RowScores(token_logps, tree.lengths, entropy, mean_logit, is_top1)
@@ -230,8 +230,8 @@ class Engine:
         device = model.get_input_embeddings().weight.device
         way = attention_way(device.type, savings.split_attention)
         spare = packed_length(len(tree.ids), way) - len(tree.ids)
-        ids = torch.tensor([tree.ids + [self.layout.pad_id] * spare], device=device)
-        positions = torch.tensor([tree.positions + [0] * spare], device=device)
+        ids = on_device(tree.ids + [self.layout.pad_id] * spare, device)
+        positions = on_device(tree.positions + [0] * spare, device)
         # The last state again: nobody reads what comes of it.
         wanted = tree.states + tree.states[-1:] * (-len(tree.states) % STATE_STEP)
         fused = self.kind == "fused"
@@ -241,10 +241,13 @@ class Engine:
         attention = partial(tree_attention, model, self.holder, run, fused)
         with attention() as options, self._recomputing(model, attention):
             states = model.base_model(
-                input_ids=ids, position_ids=positions, use_cache=False, **options
+                input_ids=ids[None],
+                position_ids=positions[None],
+                use_cache=False,
+                **options,
             ).last_hidden_state[0]
         if not keeps_last:
-            states = states[torch.tensor(wanted, dtype=torch.long, device=device)]
+            states = states[on_device(wanted, device)]
         return states, tree
 
 
@@ -266,8 +269,9 @@ def _row_states(
             rows[index].ids + [pad_id] * (longest - len(rows[index].ids))
             for index in group
         ]
+        ids = on_device([token for row in padded for token in row], device)
         states = model.base_model(
-            input_ids=torch.tensor(padded, device=device), use_cache=False
+            input_ids=ids.view(len(group), longest), use_cache=False
         ).last_hidden_state
         for place, index in enumerate(group):
             # The state before a token predicts it.

@@ -1,9 +1,11 @@
-"""What the machine has and what this process took of it."""
+"""What the machine has, what this process took of it, and a way onto its device."""
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from training.dpo.distributed import local_world_size
 
@@ -29,3 +31,12 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def on_device(values: Sequence[int], device: torch.device) -> Tensor:
+    """(len,) int64 on `device`. A GPU's copy is queued behind its work, not waited for:
+    it comes from pinned memory, which torch keeps until the copy is done."""
+    made = torch.tensor(values, dtype=torch.long)
+    if device.type == "cpu":
+        return made
+    return made.pin_memory().to(device, non_blocking=True)

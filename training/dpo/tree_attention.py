@@ -18,6 +18,7 @@ from training.dpo.attention import SPARE_KEYS, TreeAttention, plan_attention
 from training.dpo.config import Savings
 from training.dpo.layers import Holder, Pass
 from training.dpo.linear import pick_product
+from training.dpo.machine import on_device
 from training.dpo.tree import Tree
 
 NAME = "tiebreak_tree"
@@ -42,7 +43,7 @@ def plan_pass(
         tree=tree,
         reaches=plan_attention(tree) if by_segment else [],
         last_reaches=last,
-        kept=None if kept is None else torch.tensor(kept, device=device),
+        kept=None if kept is None else on_device(kept, device),
         product=pick_product(device, model.dtype, fast),
         float32_product=pick_product(device, torch.float32, fast),
         split=savings.split_attention,

@@ -67,7 +67,7 @@ def dense(tree):
 def test_a_key_is_seen_from_itself_to_the_end_of_what_descends_from_it(rows, least):
     tree = build_tree(rows, least)
     at = torch.arange(flex.packed_length(len(tree.ids)))
-    seen = (at <= at[:, None]) & (at[:, None] < flex.ends_of(tree))
+    seen = (at <= at[:, None]) & (at[:, None] < torch.tensor(flex.ends_of(tree)))
     assert seen.equal(dense(tree))
 
 

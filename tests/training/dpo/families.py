@@ -42,7 +42,7 @@ CHATML = (
 QWEN = (
     "{% set system = 'Be of help.' %}"
     "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
-    "{% endif %}<|im_start|>system\n{{ system }}"
+    "{% endif %}<|im_start|>system\n{{ system }}{% if tone %} Be {{ tone }}.{% endif %}"
     "{% if tools %}\nTools: {{ tools | tojson }}{% endif %}<|im_end|>\n"
     "{% for m in messages if m['role'] != 'system' %}"
     "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -50,8 +50,8 @@ QWEN = (
     "{% if enable_thinking is defined and enable_thinking is false %}"
     "<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
-"""A system message by default, tools, and an empty thought that only the prompt alone
-shows when a row's chat_template_kwargs say enable_thinking = false."""
+"""A system message by default, tools, and what a row's chat_template_kwargs ask for: a
+tone, an empty thought (enable_thinking = false) that only the prompt alone shows."""
 
 LLAMA2 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}"

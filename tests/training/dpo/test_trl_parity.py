@@ -28,6 +28,10 @@ def turns(*contents, system=None):
     return first + messages
 
 
+def variables(thinking, tone):
+    return {"enable_thinking": thinking, "tone": tone}
+
+
 ROWS = {
     "chats": [
         chat("How do I boil an egg?", "1. water 2. time", "I do not know."),
@@ -72,9 +76,9 @@ ROWS = {
         chat("Time?", "wait", "no", tools='[{"name": "clock", "description": "钟"}]'),
         chat("Salt?", "1", "2", tools='[{"name": "salt"}]'),
     ],
-    "thinking": [
-        chat("Time?", "wait", "no", chat_template_kwargs={"enable_thinking": False}),
-        chat("Salt?", "1", "2", chat_template_kwargs={"enable_thinking": True}),
+    "template's own variables": [
+        chat("Time?", "wait", "no", chat_template_kwargs=variables(False, "kind")),
+        chat("Salt?", "1", "2", chat_template_kwargs=variables(True, "brief")),
     ],
 }
 
@@ -85,7 +89,7 @@ CASES = {
     "chats without a prompt": ("llama", "granite"),
     "strings without a prompt": ("llama", "llama2"),
     "tools": ("qwen2",),
-    "thinking": ("qwen2",),
+    "template's own variables": ("qwen2",),
 }
 
 

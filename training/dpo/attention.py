@@ -18,7 +18,7 @@ from training.dpo.linear import Product
 from training.dpo.tree import Range, Tree
 
 QUERIES_AT_ONCE = 128
-KEY_STEP, QUERY_STEP = 64, 16
+KEY_STEP, QUERY_STEP = 128, 32
 """Blocks are filled up to multiples of these: oneDNN keeps code for every shape."""
 
 SPARE_KEYS = KEY_STEP

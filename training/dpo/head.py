@@ -11,11 +11,12 @@ from torch import Tensor
 
 from training.dpo.linear import Product
 
-LOGITS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 26}
+LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Numbers in one block of logits: what stays in a CPU's cache, or feeds a GPU."""
 
-LEAST_STATES = 128
-"""States in one block at least: each block reads the whole head."""
+LEAST_TOKENS, LEAST_STATES = 1024, 64
+"""In one block at least, and a multiple of it: each block of the vocabulary reads all
+states, each block of states the whole head."""
 
 
 def logit_transform(model_config: Any) -> tuple[float, float | None]:
@@ -36,14 +37,80 @@ def logit_transform(model_config: Any) -> tuple[float, float | None]:
     return 1.0, softcap
 
 
+class _Sums:
+    """What is known of T softmaxes after some blocks of the vocabulary: (T,) each.
+
+    top, log_sum: the largest logit, and log Σ exp(logit − top). expected: Σ p·logit.
+    direction (T, H): Σ p·slope·weight, if wanted. `slope` is the softcap's derivative.
+    """
+
+    def __init__(self, hidden: Tensor, wants_direction: bool) -> None:
+        nothing = hidden.new_zeros(len(hidden), dtype=torch.float32)
+        self.top = self.log_sum = nothing - torch.inf
+        self.expected = self.total = self.wanted = nothing
+        self.target_slope = nothing + 1
+        self.is_top1 = nothing > 0
+        self.direction = None
+        if wants_direction:
+            self.direction = torch.zeros_like(hidden, dtype=torch.float32)
+
+    def add(
+        self,
+        logits: Tensor,
+        slope: Tensor | None,
+        places: Tensor,
+        weight: Tensor,
+        product: Product,
+    ) -> None:
+        """`logits` (T, V'), `weight` (V', H); `places`: of the targets in the block, if
+        they are in it."""
+        p = torch.softmax(logits, dim=-1)
+        highest = logits.amax(dim=-1)
+        # The sum of exp(logit − highest) is 1 / (the largest probability).
+        block_sum = p.amax(dim=-1).log_().neg_()
+        self._see_targets(logits, slope, places, highest)
+        top = torch.maximum(self.top, highest)
+        before = self.log_sum + (self.top - top)
+        block_sum += highest - top
+        self.log_sum = torch.logaddexp(before, block_sum)
+        self.top = top
+        kept, share = (before - self.log_sum).exp_(), (block_sum - self.log_sum).exp_()
+        self.total = self.total + logits.sum(dim=-1)
+        self.expected = kept * self.expected + share * torch.linalg.vecdot(p, logits)
+        if self.direction is not None:
+            if slope is not None:
+                p.mul_(slope)
+            found = product(p.to(weight.dtype), weight.mT)
+            self.direction.mul_(kept[:, None]).addcmul_(share[:, None], found.float())
+
+    def _see_targets(
+        self, logits: Tensor, slope: Tensor | None, places: Tensor, highest: Tensor
+    ) -> None:
+        is_here = (places >= 0) & (places < logits.shape[1])
+        index = places.clamp(0, logits.shape[1] - 1)[:, None]
+        here = logits.gather(1, index)[:, 0]
+        self.wanted = torch.where(is_here, here, self.wanted)
+        if slope is not None:
+            steep = slope.gather(1, index)[:, 0]
+            self.target_slope = torch.where(is_here, steep, self.target_slope)
+        # Of equal logits the first counts: those of earlier blocks, then by place.
+        leads = is_here & (here == highest)
+        rows = leads.nonzero()[:, 0]
+        leads[rows] = logits[rows].argmax(dim=-1) == places[rows]
+        higher = highest > self.top
+        self.is_top1 = torch.where(higher, leads, self.is_top1)
+
+
 class HeadLogps(torch.autograd.Function):
     """log softmax(head(h))[target] with its gradient taken in the same pass.
 
     With a frozen head, d logp/dh = sᵀW for s = (onehot(target) − softmax) times the
-    derivative of scale and softcap, whatever the loss does with logp later. Computing
-    it while the block of logits is at hand saves the backward pass over the vocabulary
-    and every saved logit: two matrix products instead of three. A head that trains
-    needs the loss's derivative first: its logits are computed again, block by block.
+    derivative of scale and softcap, whatever the loss does with logp later. Summing
+    softmaxᵀW block by block over the vocabulary, each block's share scaled as the
+    largest logit and the sum of exponentials become known (the online softmax of
+    https://arxiv.org/abs/1805.02867), saves the backward pass over the vocabulary and
+    every saved logit: two matrix products instead of three. A head that trains needs
+    the loss's derivative first: its logits are computed again, block by block.
     """
 
     @staticmethod
@@ -62,37 +129,24 @@ class HeadLogps(torch.autograd.Function):
         ctx.how = (scale, softcap, product)
         trains = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         wants = ctx.needs_input_grad[0] and not trains
-        gradient = torch.empty_like(hidden) if wants else None
-        columns: list[tuple[Tensor, ...]] = []
+        sums = _Sums(hidden, wants)
         for part in _blocks(hidden, weight):
-            target = targets[part, None]
-            logits, slope = _logits(hidden[part], weight, bias, *ctx.how)
-            top = logits.amax(dim=-1)
-            mean_logit = logits.mean(dim=-1)
-            wanted = logits.gather(1, target)[:, 0]
-            p = torch.softmax(logits, dim=-1)
-            # The sum of exp(logit − top) is 1 / (the largest probability).
-            log_sum = p.amax(dim=-1).log_().neg_()
-            logps = (wanted - top) - log_sum
-            entropy = (top + log_sum) - torch.linalg.vecdot(p, logits)
-            is_top1 = wanted == top
-            rows = is_top1.nonzero()[:, 0]
-            # Of equal logits the first counts.
-            is_top1[rows] = logits[rows].argmax(dim=-1) == targets[part][rows]
-            columns.append((logps, entropy, mean_logit, is_top1))
-            if gradient is not None:
-                ones = torch.ones_like(target, dtype=p.dtype)
-                s = _through(p.neg_().scatter_add_(1, target, ones), slope, scale)
-                gradient[part] = product(s.to(weight.dtype), weight.mT)
-        logps, entropy, mean_logit, is_top1 = (
-            torch.cat(c) for c in zip(*columns, strict=True)
-        )
-        ctx.mark_non_differentiable(entropy, mean_logit, is_top1)
+            block = weight[part]
+            logits, slope = _logits(
+                hidden, block, None if bias is None else bias[part], *ctx.how
+            )
+            sums.add(logits, slope, targets - part.start, block, product)
+        logps = (sums.wanted - sums.top) - sums.log_sum
+        entropy = (sums.top + sums.log_sum) - sums.expected
+        mean_logit = sums.total / len(weight)
+        ctx.mark_non_differentiable(entropy, mean_logit, sums.is_top1)
         if trains:
             ctx.save_for_backward(hidden, weight, bias, targets)
-        elif gradient is not None:
-            ctx.save_for_backward(gradient)
-        return logps, entropy, mean_logit, is_top1
+        elif sums.direction is not None:
+            to_target = weight[targets] * sums.target_slope[:, None]
+            direction = (to_target - sums.direction).mul_(scale)
+            ctx.save_for_backward(direction.to(hidden.dtype))
+        return logps, entropy, mean_logit, sums.is_top1
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -114,7 +168,7 @@ def _trained_head(
     d_hidden = torch.empty_like(hidden) if needs_hidden else None
     d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
     d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
-    for part in _blocks(hidden, weight):
+    for part in _state_blocks(hidden, weight):
         target = targets[part, None]
         logits, slope = _logits(hidden[part], weight, bias, scale, softcap, product)
         s = torch.softmax(logits, dim=-1).neg_()
@@ -135,9 +189,18 @@ def _trained_head(
 
 
 def _blocks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = max(LEAST_STATES, LOGITS_AT_ONCE[hidden.device.type] // weight.shape[0])
-    size -= size % LEAST_STATES
-    return [slice(at, at + size) for at in range(0, len(hidden), size)]
+    """Of the vocabulary."""
+    return _slices(len(weight), len(hidden), LEAST_TOKENS, hidden.device)
+
+
+def _state_blocks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    """Of the states, for a head that trains: it needs whole softmaxes."""
+    return _slices(len(hidden), len(weight), LEAST_STATES, hidden.device)
+
+
+def _slices(count: int, width: int, least: int, device: torch.device) -> list[slice]:
+    size = least * max(1, LOGITS_AT_ONCE[device.type] // max(1, width) // least)
+    return [slice(at, at + size) for at in range(0, count, size)]
 
 
 def _logits(

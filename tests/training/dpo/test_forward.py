@@ -51,9 +51,10 @@ def test_padding_and_neighbours_do_not_touch_a_row(model):
 
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.7, None), (2.0, 5.0)])
 def test_the_heads_gradient_is_autograds(monkeypatch, scale, softcap):
-    """Against log_softmax(softcap · tanh(scale · (hWᵀ + b) / softcap)), in blocks of 2;
-    frozen, and as a head that trains."""
+    """Against log_softmax(softcap · tanh(scale · (hWᵀ + b) / softcap)), in blocks of 4
+    tokens; frozen, and, in blocks of 2 states, as a head that trains."""
     monkeypatch.setattr(head, "LEAST_STATES", 2)
+    monkeypatch.setattr(head, "LEAST_TOKENS", 4)
     monkeypatch.setattr(head, "LOGITS_AT_ONCE", {"cpu": 2 * 11})
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(5, 4, generator=generator, requires_grad=True)
@@ -86,12 +87,15 @@ def test_the_heads_gradient_is_autograds(monkeypatch, scale, softcap):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_of_equal_logits_the_first_counts_as_top():
-    """States that are zeros give equal logits everywhere: only id 0 is a hit."""
-    hidden, weight = torch.zeros(2, 4), torch.ones(6, 4)
-    targets = torch.tensor([0, 3])
+def test_of_equal_logits_the_first_counts_as_top(monkeypatch):
+    """States that are zeros give equal logits everywhere: only id 0 is a hit, whether
+    the other one is in its block of 4 tokens or in the next one."""
+    monkeypatch.setattr(head, "LEAST_TOKENS", 4)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", {"cpu": 4})
+    hidden, weight = torch.zeros(3, 4), torch.ones(6, 4)
+    targets = torch.tensor([0, 3, 5])
     got = HeadLogps.apply(hidden, weight, None, targets, 1.0, None, plain_product)
-    assert got[3].tolist() == [True, False]
+    assert got[3].tolist() == [True, False, False]
 
 
 def test_onednns_product_is_torchs():

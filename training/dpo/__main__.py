@@ -79,6 +79,11 @@ def _train(options: argparse.Namespace, stop: StopFlag) -> None:
     if not options.run_dir.is_dir():
         raise TrainerError(f"{options.run_dir} is no folder.")
     # Loaded only now, so that a signal during this import is a tidy stop.
+    import torch
+
+    if not torch.cuda.is_available():
+        # It compiles for GPUs only, and would be loaded to take 70 MiB.
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
     from transformers.utils.logging import disable_progress_bar
 
     from training.dpo.distributed import join, leave

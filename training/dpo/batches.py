@@ -13,6 +13,9 @@ import torch
 
 from training.dpo.data import Pair
 
+ALIKE_TOKENS = 2048
+"""Up to here a forward pass grows for the sake of a common beginning."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -113,8 +116,9 @@ def tree_batches(
     """Split `items` into forward passes of trees (`tree.py`): their positions.
 
     Items that begin alike share a pass where there is room. A pass holds at most about
-    `max_tokens` tokens, beginnings shared, but always at least one item. `least_saved`:
-    as in `tree.build_tree`.
+    `max_tokens` tokens, beginnings shared, but always at least one item; one that saves
+    a fifth of its tokens by joining may bring it to `room_alike`. `least_saved`: as in
+    `tree.build_tree`.
     """
     order = sorted(range(len(items)), key=lambda index: (items[index][0].ids, index))
     passes: list[list[int]] = []
@@ -124,7 +128,9 @@ def tree_batches(
         rows = sorted(row.ids for row in items[index])
         own = _new_tokens(rows, [], least_saved)
         more = _new_tokens(rows, laid, least_saved)
-        full = not passes or held + more > max_tokens
+        pays = 5 * (own - more) >= own
+        room = room_alike(max_tokens) if pays else max_tokens
+        full = not passes or held + more > room
         if full or (max_items is not None and len(passes[-1]) >= max_items):
             passes.append([])
             held, more = 0, own
@@ -132,6 +138,15 @@ def tree_batches(
         held += more
         laid = rows[-1]
     return passes
+
+
+def room_alike(max_tokens: int) -> int:
+    """Tokens of a pass of items that begin alike, instead of `max_tokens`.
+
+    Splitting them would compute their beginning twice. Where `max_tokens` is large
+    already a beginning counts for little.
+    """
+    return max(max_tokens, min(4 * max_tokens, ALIKE_TOKENS))
 
 
 def _new_tokens(rows: list[list[int]], laid: list[int], least_saved: int | None) -> int:

@@ -44,8 +44,13 @@ def load_base(
     base_model: str, dtype: str, device: torch.device, keep_on_cpu: bool = False
 ) -> Any:
     """The base model, frozen, in evaluation mode, on `device`. Raises TrainerError."""
-    model = _from_pretrained(base_model, dtype="auto")
-    model.to(pick_dtype(dtype, model.dtype, device))
+    known = dtype != "auto" or device.type == "cuda"
+    # Read as it will be where that is known: two copies would be the peak, and a later
+    # conversion would round the rotary frequencies too.
+    first = pick_dtype(dtype, torch.float32, device) if known else "auto"
+    model = _from_pretrained(base_model, dtype=first)
+    if not known:
+        model.to(pick_dtype(dtype, model.dtype, device))
     return model if keep_on_cpu else model.to(device)
 
 

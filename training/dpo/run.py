@@ -16,7 +16,7 @@ import torch
 
 from training.dpo.anchor import Anchor
 from training.dpo.base_hash import remembered_hash
-from training.dpo.batches import Layout, rows_of
+from training.dpo.batches import Layout, room_alike, rows_of
 from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
@@ -309,9 +309,12 @@ def _keeps_input_only(
     if isinstance(asked, bool):
         return asked
     largest = max(pair.tokens - len(pair.prompt_ids) for pair in pairs)
+    prompts = {tuple(pair.prompt_ids) for pair in pairs}
+    is_alike = len(prompts) < len(pairs) and config.savings.share_prefixes
+    room = room_alike(layout.max_tokens) if is_alike else layout.max_tokens
     return keeps_input_only(
         base.config,
-        max(layout.max_tokens, largest),
+        max(room, largest),
         base.dtype.itemsize,
         sum(p.numel() * p.element_size() for p in base.parameters()),
         device_memory(base.device),

@@ -1,6 +1,12 @@
 """Which pairs make a step, and how a step is split by memory."""
 
-from training.dpo.batches import Row, Schedule, length_groups, micro_batches
+from training.dpo.batches import (
+    Row,
+    Schedule,
+    length_groups,
+    micro_batches,
+    tree_batches,
+)
 
 
 def pair(length):
@@ -50,3 +56,30 @@ def test_rows_of_like_length_go_together_where_it_saves_more_than_a_call():
     assert length_groups(lengths, 50) == [[0, 2], [1, 3]]
     assert length_groups(lengths, 200) == [[0, 2, 1, 3]]
     assert length_groups([7], 50) == [[0]]
+
+
+def test_pairs_that_begin_alike_share_a_pass_beyond_its_usual_size():
+    """Rows of 40 + 10 tokens, two a pair: 60 tokens with the prompt once, 20 for each
+    further pair. A pass of 64 may so grow to 256: the first pair and nine more are 240.
+    A pair of another prompt, and one that saves 8 of its 68 tokens, less than a fifth,
+    do not join."""
+    prompt = list(range(100, 140))
+
+    def pair(number, prompt):
+        answers = [
+            [1000 + 100 * number + 10 * side + at for at in range(10)]
+            for side in (0, 1)
+        ]
+        return [Row(prompt + answer, len(prompt)) for answer in answers]
+
+    alike = [pair(number, prompt) for number in range(12)]
+    other = [pair(20, list(range(300, 340)))]
+    hardly = [pair(30, prompt[:8] + list(range(400, 440)))]
+
+    def sizes(items):
+        return sorted(map(len, tree_batches(items, 64, None, 4)))
+
+    assert sizes(alike) == [2, 10]
+    assert sizes(alike[:3] + other) == [1, 3]
+    assert sizes(alike[:3] + hardly) == [1, 3]
+    assert sizes(alike[:3]) == [3]

@@ -95,8 +95,12 @@ class _Sums:
             self.target_slope = torch.where(is_here, steep, self.target_slope)
         # Of equal logits the first counts: those of earlier blocks, then by place.
         leads = is_here & (here == highest)
-        rows = leads.nonzero()[:, 0]
-        leads[rows] = logits[rows].argmax(dim=-1) == places[rows]
+        if leads.is_cuda:
+            leads &= logits.argmax(dim=-1) == places
+        else:
+            # Few rows: a CPU takes long over all, a GPU would have to wait for which.
+            rows = leads.nonzero()[:, 0]
+            leads[rows] = logits[rows].argmax(dim=-1) == places[rows]
         higher = highest > self.top
         self.is_top1 = torch.where(higher, leads, self.is_top1)
 

@@ -76,7 +76,8 @@ def test_a_beginning_too_short_to_pay_is_repeated():
 
 def test_pairs_of_one_prompt_share_a_pass():
     """Prompts a, b, a, b of 20 tokens with two answers of 5: a pair takes 30 tokens,
-    the next of that prompt 10 more; 40 hold two."""
+    the next of that prompt 10 more; 40 hold two, four times 9 (the room of what begins
+    alike) only one."""
     prompts = [[1] * 20, [2] * 20]
 
     def pair(number):
@@ -86,7 +87,7 @@ def test_pairs_of_one_prompt_share_a_pass():
     items = [pair(number) for number in range(4)]
     assert tree_batches(items, 40, None, 16) == [[0, 2], [1, 3]]
     assert tree_batches(items, 40, 1, 16) == [[0], [2], [1], [3]]
-    assert tree_batches(items, 10, None, 16) == [[0], [2], [1], [3]]
+    assert tree_batches(items, 9, None, 16) == [[0], [2], [1], [3]]
     assert tree_batches(items, 100, None, None) == [[0, 2], [1, 3]]
 
 

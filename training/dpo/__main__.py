@@ -27,9 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     is_sweep = given[:1] == ["sweep"]
     options = None if is_sweep else _options(given)
-    # Read when torch loads its threads: spinning ones starve each other on a machine
-    # that is busy with serving as well.
+    # Read when torch loads its threads: ones that spin for long starve each other on a
+    # machine that is busy with serving as well, ones that sleep at once wake too late
+    # for the many short products. So many turns take GNU's OpenMP a few microseconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     stop = StopFlag()
     stop.install()
     try:

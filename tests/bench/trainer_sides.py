@@ -169,12 +169,10 @@ class Sides:
 
 
 def environment(device: str) -> dict[str, str]:
-    """A thread a core on both sides; nothing asked of the network.
-
-    Ours lets idle threads sleep, which spares much on a busy machine: TRL's too.
+    """A thread a core on both sides, which wait for work as each side has it; nothing
+    asked of the network.
     """
     told = {
-        "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",

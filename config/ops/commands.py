@@ -74,6 +74,8 @@ def test(arguments: list[str], marker: str = "not long") -> int:
     env = {**os.environ, "CHROMIUM": ensure_chromium()}
     if arguments:
         return steps.run([*PYTEST, *arguments], env)
+    # Threads that wait for each other's cores spin: a thread a process is quicker.
+    env.setdefault("OMP_NUM_THREADS", "1")
     terminal.line("Tests of locks, constraints and queries on PostgreSQL:")
     postgres: list[str | Path] = [PYTHON, ROOT / "config" / "ops" / "postgres.py"]
     chosen = f"both_databases and {marker}" if marker else "both_databases"

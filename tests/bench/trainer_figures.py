@@ -174,6 +174,7 @@ NEEDS = {
     "split_attention": ["pack"],
     "fused_layers": ["pack", "split_attention"],
     "skip_unscored": ["pack", "split_attention", "fused_layers"],
+    "side_by_side": ["pack", "split_attention", "fused_layers"],
 }
 """Savings that do nothing without others."""
 

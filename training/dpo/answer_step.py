@@ -5,16 +5,17 @@ the whole step (`strays.py`), taken first and without gradients: a step's split 
 passes changes nothing. Leaves out pairs; see `step.py` and `evaluate.py`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.dpo.answer_figures import AnswerFigures
-from training.dpo.batches import pair_rows
+from training.dpo.backward import backward_each
+from training.dpo.batches import Row, pair_rows
 from training.dpo.distributed import gathered, merge
-from training.dpo.forward import Engine, RowScores, score_set
+from training.dpo.forward import Engine, score_set
 from training.dpo.loss import Objective, answer_losses
 from training.dpo.loss_inputs import AnswerLogps
 from training.dpo.reference import PairSet
@@ -31,11 +32,16 @@ def backward_answers(run: Run, indexes: list[int]) -> AnswerFigures:
     figures = AnswerFigures(run.objective)
     if needs_kl(run.objective):
         figures.kl = kl_estimate(_stray_ratios(run, indexes))
-    for part, scores in _scored(run, indexes, OWN):
+
+    def loss_of(part: list[int]) -> tuple[Tensor, tuple[Any, ...]]:
+        scores = run.engine.score(_rows(run, part, OWN))
         logps = logps_of(scores.logps, run.data, part, figures.kl)
         losses = answer_losses(run.objective.weights, logps, run.objective.settings)
         weights = losses.new_tensor([answers[index].weight for index in part])
-        ((losses * weights).sum() / total).backward()
+        return (losses * weights).sum() / total, (part, scores, losses, logps)
+
+    parts = _split(run, indexes, OWN)
+    for part, scores, losses, logps in backward_each(run, loss_of, parts):
         base = run.data.base.chosen[part].tolist()
         figures.add(answers, part, scores, base, losses, logps)
     return figures
@@ -90,9 +96,10 @@ def logps_of(
 
 
 def _stray_ratios(run: Run, indexes: list[int]) -> list[tuple[float, float]]:
-    with torch.no_grad():
-        scored = ((part, s.logps) for part, s in _scored(run, indexes, STRAY))
-        return _weighted_ratios(run.data, scored)
+    parts = _split(run, indexes, STRAY)
+    scores = run.engine.score_each([_rows(run, part, STRAY) for part in parts])
+    logps = (scored.logps for scored in scores)
+    return _weighted_ratios(run.data, zip(parts, logps, strict=True))
 
 
 def _weighted_ratios(
@@ -106,11 +113,11 @@ def _weighted_ratios(
     ]
 
 
-def _scored(
-    run: Run, indexes: list[int], which: int
-) -> Iterator[tuple[list[int], RowScores]]:
-    """(indexes, scores) of one row of each answer, in as many passes as it takes."""
-    rows = [pair_rows(run.data.pairs[index])[which] for index in indexes]
-    for places in run.engine.split([[row] for row in rows]):
-        scores = run.engine.score([rows[place] for place in places])
-        yield [indexes[place] for place in places], scores
+def _rows(run: Run, indexes: list[int], which: int) -> list[Row]:
+    return [pair_rows(run.data.pairs[index])[which] for index in indexes]
+
+
+def _split(run: Run, indexes: list[int], which: int) -> list[list[int]]:
+    """Indexes of the answers of each forward pass, one row of each."""
+    parts = run.engine.split([[row] for row in _rows(run, indexes, which)])
+    return [[indexes[place] for place in places] for places in parts]

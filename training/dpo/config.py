@@ -71,6 +71,10 @@ class Savings:
     fast_products: bool = True
     """float32 matrix products on a CPU by oneDNN where it works."""
 
+    side_by_side: bool = True
+    """Several forward passes at once on a CPU, a thread each (with fused_layers), as
+    many as memory holds; false: one, all threads on it."""
+
     checkpointing: bool | str = "auto"
     """Layers keep their input only and compute again for the backward pass (with
     fused_layers); "auto": if a memory estimate asks for it."""

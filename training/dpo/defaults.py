@@ -180,23 +180,29 @@ def forward_tokens(model_config: Any, memory_bytes: int, on_gpu: bool) -> int:
     return max(256, min(busy, 1 << (fits.bit_length() - 1)))
 
 
-def keeps_input_only(
-    model_config: Any,
-    tokens: int,
-    number_bytes: int,
-    weight_bytes: int,
-    memory: int,
-    fused: bool = True,
-) -> bool:
-    """Whether layers should compute again for the backward pass what they would keep.
+FILLED = 0.6
+"""Of the memory, by weights and by what passes keep; the rest is for gradients, logits
+and the process."""
 
-    Estimated for a pass of `tokens` tokens. Through our own layers (`fused`): of each
-    token a layer keeps its input and what lies between attention and feed-forward layer,
-    the queries, keys and values, what attention gave, and the two inner vectors. Through
-    transformers' it keeps some 44 bytes a hidden and 13 an inner number (counted with
-    LoRA on all linear layers, float32; in bfloat16 less, but PEFT and the norms keep
-    float32 copies there). With the weights (`weight_bytes`) it may fill six tenths of
-    `memory`, all in bytes; the rest is for gradients, logits and the process.
+
+def passes_held(pass_bytes: int, weight_bytes: int, memory: int) -> int:
+    """How many forward passes `memory` holds at once, 0 or more.
+
+    `pass_bytes`: what the largest keeps for its backward pass (`kept_bytes`).
+    """
+    return max(0, int((FILLED * memory - weight_bytes) // max(1, pass_bytes)))
+
+
+def kept_bytes(
+    model_config: Any, tokens: int, number_bytes: int, fused: bool = True
+) -> int:
+    """What a pass of `tokens` tokens keeps for the backward pass, estimated.
+
+    Through our own layers (`fused`): of each token a layer keeps its input and what
+    lies between attention and feed-forward layer, the queries, keys and values, what
+    attention gave, and the two inner vectors. Through transformers' it keeps some 44
+    bytes a hidden and 13 an inner number (counted with LoRA on all linear layers,
+    float32; in bfloat16 less, but PEFT and the norms keep float32 copies there).
     """
     text = model_config.get_text_config()
     hidden, heads = text.hidden_size, text.num_attention_heads
@@ -205,5 +211,4 @@ def keeps_input_only(
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     kept = 2 * hidden + 2 * heads * size + 2 * key_heads * size + 2 * inner
     a_token = kept * number_bytes if fused else 44 * hidden + 13 * inner
-    activations = text.num_hidden_layers * tokens * a_token
-    return activations + weight_bytes > 0.6 * memory
+    return int(text.num_hidden_layers * tokens * a_token)

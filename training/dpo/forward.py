@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from training.dpo.config import Savings
 from training.dpo.data import Pair
 from training.dpo.distributed import gathered, my_share
 from training.dpo.head import HeadLogps, logit_transform
+from training.dpo.lanes import side_by_side
 from training.dpo.layers import Holder
 from training.dpo.linear import pick_product
 from training.dpo.machine import on_device
@@ -44,10 +45,14 @@ from training.dpo.tree import LEAST_SAVED, Tree, build_tree
 from training.dpo.tree_attention import (
     STATE_STEP,
     attention_way,
+    named_attention,
     packed_length,
     plan_pass,
     tree_attention,
 )
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 CALL_TOKENS = {"cpu": 64, "cuda": 4096}
 """What one more call of the backbone costs, in tokens run through it."""
@@ -158,7 +163,7 @@ class Engine:
             passes = micro_batches(mine_items, *budget)
         else:
             least = LEAST_SAVED if self.savings.share_prefixes else None
-            passes = tree_batches(mine_items, *budget, least)
+            passes = tree_batches(mine_items, *budget, least, self.lanes)
         shared = [[mine[place] for place in places] for places in passes]
         if is_sharded(self.causal_lm):
             shared += [[]] * (max(gathered(len(shared))) - len(shared))
@@ -188,6 +193,29 @@ class Engine:
 
         scores = run_gathered(self.causal_lm, score)[1]
         return scores if rows else scores.none()
+
+    @property
+    def lanes(self) -> int:
+        """Passes that run at once; only our own layers share nothing but weights."""
+        return self.layout.lanes if self.kind == "fused" else 1
+
+    def each(
+        self, function: Callable[[Part], Result], parts: Sequence[Part]
+    ) -> Iterator[Result]:
+        """Yield `function(part)` of each part; each makes one forward pass at a time."""
+        at_once = named_attention(self.causal_lm) if self.lanes > 1 else nullcontext()
+        with at_once:
+            yield from side_by_side(function, parts, self.lanes)
+
+    def score_each(self, passes: Sequence[Sequence[Row]]) -> Iterator[RowScores]:
+        """Yield the scores of each forward pass's rows, without gradients."""
+
+        def score(rows: Sequence[Row]) -> RowScores:
+            # Not around the loop: what holds there holds for whoever takes the scores.
+            with torch.no_grad():
+                return self.score(rows)
+
+        yield from self.each(score, passes)
 
     def _scored(
         self, model: Any, rows: Sequence[Row], call_tokens: int | None = None
@@ -293,12 +321,14 @@ def score_set(
 ) -> Iterator[tuple[list[int], RowScores]]:
     """Yield (indexes, scores of their rows) without gradients.
 
-    `each` is called before every forward pass with the number of pairs done.
+    `each` is called at the start and after every forward pass with the number of pairs
+    done.
     """
     done = 0
-    for indexes in engine.split_pairs(pairs, range(len(pairs))):
-        each(done)
-        with torch.no_grad():
-            scores = engine.score(rows_of([pairs[index] for index in indexes]))
+    parts = engine.split_pairs(pairs, range(len(pairs)))
+    passes = [rows_of([pairs[index] for index in indexes]) for indexes in parts]
+    each(done)
+    for indexes, scores in zip(parts, engine.score_each(passes), strict=True):
         yield indexes, scores
         done += len(indexes)
+        each(done)

@@ -11,6 +11,7 @@ count). transformers' loop, its embedding and its last norm stay in use, and eac
 layer's hooks fire. Leaves out dropout and base weights that train.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,9 +52,8 @@ class Pass:
     block_mask: BlockMask | None = None
 
 
-@dataclass
-class Holder:
-    """The pass that is running; None: the model runs as transformers made it."""
+class Holder(threading.local):
+    """The pass that this thread runs; None: the model runs as transformers made it."""
 
     current: Pass | None = None
 

@@ -69,6 +69,7 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
         "seconds": position.seconds,
         "threads": torch.get_num_threads(),
         "max_tokens": run.engine.layout.max_tokens,
+        "lanes": run.engine.layout.lanes,
         "after_sft": run.after_sft,
     }
     if is_main():

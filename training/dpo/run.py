@@ -22,7 +22,7 @@ from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
 from training.dpo.data import Pair, RowReport, read_pairs
-from training.dpo.defaults import forward_tokens, keeps_input_only, settle
+from training.dpo.defaults import forward_tokens, kept_bytes, passes_held, settle
 from training.dpo.distributed import from_main, is_main, run_lock
 from training.dpo.ending import common_ending, speak_for_main
 from training.dpo.errors import PeerLost, Stopped, TrainerError
@@ -112,7 +112,8 @@ def explained(error: Exception) -> Exception:
     cpu_is_full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
     if cpu_is_full or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return TrainerError(
-            "Out of memory: set micro_batch_size to 1, or lower max_length."
+            "Out of memory: set micro_batch_size to 1 and savings.side_by_side to"
+            " false, or lower max_length."
         )
     full = ("No space left on device", "Disk quota exceeded")
     if any(words in str(error) for words in full):
@@ -159,10 +160,7 @@ def prepare(
     stop.check()
     pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
     settled = settle(config, base_parameters, len(pairs))
-    max_tokens = earlier.get("max_tokens") or forward_tokens(
-        base.config, from_main(device_memory(device)), device.type == "cuda"
-    )
-    layout = Layout(max_tokens, config.micro_batch_size, _pad_id(tokenizer))
+    layout, keeps_input_only = _layout(config, base, tokenizer, pairs, earlier)
     store = _reference_store(run_dir, config, source)
     memo = store.cache / "weights.json"
     hashes = {"base": _base_hash(base, config, memo)}
@@ -174,7 +172,7 @@ def prepare(
         config.savings,
         rows_of(pairs[:1]),
         config.max_length,
-        _keeps_input_only(config, base, layout, pairs),
+        keeps_input_only,
     )
     if engine.kind != "fused":
         say(f"Forward passes as {engine.kind} ({engine.why}).")
@@ -302,23 +300,36 @@ def _reference_store(
     return ReferenceStore(Path(cache) if cache is not None else own, [own, *earlier])
 
 
-def _keeps_input_only(
-    config: TrainingConfig, base: Any, layout: Layout, pairs: list[Pair]
-) -> bool:
-    asked = config.savings.checkpointing
-    if isinstance(asked, bool):
-        return asked
+def _layout(
+    config: TrainingConfig,
+    base: Any,
+    tokenizer: Any,
+    pairs: list[Pair],
+    earlier: dict[str, Any],
+) -> tuple[Layout, bool]:
+    """What memory allows: (layout, whether layers keep only their input).
+
+    `earlier`: the state of the checkpoint to go on from, whose layout stays.
+    """
+    on_cpu = base.device.type == "cpu"
+    memory = from_main(device_memory(base.device))
+    max_tokens = earlier.get("max_tokens") or forward_tokens(
+        base.config, memory, not on_cpu
+    )
     largest = max(pair.tokens - len(pair.prompt_ids) for pair in pairs)
     prompts = {tuple(pair.prompt_ids) for pair in pairs}
     is_alike = len(prompts) < len(pairs) and config.savings.share_prefixes
-    room = room_alike(layout.max_tokens) if is_alike else layout.max_tokens
-    return keeps_input_only(
-        base.config,
-        max(room, largest),
-        base.dtype.itemsize,
-        sum(p.numel() * p.element_size() for p in base.parameters()),
-        device_memory(base.device),
-        fused=base.device.type == "cpu",
+    room = room_alike(max_tokens) if is_alike else max_tokens
+    kept = kept_bytes(base.config, max(room, largest), base.dtype.itemsize, on_cpu)
+    weights = sum(p.numel() * p.element_size() for p in base.parameters())
+    held = passes_held(kept, weights, memory)
+    lanes = 1
+    if on_cpu and config.savings.side_by_side:
+        lanes = earlier.get("lanes") or max(1, min(torch.get_num_threads(), held))
+    asked = config.savings.checkpointing
+    return (
+        Layout(max_tokens, config.micro_batch_size, _pad_id(tokenizer), lanes),
+        asked if isinstance(asked, bool) else not held,
     )
 
 

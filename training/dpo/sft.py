@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from training.dpo.backward import backward_each
 from training.dpo.batches import Row, pair_rows
 from training.dpo.data import Pair
 from training.dpo.distributed import merge
@@ -94,12 +95,16 @@ def supervised_step(run: Run, indexes: list[int]) -> SupervisedFigures:
     scored = [len(row.ids) - max(row.prompt_length, 1) for row in rows]
     total = sum(pairs[i].weight * n for i, n in zip(indexes, scored, strict=True))
     figures = SupervisedFigures()
-    for places in run.engine.split([[row] for row in rows]):
+
+    def loss_of(places: list[int]) -> tuple[Tensor, tuple[list[int], RowScores]]:
         scores = run.engine.score([rows[place] for place in places])
         part = [indexes[place] for place in places]
         logps = scores.logps
         shares = [pairs[index].weight / total for index in part]
-        (-logps * logps.new_tensor(shares)).sum().backward()
+        return (-logps * logps.new_tensor(shares)).sum(), (part, scores)
+
+    parts = run.engine.split([[row] for row in rows])
+    for part, scores in backward_each(run, loss_of, parts):
         figures.add(pairs, part, scores, run.data.base.chosen[part].tolist())
     return figures
 
@@ -116,12 +121,12 @@ def evaluate_supervised(run: Run) -> dict[str, Any]:
     run.status.phase("evaluating", len(good))
     rows = [_chosen_row(pairs[index]) for index in good]
     figures = SupervisedFigures()
-    for places in run.engine.split([[row] for row in rows]):
-        run.status.progress(phase_done=len(figures.indexes))
-        with torch.no_grad():
-            scores = run.engine.score([rows[place] for place in places])
+    parts = run.engine.split([[row] for row in rows])
+    passes = [[rows[place] for place in places] for places in parts]
+    for places, scores in zip(parts, run.engine.score_each(passes), strict=True):
         part = [good[place] for place in places]
         figures.add(pairs, part, scores, run.held_out.base.chosen[part].tolist())
+        run.status.progress(phase_done=len(figures.indexes))
     merge(figures)
     return figures.metrics("eval_")
 

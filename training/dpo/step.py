@@ -3,12 +3,14 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.dpo.answer_figures import AnswerFigures
 from training.dpo.answer_step import backward_answers
+from training.dpo.backward import backward_each
 from training.dpo.batches import rows_of
 from training.dpo.distributed import world_size
 from training.dpo.evaluate import StepWeights, logps_of, step_weights
@@ -32,10 +34,15 @@ def backward_step(run: Run, indexes: list[int]) -> Figures | AnswerFigures:
     if run.objective.coupled and (len(parts) > 1 or world_size() > 1):
         _backward_coupled(run, parts, step, figures)
         return figures
-    for part in parts:
+
+    def loss_of(
+        part: list[int],
+    ) -> tuple[Tensor, tuple[list[int], RowScores, PairLogps, Tensor]]:
         scores, logps = _score(run, part, step)
         losses = pair_losses(run.objective.weights, logps, run.objective.settings)
-        _mean(losses, logps, step).backward()
+        return _mean(losses, logps, step), (part, scores, logps, losses)
+
+    for part, scores, logps, losses in backward_each(run, loss_of, parts):
         figures.add(run.data, part, scores, logps)
         figures.add_losses(losses)
     return figures
@@ -54,7 +61,8 @@ def _backward_coupled(
     # The second round must draw the same dropout.
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), torch.no_grad():
-        known, mine = everyones([_score(run, part, step)[1] for part in parts])
+        first = run.engine.each(lambda part: _score(run, part, step)[1], parts)
+        known, mine = everyones(list(first))
     asked = ("chosen", "rejected", "chosen_mean", "rejected_mean")
     leaves = [getattr(known, name).requires_grad_() for name in asked]
     losses = pair_losses(run.objective.weights, known, run.objective.settings)
@@ -63,13 +71,20 @@ def _backward_coupled(
     )
     sizes = [len(part) for part in parts]
     split = (slope[mine].split(sizes) for slope in slopes)
-    for part, *slope in zip(parts, *split, strict=True):
+
+    def carried_back(
+        given: tuple[Any, ...],
+    ) -> tuple[Tensor, tuple[list[int], RowScores, PairLogps]]:
+        part, *slope = given
         scores, logps = _score(run, part, step)
         terms = [
             (gradient.to(logps.weights.device) * getattr(logps, name)).sum()
             for name, gradient in zip(asked, slope, strict=True)
         ]
-        torch.stack(terms).sum().backward()
+        return torch.stack(terms).sum(), (part, scores, logps)
+
+    given = list(zip(parts, *split, strict=True))
+    for part, scores, logps in backward_each(run, carried_back, given):
         figures.add(run.data, part, scores, logps)
     figures.add_losses(losses[mine])
 

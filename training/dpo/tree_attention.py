@@ -6,7 +6,7 @@ model's config names it while a pass runs. Leaves out what the attention compute
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -67,8 +67,6 @@ def tree_attention(
     model: Any, holder: Holder, run: Pass, fused: bool
 ) -> Iterator[dict[str, Any]]:
     """While it lasts, `model` runs the pass; yields further arguments for it."""
-    text = model.config.get_text_config()
-    before = text._attn_implementation_internal
     options: dict[str, Any] = {}
     if fused:
         holder.current = run
@@ -76,12 +74,27 @@ def tree_attention(
         _running.current = run
     else:
         options["attention_mask"] = dense_mask(run.tree).to(model.device)
-    if fused or run.split:
-        text._attn_implementation_internal = NAME
+    named = named_attention(model) if fused or run.split else nullcontext()
     try:
-        yield options
+        with named:
+            yield options
     finally:
         holder.current = _running.current = None
+
+
+@contextmanager
+def named_attention(model: Any) -> Iterator[None]:
+    """While it lasts, `model` takes our attention, and makes no mask for it.
+
+    Threads that run passes at once share the model's config: hold this around them, so
+    that the first to end does not take the name from the others.
+    """
+    text = model.config.get_text_config()
+    before = text._attn_implementation_internal
+    text._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
         text._attn_implementation_internal = before
 
 

@@ -83,3 +83,36 @@ def test_pairs_that_begin_alike_share_a_pass_beyond_its_usual_size():
     assert sizes(alike[:3] + other) == [1, 3]
     assert sizes(alike[:3] + hardly) == [1, 3]
     assert sizes(alike[:3]) == [3]
+
+
+def test_the_longest_pass_comes_first():
+    """Of several at once none is then left for the end."""
+    pairs = [[Row([10 * n] + [1] * n, 1)] for n in (3, 9, 5)]
+    assert tree_batches(pairs, 1, None, 4) == [[1], [2], [0]]
+
+
+def test_a_pass_is_split_for_idle_lanes_where_its_halves_are_short_enough():
+    """Four pairs of one prompt, answers of 10 tokens: 20 a pair and the prompt once.
+    With a prompt of 20 that is 100, a half 60, 0.6 of it; with one of 40 it is 120, a
+    half 80, 0.67 of it, and 0.65 is allowed."""
+
+    def group(length):
+        prompt = list(range(100, 100 + length))
+        return [
+            [
+                Row(prompt + [1000 + 40 * n + 20 * side + i for i in range(10)], length)
+                for side in (0, 1)
+            ]
+            for n in range(4)
+        ]
+
+    def passes(items, lanes):
+        return tree_batches(items, 4096, None, 4, lanes)
+
+    assert passes(group(20), 1) == [[0, 1, 2, 3]]
+    assert passes(group(20), 2) == [[0, 1], [2, 3]]
+    assert passes(group(40), 2) == [[0, 1, 2, 3]]
+    # 60 in two passes of one pair: 40 each, 0.67.
+    assert passes(group(20), 4) == [[0, 1], [2, 3]]
+    assert passes(group(20)[:1], 2) == [[0]]
+    assert passes([], 2) == []

@@ -11,7 +11,8 @@ from training.dpo.config import TrainingConfig
 from training.dpo.defaults import (
     evaluation_steps,
     forward_tokens,
-    keeps_input_only,
+    kept_bytes,
+    passes_held,
     settle,
 )
 
@@ -121,10 +122,12 @@ def test_a_forward_pass_on_a_cpu_takes_what_keeps_it_busy():
     assert forward_tokens(wide, 1 << 30, on_gpu=False) == 256
 
 
-def test_layers_keep_their_input_only_where_the_rest_does_not_fit():
+def test_passes_run_at_once_as_far_as_memory_holds_what_they_keep():
     """2 layers, hidden 8, 2 heads of 4 with one key head, inner 16: a token keeps
     2 · 8 + 2 · 8 + 2 · 4 + 2 · 16 = 72 numbers a layer; 10 tokens in float32 take
-    5,760 bytes, with 240 of weights 6,000, six tenths of 10,000."""
+    5,760 bytes, with 240 of weights 6,000, six tenths of 10,000. Six tenths of 19,600
+    are two passes and the weights; where there is room for none, layers keep their
+    input only."""
     config = LlamaConfig(
         hidden_size=8,
         intermediate_size=16,
@@ -132,13 +135,15 @@ def test_layers_keep_their_input_only_where_the_rest_does_not_fit():
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    assert not keeps_input_only(config, 10, 4, 240, 10_000)
-    assert keeps_input_only(config, 10, 4, 241, 10_000)
+    kept = kept_bytes(config, 10, 4)
+    assert kept == 5_760
+    assert [passes_held(kept, weights, 10_000) for weights in (240, 241)] == [1, 0]
+    assert [passes_held(kept, 240, memory) for memory in (19_600, 19_599)] == [2, 1]
+    assert passes_held(kept, 10_000, 100) == 0
 
 
 def test_layers_of_transformers_are_taken_to_keep_more():
-    """44 · 8 + 13 · 16 = 560 bytes a token and layer, 11,200 in all, whatever the dtype:
-    six tenths of 18,667 hold it."""
+    """44 · 8 + 13 · 16 = 560 bytes a token and layer, whatever the dtype."""
     config = LlamaConfig(
         hidden_size=8,
         intermediate_size=16,
@@ -146,9 +151,7 @@ def test_layers_of_transformers_are_taken_to_keep_more():
         num_attention_heads=2,
     )
     for number_bytes in (2, 4):
-        held = (config, 10, number_bytes, 0)
-        assert keeps_input_only(*held, 18_666, fused=False)
-        assert not keeps_input_only(*held, 18_667, fused=False)
+        assert kept_bytes(config, 10, number_bytes, fused=False) == 11_200
 
 
 def test_reading_a_config_needs_no_torch():

@@ -52,6 +52,7 @@ OFF = [
     {"fused_layers": False},
     {"skip_unscored": False},
     {"fast_products": False},
+    {"side_by_side": False},  # of one pass the same; see test_lanes.py
     {"checkpointing": True},
 ]
 
@@ -94,10 +95,10 @@ def make_rows():
     return [*rows, Row(prompt[:40] + ids(20), 50), Row(ids(1) + ids(1), 1)]
 
 
-def engine_of(model, max_tokens=512, **savings):
+def engine_of(model, max_tokens=512, lanes=1, **savings):
     chosen = Savings(**savings)
     return make_engine(
-        *(model, Layout(max_tokens, None, 0), chosen, make_rows(), 128),
+        *(model, Layout(max_tokens, None, 0, lanes), chosen, make_rows(), 128),
         keeps_input_only=chosen.checkpointing is True,
     )
 

@@ -199,16 +199,16 @@ def kept_bytes(
     """What a pass of `tokens` tokens keeps for the backward pass, estimated.
 
     Through our own layers (`fused`): of each token a layer keeps its input and what
-    lies between attention and feed-forward layer, the queries, keys and values, what
-    attention gave, and the two inner vectors. Through transformers' it keeps some 44
-    bytes a hidden and 13 an inner number (counted with LoRA on all linear layers,
-    float32; in bfloat16 less, but PEFT and the norms keep float32 copies there).
+    lies between attention and feed-forward layer, the queries, keys and values, and
+    what attention gave. Through transformers' it keeps some 44 bytes a hidden and 13 an
+    inner number (counted with LoRA on all linear layers, float32; in bfloat16 less, but
+    PEFT and the norms keep float32 copies there).
     """
     text = model_config.get_text_config()
     hidden, heads = text.hidden_size, text.num_attention_heads
     size = getattr(text, "head_dim", None) or hidden // heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
-    kept = 2 * hidden + 2 * heads * size + 2 * key_heads * size + 2 * inner
+    kept = 2 * hidden + 2 * heads * size + 2 * key_heads * size
     a_token = kept * number_bytes if fused else 44 * hidden + 13 * inner
     return int(text.num_hidden_layers * tokens * a_token)

@@ -4,9 +4,9 @@ RMS norm, attention with rotary positions (with or without biases and norms of q
 and keys) and a gated feed-forward layer, as in Llama, Mistral, Qwen 2 and 3 and SmolLM:
 known by their parts, then checked by their numbers (`check.py`). What autograd would
 keep and copy is spared: LoRA's share is added to the layer's product in place, a frozen
-weight gets no gradient, and norms, rotations, probabilities and the gated product are
-computed again in the backward pass, so that a layer keeps nine tensors a token. The
-last layer computes only the states that are scored (of the others only keys and values
+weight gets no gradient, and norms, rotations, probabilities and the two inner vectors of
+the feed-forward layer are computed again in the backward pass, so that a layer keeps
+six vectors a token, none of them an inner one. The last layer computes only the states that are scored (of the others only keys and values
 count). transformers' loop, its embedding and its last norm stay in use, and each
 layer's hooks fire. Leaves out dropout and base weights that train.
 """
@@ -234,15 +234,14 @@ def replace_forward(layer: Any, holder: Holder, is_last: bool) -> Callable[[], N
 
 @dataclass
 class Kept:
-    """What a layer keeps for its backward pass; `lows`: x Aᵀ of each projection."""
+    """What a layer keeps for its backward pass. `lows`: x Aᵀ of each projection but of
+    gate and up, which run again."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     attended: Tensor
     middle: Tensor
-    gate: Tensor
-    up: Tensor
     lows: dict[str, Tensor | None] = field(default_factory=dict)
 
 
@@ -274,7 +273,8 @@ def run_layer(
     del normed
     out = project("down", torch.nn.functional.silu(gate).mul_(up))
     out += middle
-    return out, Kept(q, k, v, attended, middle, gate, up, lows)
+    del gate, up, lows["gate"], lows["up"]
+    return out, Kept(q, k, v, attended, middle, lows)
 
 
 def run_layer_backward(
@@ -301,15 +301,17 @@ def run_layer_backward(
     def through(name: str, dy: Tensor, value: Tensor | None) -> Tensor:
         return projections[name].input_gradient(dy, back(name, dy, value), product)
 
-    sigmoid = saved.gate.sigmoid()
-    silu = saved.gate * sigmoid
-    d_product = through("down", d_out, silu * saved.up)
+    normed = rms_norm(saved.middle, *layer.norms["post"])
+    gate, lows["gate"] = projections["gate"].forward(normed, product)
+    up, lows["up"] = projections["up"].forward(normed, product)
+    sigmoid = gate.sigmoid()
+    silu = gate * sigmoid
+    d_product = through("down", d_out, silu * up)
     d_up = silu.mul_(d_product)
     # d silu = σ(g)(1 + g(1 − σ(g)))
-    slope = sigmoid.neg().add_(1).mul_(saved.gate).add_(1).mul_(sigmoid)
-    d_gate = slope.mul_(d_product).mul_(saved.up)
-    del d_product, sigmoid, slope, silu
-    normed = rms_norm(saved.middle, *layer.norms["post"])
+    slope = sigmoid.neg().add_(1).mul_(gate).add_(1).mul_(sigmoid)
+    d_gate = slope.mul_(d_product).mul_(up)
+    del d_product, sigmoid, slope, silu, gate, up
     d_normed = through("gate", d_gate, normed)
     d_normed += through("up", d_up, normed)
     del d_gate, d_up, normed

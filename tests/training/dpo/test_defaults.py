@@ -123,11 +123,10 @@ def test_a_forward_pass_on_a_cpu_takes_what_keeps_it_busy():
 
 
 def test_passes_run_at_once_as_far_as_memory_holds_what_they_keep():
-    """2 layers, hidden 8, 2 heads of 4 with one key head, inner 16: a token keeps
-    2 · 8 + 2 · 8 + 2 · 4 + 2 · 16 = 72 numbers a layer; 10 tokens in float32 take
-    5,760 bytes, with 240 of weights 6,000, six tenths of 10,000. Six tenths of 19,600
-    are two passes and the weights; where there is room for none, layers keep their
-    input only."""
+    """2 layers, hidden 8, 2 heads of 4 with one key head: a token keeps 2 · 8 + 2 · 8 +
+    2 · 4 = 40 numbers a layer; 10 tokens in float32 take 3,200 bytes, with 2,800 of
+    weights 6,000, six tenths of 10,000. Two passes and 240 are 6,640, six tenths of
+    11,066⅔; where there is room for none, layers keep their input only."""
     config = LlamaConfig(
         hidden_size=8,
         intermediate_size=16,
@@ -136,9 +135,9 @@ def test_passes_run_at_once_as_far_as_memory_holds_what_they_keep():
         num_key_value_heads=1,
     )
     kept = kept_bytes(config, 10, 4)
-    assert kept == 5_760
-    assert [passes_held(kept, weights, 10_000) for weights in (240, 241)] == [1, 0]
-    assert [passes_held(kept, 240, memory) for memory in (19_600, 19_599)] == [2, 1]
+    assert kept == 3_200
+    assert [passes_held(kept, weights, 10_000) for weights in (2_800, 2_801)] == [1, 0]
+    assert [passes_held(kept, 240, memory) for memory in (11_067, 11_066)] == [2, 1]
     assert passes_held(kept, 10_000, 100) == 0
 
 

@@ -171,9 +171,11 @@ def _ended(
         if was_asked:
             return Ended("stopped", status.get("reason") or "")
         # It counts, or one that always stops would be started for ever.
+        why = status.get("reason") or _("it gave no reason")
         return Ended(
             "lost",
-            _("Somebody else told the trainer to stop (log: %(log)s).") % {"log": log},
+            _("The trainer stopped, though not asked to: %(why)s (log: %(log)s)")
+            % {"why": why, "log": log},
         )
     if state == "failed" or (code > 0 and code != LOCKED):
         why = status.get("reason") or process.last_words() or _("it gave no reason")

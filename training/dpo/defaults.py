@@ -80,7 +80,7 @@ def settle(config: TrainingConfig, parameters: int, pairs: int) -> Settled:
     if config.sft_epochs:
         reasons["sft_learning_rate"] = "given"
     if sft_rate is None:
-        sft_rate = _sft_rate(config.tuning, parameters)
+        sft_rate = usual_sft_rate(config.tuning, parameters)
         if config.sft_epochs:
             size = f"{parameters / 1e6:.1f} million weights"
             tuning = "full tuning of" if config.tuning == "full" else "LoRA on"
@@ -128,7 +128,7 @@ def evaluation_steps(total_steps: int, step_tokens: float, held_out_tokens: int)
     return max(1, by_number, by_cost)
 
 
-def _sft_rate(tuning: str, parameters: int) -> float:
+def usual_sft_rate(tuning: str, parameters: int) -> float:
     """The supervised learning rate to begin with, for a base of so many weights.
 
     LoRA: 2e-4 up to 13 billion weights and 1e-4 beyond, as QLoRA's paper has it (table

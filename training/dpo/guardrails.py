@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from training.dpo.config import TrainingConfig, loss_weights
 from training.dpo.data import Pair, RowReport
-from training.dpo.defaults import Settled, usual_rate
+from training.dpo.defaults import Settled, usual_rate, usual_sft_rate
 from training.dpo.loss_facts import LOSS_FACTS
 
 
@@ -48,23 +48,27 @@ LIMITS = {
         8, "the sigmoid's slope is then 1/3000 of what it was at the start"
     ),
     "overfit_rise": Limit(
-        0.05, "of the held-out loss above its lowest; evaluations differ by less"
+        0.05,
+        "of the held-out loss above its lowest; evaluations of 30 prompts differ by less",
     ),
 }
 
 LOG_SIGMOID = {"sigmoid", "robust", "exo_pair", "bco_pair", "sigmoid_norm", "aot"}
 """Losses that start at ln 2 and flatten out as −log σ of the margin does."""
 
+RATE_UNUSUAL = (
+    "%(name)s %(value)s is unusual for %(tuning)s on a model of %(size)s million weights"
+    " (%(low)s to %(high)s): too high a rate spoils the model, too low a one leaves it as"
+    " it was; without the key one is chosen."
+)
+
 SENTENCES = {
     "beta_unusual": (
         "beta %(value)s is unusual for the loss %(loss)s, where runs use %(low)s to"
         " %(high)s: make sure that it is meant."
     ),
-    "learning_rate_unusual": (
-        "learning_rate %(value)s is unusual for %(tuning)s on a model of %(size)s"
-        " million weights (%(low)s to %(high)s): too high a rate spoils the model, too"
-        " low a one leaves it as it was; without the key one is chosen."
-    ),
+    "learning_rate_unusual": RATE_UNUSUAL,
+    "sft_learning_rate_unusual": RATE_UNUSUAL,
     "few_pairs": (
         "Few pairs to train on: %(count)s; below %(least)s a policy moves unsurely: judge"
         " more pairs before trusting the result."
@@ -167,17 +171,22 @@ def config_cautions(
             values = {"value": f"{config.beta:g}", "loss": name}
             values |= {"low": f"{usual[0]:g}", "high": f"{usual[1]:g}"}
             found.append(Caution("beta_unusual", values))
-    rate, factor = usual_rate(config.tuning, parameters), LIMITS["rate_factor"].value
-    low, high = rate / factor, rate * factor
-    if not low <= settled.learning_rate <= high:
-        values = {
-            "value": f"{settled.learning_rate:g}",
-            "tuning": config.tuning,
-            "size": f"{parameters / 1e6:.1f}",
-            "low": f"{low:.2g}",
-            "high": f"{high:.2g}",
-        }
-        found.append(Caution("learning_rate_unusual", values))
+    factor = LIMITS["rate_factor"].value
+    usual_rates = {"learning_rate": usual_rate(config.tuning, parameters)}
+    if config.sft_epochs:
+        usual_rates["sft_learning_rate"] = usual_sft_rate(config.tuning, parameters)
+    for name, rate in usual_rates.items():
+        value, low, high = getattr(settled, name), rate / factor, rate * factor
+        if not low <= value <= high:
+            values = {
+                "name": name,
+                "value": f"{value:g}",
+                "tuning": config.tuning,
+                "size": f"{parameters / 1e6:.1f}",
+                "low": f"{low:.2g}",
+                "high": f"{high:.2g}",
+            }
+            found.append(Caution(f"{name}_unusual", values))
     return found
 
 
@@ -281,6 +290,7 @@ def curve_cautions(
     config: TrainingConfig,
     first: int,
     last: int,
+    held_out_prompts: int,
 ) -> list[Caution]:
     """What the DPO lines of metrics.jsonl show, so far.
 
@@ -292,7 +302,7 @@ def curve_cautions(
     found = _stuck(rows, config, first, last) + _displaced(rows)
     if set(loss_weights(config)) <= LOG_SIGMOID:
         found += _saturated(rows)
-    return found + _overfit(rows)
+    return found + _overfit(rows, held_out_prompts)
 
 
 def _ends(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float] | None:
@@ -353,12 +363,19 @@ def _saturated(rows: Sequence[Mapping[str, Any]]) -> list[Caution]:
     return [Caution("saturated", values)]
 
 
-def _overfit(rows: Sequence[Mapping[str, Any]]) -> list[Caution]:
+def overfit_rise(prompts: int) -> float:
+    """Of a held-out loss over so many prompts, what is more than scatter: that falls with
+    the root of their number."""
+    enough = LIMITS["least_held_out"].value
+    return LIMITS["overfit_rise"].value * math.sqrt(max(1, enough / max(1, prompts)))
+
+
+def _overfit(rows: Sequence[Mapping[str, Any]], prompts: int) -> list[Caution]:
     held = [row for row in rows if isinstance(row.get("eval_loss"), int | float)]
     if len(held) < 3:
         return []
     best, now = min(held, key=lambda row: row["eval_loss"]), held[-1]
-    if now["eval_loss"] - best["eval_loss"] < LIMITS["overfit_rise"].value:
+    if now["eval_loss"] - best["eval_loss"] < overfit_rise(prompts):
         return []
     loss = _ends(rows, "loss")
     since = _ends([row for row in rows if row["step"] >= best["step"]], "loss")

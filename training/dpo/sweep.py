@@ -33,7 +33,7 @@ from training.dpo.files import (
     write_json,
     write_text,
 )
-from training.dpo.guardrails import LIMITS
+from training.dpo.guardrails import overfit_rise
 from training.dpo.lock import folder_lock
 from training.dpo.process import StopFlag
 from training.dpo.progress import Line, say
@@ -398,7 +398,7 @@ def _finished(
         "folder": str(folder),
         "drift": {side: end.get(f"drift/{side}") for side in ("chosen", "rejected")},
         "accuracy_on_trained_pairs": summary["final"].get("rewards/accuracies"),
-        "lowest_loss": _lowest_loss(folder),
+        "lowest_loss": _lowest_loss(folder, len(set(prompts.values()))),
         "steps": summary["steps"],
         "seconds": summary["seconds"],
         "reference": summary["reference"],
@@ -414,7 +414,7 @@ def _finished(
     )
 
 
-def _lowest_loss(folder: Path) -> dict[str, Any] | None:
+def _lowest_loss(folder: Path, prompts: int) -> dict[str, Any] | None:
     """The evaluation of DPO with the lowest held-out loss, if it was not the last."""
     held = [
         (row["eval_loss"], row["step"])
@@ -427,7 +427,7 @@ def _lowest_loss(folder: Path) -> dict[str, Any] | None:
     return {
         "step": step,
         "loss": loss,
-        "before_end": held[-1][0] - loss > LIMITS["overfit_rise"].value,
+        "before_end": held[-1][0] - loss > overfit_rise(prompts),
     }
 
 

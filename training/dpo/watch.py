@@ -30,7 +30,9 @@ def curves(run: Run) -> list[Caution]:
     rows: list[dict[str, Any]] = [row for _, row in read_jsonl(run.log.path)]
     phase = run.phases[-1]
     rows = [row for row in rows if row.get("phase") == phase.name]
-    return curve_cautions(rows, run.config, phase.first, phase.last)
+    held_out = run.held_out.pairs if run.held_out is not None else []
+    prompts = len({tuple(pair.prompt_ids) for pair in held_out})
+    return curve_cautions(rows, run.config, phase.first, phase.last, prompts)
 
 
 def warn(run: Run, cautions: Iterable[Caution]) -> None:

@@ -45,7 +45,7 @@ TRAINER_WARNINGS = (
         "%(high)s: make sure that it is meant."
     ),
     gettext_noop(
-        "learning_rate %(value)s is unusual for %(tuning)s on a model of %(size)s "
+        "%(name)s %(value)s is unusual for %(tuning)s on a model of %(size)s "
         "million weights (%(low)s to %(high)s): too high a rate spoils the model, too"
         " low a one leaves it as it was; without the key one is chosen."
     ),

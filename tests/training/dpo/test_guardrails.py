@@ -14,6 +14,8 @@ from training.dpo.guardrails import (
     memory_cautions,
 )
 
+SFT_RATE = "sft_learning_rate_unusual"
+
 
 def codes(cautions):
     """The codes; each sentence must come out whole."""
@@ -53,6 +55,11 @@ def codes(cautions):
             7_000_000_000,
             ["learning_rate_unusual"],
         ),
+        # supervised: 1e-3 on the starter; no matter where nothing of it is done
+        ({"sft_learning_rate": 0.011, "sft_epochs": 1}, 2_000_000, [SFT_RATE]),
+        ({"sft_learning_rate": 9e-5, "sft_epochs": 1}, 2_000_000, [SFT_RATE]),
+        ({"sft_learning_rate": 9e-3, "sft_epochs": 1}, 2_000_000, []),
+        ({"sft_learning_rate": 0.011}, 2_000_000, []),
     ],
 )
 def test_beta_and_learning_rate_have_usual_ranges(config, parameters, due):
@@ -162,8 +169,8 @@ def curve(steps=40, **of_step):
     ]
 
 
-def about(rows, first=0, last=40, **config):
-    found = curve_cautions(rows, TrainingConfig("m", **config), first, last)
+def about(rows, first=0, last=40, prompts=30, **config):
+    found = curve_cautions(rows, TrainingConfig("m", **config), first, last, prompts)
     return {caution.code: caution.text for caution in found if codes([caution])}
 
 
@@ -233,6 +240,10 @@ def test_a_held_out_loss_that_rises_while_training_falls_is_said():
     assert "about 2)" in said
     assert about(evaluated(curve(), [0.69, 0.6, 0.62, 0.64])) == {}
     assert about(evaluated(curve(), [0.6, 0.69])) == {}
+    # one prompt scatters √30 = 5.5 times as far as thirty: by 0.27
+    few = [0.69, 0.6, 0.62, 0.86], [0.69, 0.6, 0.62, 0.88]
+    found = [about(evaluated(curve(), losses), prompts=1) for losses in few]
+    assert [bool(of) for of in found] == [False, True]
     # training is no better either: not learned by heart
     rising = curve(loss=lambda t: 0.6 + 0.1 * t)
     assert about(evaluated(rising, [0.69, 0.6, 0.62, 0.66])) == {}

@@ -5,10 +5,12 @@ What follows from several rows (leasing, deciding, freezing) is in services.
 """
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
+from django.db.models.functions import Concat, Length, Replace
 from django.utils.translation import gettext_lazy as _
 
 USER = settings.AUTH_USER_MODEL
@@ -91,6 +93,13 @@ class Prompt(models.Model):
         return str(self.messages[-1]["content"])[:80] if self.messages else "—"
 
 
+def _occurrences(mark: str) -> Any:
+    """How often the mark stands in `text`, a newline put before it."""
+    lines = Concat(Value("\n"), F("text"))
+    without = Length(Replace(lines, Value(mark), Value("")))
+    return (Length(lines) - without) / len(mark)
+
+
 class Completion(models.Model):
     """One answer to one prompt, and where it came from."""
 
@@ -104,6 +113,21 @@ class Completion(models.Model):
     text = models.TextField(blank=True)
     html = models.TextField(blank=True, editable=False)
     """The text rendered safely, once, when the row is made."""
+    characters = models.GeneratedField(
+        expression=Length("text"),
+        output_field=models.IntegerField(),
+        db_persist=True,
+    )
+    markup = models.GeneratedField(
+        expression=_occurrences("**") / 2
+        + _occurrences("\n#")
+        + _occurrences("\n- ")
+        + _occurrences("\n* ")
+        + _occurrences("\n1. "),
+        output_field=models.IntegerField(),
+        db_persist=True,
+    )
+    """Bold passages, headings, listed points and numbered lists."""
     messages = models.JSONField(null=True, blank=True)
     """For imports whose answer is more than one assistant message; else null."""
     policy = models.ForeignKey(

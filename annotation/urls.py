@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from annotation.views import compare, history, home, members, pairs, projects, prompts
+from annotation.views import (
+    compare,
+    history,
+    home,
+    members,
+    pairs,
+    projects,
+    prompts,
+    quality,
+)
 from annotation.views import settings as project_settings
 
 urlpatterns = [
@@ -22,5 +31,6 @@ urlpatterns = [
     ),
     path("projects/<slug:slug>/members/", members.members, name="members"),
     path("projects/<slug:slug>/pairs/", pairs.pairs, name="pairs"),
+    path("projects/<slug:slug>/quality/", quality.quality, name="quality"),
     path("projects/<slug:slug>/pairs.jsonl", pairs.export_pairs, name="export_pairs"),
 ]

@@ -49,6 +49,7 @@ PAGES = {
     "project_settings": {"GET": MANAGER, "POST": MANAGER},
     "members": {"GET": MANAGER, "POST": MANAGER},
     "pairs": {"GET": REVIEWER},
+    "quality": {"GET": REVIEWER},
     "export_pairs": {"GET": REVIEWER},
     "rounds": {"GET": REVIEWER, "POST": MANAGER},
     "round": {"GET": REVIEWER},

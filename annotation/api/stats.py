@@ -1,4 +1,6 @@
-"""GET stats: the funnel and who did how much. What isn't measured yet is null."""
+"""GET stats: the funnel, agreement, bias, and who did how much. What isn't measured yet
+is null.
+"""
 
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -6,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import queries
+from annotation import quality, queries
 from annotation.access import needs
 from annotation.api.serializers import Instant, problems
 from annotation.models import Role
@@ -32,25 +34,78 @@ class AnnotatorSerializer(serializers.Serializer):
     skips = serializers.IntegerField()
 
 
+class FigureSerializer(serializers.Serializer):
+    value = serializers.FloatField(allow_null=True, help_text="1: full, 0: by chance")
+    low = serializers.FloatField(allow_null=True, help_text="of its 95 % interval")
+    high = serializers.FloatField(allow_null=True)
+    units = serializers.IntegerField(help_text="comparisons judged more than once")
+
+
+class TogetherSerializer(serializers.Serializer):
+    annotators = serializers.ListField(
+        child=serializers.CharField(), min_length=2, max_length=2
+    )
+    cohen_kappa = FigureSerializer(source="kappa")
+
+
+class WeekSerializer(serializers.Serializer):
+    start = serializers.DateField(help_text="its Monday")
+    krippendorff_alpha = FigureSerializer(source="alpha")
+
+
+class AgreementSerializer(serializers.Serializer):
+    krippendorff_alpha = FigureSerializer(source="alpha")
+    fleiss_kappa = FigureSerializer(source="fleiss")
+    pairs = TogetherSerializer(many=True)
+    weeks = WeekSerializer(many=True)
+
+
+class ShareSerializer(serializers.Serializer):
+    count = serializers.IntegerField()
+    of = serializers.IntegerField()
+    value = serializers.FloatField(allow_null=True)
+    low = serializers.FloatField(allow_null=True, help_text="of its 95 % interval")
+    high = serializers.FloatField(allow_null=True)
+
+
+class SwayedSerializer(serializers.Serializer):
+    first = ShareSerializer(help_text="for the answer shown first; half is expected")
+    longer = ShareSerializer(help_text="for the longer one, where lengths differ")
+    marked = ShareSerializer(help_text="for the one with more Markdown, likewise")
+
+
+class SwayedAnnotatorSerializer(SwayedSerializer):
+    username = serializers.CharField()
+
+
+class BiasSerializer(SwayedSerializer):
+    annotators = SwayedAnnotatorSerializer(many=True)
+
+
 class StatsSerializer(serializers.Serializer):
     funnel = FunnelStepSerializer(many=True)
-    agreement = serializers.FloatField(allow_null=True)
-    bias = serializers.FloatField(allow_null=True)
+    agreement = AgreementSerializer(
+        allow_null=True, help_text="null: nothing was judged by two people"
+    )
+    bias = BiasSerializer(
+        allow_null=True,
+        help_text="shares of the verdicts for one answer; null where there is none",
+    )
     annotators = AnnotatorSerializer(many=True)
 
 
 class Stats(APIView):
     @extend_schema(
         operation_id="stats_read",
-        summary="The funnel from judgments to pairs, and each annotator's share",
+        summary="The funnel from judgments to pairs, agreement, each one's share",
         responses={200: StatsSerializer, **problems(403, 404)},
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> Response:
         data = {
             "funnel": queries.funnel(request.project),
-            "agreement": None,
-            "bias": None,
+            "agreement": quality.agreement(request.project),
+            "bias": quality.bias(request.project),
             "annotators": queries.annotator_counts(request.project),
         }
         return Response(StatsSerializer(data).data)

@@ -11,6 +11,7 @@ PAGES = {
     "compare": Role.ANNOTATOR,
     "history": Role.ANNOTATOR,
     "pairs": Role.REVIEWER,
+    "quality": Role.REVIEWER,
     "export_pairs": Role.REVIEWER,
     "prompts": Role.MANAGER,
     "members": Role.MANAGER,
@@ -101,7 +102,7 @@ def test_an_act_without_a_csrf_token_is_refused(acts, annotator, act):
 
 
 @pytest.mark.parametrize(
-    "name", ["project", "compare", "history", "pairs", "export_pairs"]
+    "name", ["project", "compare", "history", "pairs", "export_pairs", "quality"]
 )
 def test_a_page_to_be_read_takes_no_post(client, project, manager, name):
     client.force_login(manager)

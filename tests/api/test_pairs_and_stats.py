@@ -88,12 +88,27 @@ def test_stats_give_the_funnel_and_null_for_what_is_not_measured(rita, project, 
     make_judgment(project=project, verdict="tie")
     stats = rita.get(STATS).json()
     assert set(stats) == {"funnel", "agreement", "bias", "annotators"}
-    assert stats["agreement"] is None and stats["bias"] is None
+    assert stats["agreement"] is None
+    assert stats["bias"]["first"]["of"] == 1
     for step in stats["funnel"]:
         assert isinstance(step["count"], int) and isinstance(step["lost"], dict)
     assert stats["funnel"][0]["count"] == 2
     assert len(stats["annotators"]) == 2
     json.dumps(stats)
+
+
+def test_stats_tell_agreement_where_two_people_judged_the_same(rita, project):
+    """Alike once in two. Of four verdicts three are the same: by chance
+    3 · 2 / (4 · 3) = 1/2 as well, so alpha is 0."""
+    for verdicts in (("first", "first"), ("first", "second")):
+        comparison = make_comparison(project=project, quota=2)
+        for verdict in verdicts:
+            make_judgment(comparison=comparison, verdict=verdict)
+    agreement = rita.get(STATS).json()["agreement"]
+    assert agreement["krippendorff_alpha"]["value"] == pytest.approx(0)
+    assert agreement["krippendorff_alpha"]["units"] == 2
+    assert [len(pair["annotators"]) for pair in agreement["pairs"]] == [2, 2]
+    assert len(agreement["weeks"]) == 1
 
 
 @pytest.mark.parametrize("url", [PAIRS, STATS])

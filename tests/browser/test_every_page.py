@@ -38,7 +38,10 @@ PATHS = {
     "not_found": "/nothing/here/",
     **{
         name: f"/projects/kitchen/{name}/"
-        for name in ("compare", "history", "prompts", "members", "settings", "pairs")
+        for name in (
+            *("compare", "history", "prompts", "members", "settings", "pairs"),
+            "quality",
+        )
     },
     "overview": "/projects/kitchen/",
     "waiting": "/projects/empty/compare/",

@@ -1,0 +1,45 @@
+"""Shares of a count with their uncertainty. Pure."""
+
+import math
+from dataclasses import dataclass
+
+Z = 1.959964
+"""Of a standard normal, 95 % lie within."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `of`; `low` and `high` end its 95 % interval. All None where `of` is 0."""
+
+    count: int
+    of: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def percents(self) -> tuple[int, int, int] | None:
+        """Value and interval in whole per cent."""
+        if self.value is None or self.low is None or self.high is None:
+            return None
+        return round(100 * self.value), round(100 * self.low), round(100 * self.high)
+
+    @property
+    def differs_from_half(self) -> bool:
+        """Whether one half lies outside the interval."""
+        return (
+            self.low is not None
+            and self.high is not None
+            and (self.low > 0.5 or self.high < 0.5)
+        )
+
+
+def share(count: int, of: int) -> Share:
+    """With Wilson's score interval (Journal of the American Statistical Association 22,
+    1927), which holds for few and for shares near 0 and 1."""
+    if not of:
+        return Share(count, of, None, None, None)
+    p, z2 = count / of, Z * Z / of
+    middle = (p + z2 / 2) / (1 + z2)
+    half = math.sqrt(p * (1 - p) * z2 + z2 * z2 / 4) / (1 + z2)
+    return Share(count, of, p, max(0.0, middle - half), min(1.0, middle + half))

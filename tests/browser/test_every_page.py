@@ -76,6 +76,9 @@ def manager(transactional_db):
     rejected = make_pair(project=project, annotator=user, state="rejected")
     rejected.verdicts.create(rule="cut_off", result="reject", reason="at 256 tokens")
     make_pair(project=project)
+    shared = make_comparison(project=project, quota=2)
+    for who in (user, make_user("bob", project=project)):
+        make_judgment(comparison=shared, annotator=who)
     return user
 
 

@@ -6,7 +6,7 @@ out where the counts come from (`quality.py`), weights between labels, and who i
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 RESAMPLES = 1000
 
-Labels = Sequence[int]
+Labels = tuple[int, ...]
 """Of one comparison: how many annotators gave each label."""
 
 Cell = tuple[int, int]
@@ -33,7 +33,7 @@ class Agreement:
     units: int
 
 
-def krippendorff_alpha(comparisons: Mapping[tuple[int, ...], int]) -> Agreement:
+def krippendorff_alpha(comparisons: Mapping[Labels, int]) -> Agreement:
     """Nominal alpha of {labels of a comparison: how many comparisons have them}.
 
     Any number of annotators, not all of whom judged everything; comparisons judged once
@@ -45,7 +45,7 @@ def krippendorff_alpha(comparisons: Mapping[tuple[int, ...], int]) -> Agreement:
     )
 
 
-def fleiss_kappa(comparisons: Mapping[tuple[int, ...], int]) -> Agreement:
+def fleiss_kappa(comparisons: Mapping[Labels, int]) -> Agreement:
     """Fleiss' kappa (Psychological Bulletin 76, 1971) of the same.
 
     It wants as many annotators everywhere: of comparisons judged by different numbers

@@ -73,11 +73,14 @@ class Projection:
         y = product(x, self.weight)
         if self.bias is not None:
             y += self.bias
-        if self.a is None or self.b is None:
-            return y, None
-        low = product(x, self.a.to(x.dtype))
-        y += product(low * self.scale, self.b.to(x.dtype))
+        low = self.low(x, product)
+        if low is not None and self.b is not None:
+            y += product(low * self.scale, self.b.to(x.dtype))
         return y, low
+
+    def low(self, x: Tensor, product: Product) -> Tensor | None:
+        """x Aᵀ."""
+        return None if self.a is None else product(x, self.a.to(x.dtype))
 
     def backward(
         self, dy: Tensor, x: Tensor | None, low: Tensor | None, product: Product
@@ -234,8 +237,8 @@ def replace_forward(layer: Any, holder: Holder, is_last: bool) -> Callable[[], N
 
 @dataclass
 class Kept:
-    """What a layer keeps for its backward pass. `lows`: x Aᵀ of each projection but of
-    gate and up, which run again."""
+    """What a layer keeps for its backward pass. `lows`: x Aᵀ of each projection up to
+    `middle`; those behind it run again."""
 
     q: Tensor
     k: Tensor
@@ -249,6 +252,19 @@ def run_layer(
     x: Tensor, cos: Tensor, sin: Tensor, layer: Layer, run: Pass
 ) -> tuple[Tensor, Kept]:
     """x (P, H) → (P, H), or (kept states, H) of the last layer."""
+    kept, projections = run_attention(x, cos, sin, layer, run), layer.projections
+    normed = rms_norm(kept.middle, *layer.norms["post"])
+    gate, _ = projections["gate"].forward(normed, run.product)
+    up, _ = projections["up"].forward(normed, run.product)
+    del normed
+    inner = torch.nn.functional.silu(gate).mul_(up)
+    out, _ = projections["down"].forward(inner, run.product)
+    out += kept.middle
+    return out, kept
+
+
+def run_attention(x: Tensor, cos: Tensor, sin: Tensor, layer: Layer, run: Pass) -> Kept:
+    """The layer up to its feed-forward part, which the backward pass runs by itself."""
     product, lows = run.product, {}
 
     def project(name: str, value: Tensor) -> Tensor:
@@ -268,13 +284,7 @@ def run_layer(
     del q_heads, k_heads, v_heads
     middle = project("o", attended)
     middle += x if kept is None else x[kept]
-    normed = rms_norm(middle, *layer.norms["post"])
-    gate, up = project("gate", normed), project("up", normed)
-    del normed
-    out = project("down", torch.nn.functional.silu(gate).mul_(up))
-    out += middle
-    del gate, up, lows["gate"], lows["up"]
-    return out, Kept(q, k, v, attended, middle, lows)
+    return Kept(q, k, v, attended, middle, lows)
 
 
 def run_layer_backward(
@@ -306,7 +316,10 @@ def run_layer_backward(
     up, lows["up"] = projections["up"].forward(normed, product)
     sigmoid = gate.sigmoid()
     silu = gate * sigmoid
-    d_product = through("down", d_out, silu * up)
+    inner = silu * up
+    lows["down"] = projections["down"].low(inner, product)
+    d_product = through("down", d_out, inner)
+    del inner
     d_up = silu.mul_(d_product)
     # d silu = σ(g)(1 + g(1 − σ(g)))
     slope = sigmoid.neg().add_(1).mul_(gate).add_(1).mul_(sigmoid)
@@ -480,7 +493,7 @@ class FusedLayer(torch.autograd.Function):
         (x, cos, sin, layer, run), kept = ctx.inputs, ctx.kept
         ctx.inputs = ctx.kept = None
         if kept is None:
-            _, kept = run_layer(x, cos, sin, layer, run)
+            kept = run_attention(x, cos, sin, layer, run)
         d_out, needs_dx = grads[0].contiguous(), ctx.needs_input_grad[0]
         dx, listed = run_layer_backward(d_out, x, cos, sin, layer, run, kept, needs_dx)
         return dx, None, None, None, None, *listed

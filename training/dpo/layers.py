@@ -256,8 +256,8 @@ def run_layer(
     normed = rms_norm(kept.middle, *layer.norms["post"])
     gate, _ = projections["gate"].forward(normed, run.product)
     up, _ = projections["up"].forward(normed, run.product)
-    del normed
     inner = torch.nn.functional.silu(gate).mul_(up)
+    del normed, gate, up
     out, _ = projections["down"].forward(inner, run.product)
     out += kept.middle
     return out, kept

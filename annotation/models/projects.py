@@ -1,0 +1,76 @@
+"""Projects, their members and prompts."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+USER = settings.AUTH_USER_MODEL
+
+
+class Role(models.TextChoices):
+    """What a member may do; each role may also do what those before it may."""
+
+    ANNOTATOR = "annotator", _("Annotator")
+    REVIEWER = "reviewer", _("Reviewer")
+    MANAGER = "manager", _("Manager")
+
+
+class Project(models.Model):
+    slug = models.SlugField(max_length=80, unique=True)
+    name = models.CharField(max_length=120)
+    guidelines = models.TextField(blank=True)
+    """Markdown, shown to annotators in a drawer."""
+    channel = models.OneToOneField("inference.Channel", models.PROTECT)
+    base = models.ForeignKey("inference.Policy", models.PROTECT, related_name="+")
+    """The base it was made with; another one served is said so, never used silently."""
+    settings = models.JSONField(default=dict, blank=True)
+    """What differs from the defaults; read it through `project_settings.of(project)`."""
+    members = models.ManyToManyField(
+        USER, through="Membership", related_name="projects"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    project = models.ForeignKey(Project, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(USER, models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role)
+
+    class Meta:
+        ordering = ["user__username"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "user"], name="member_once"),
+            models.CheckConstraint(
+                condition=Q(role__in=Role.values), name="role_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.role}) in {self.project}"
+
+
+class Prompt(models.Model):
+    project = models.ForeignKey(Project, models.CASCADE, related_name="prompts")
+    messages = models.JSONField()
+    """Chat messages before the answer: [{"role": …, "content": …}, …]."""
+    sha256 = models.CharField(max_length=64)
+    """Of the messages' canonical JSON: the same prompt is imported once."""
+    is_held_out = models.BooleanField(default=False)
+    """Set aside by its hash on import: its pairs measure, they never train."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "sha256"], name="prompt_once")
+        ]
+
+    def __str__(self) -> str:
+        return str(self.messages[-1]["content"])[:80] if self.messages else "—"

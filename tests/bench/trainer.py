@@ -34,6 +34,9 @@ SLOWER = 1.1
 """A micro-batch slower than the last by this factor ends the search: on a CPU padding
 and memory only grow with it."""
 
+FRUGAL = {"side_by_side": False, "checkpointing": True}
+"""Our setting where memory counts more than time, beside TRL's most frugal one."""
+
 RATE_SECONDS = 0.2
 """How long each matrix product is tried, each way."""
 
@@ -89,7 +92,8 @@ def _plan(options: Options, cell: Cell, with_savings: bool, pace: Pace) -> None:
     if cell.shape in MIXED:
         theirs += 2 * cell.theirs(cell.longest, 1)
         theirs += cell.theirs(first, cell.micro_batches[-1])
-        mine += cell.mine(cell.rows)
+        # For memory; and in the frugal setting, which is slower, timed and for memory.
+        mine += 4 * cell.mine(cell.rows)
     if with_savings:
         settings = len(saving_settings(saving_defaults()))
         # Without savings ours takes some twice as long.
@@ -159,10 +163,11 @@ def _cell(options: Options, cell: Cell, sides: Sides, pace: Pace) -> Iterator[Fi
         else:
             mine.append(timed.ours(cell.rows, told))
             theirs.append(timed.trl(cell.rows, told=told, **how))
-    comes, memory = None, {}
+    comes, frugal, memory = None, None, {}
     if cell.shape in MIXED:
         first, size = cell.rows[: cell.batch], cell.micro_batches[-1]
         comes = timed.trl_or_none(first, size, "as it comes", default=True)
+        frugal = timed.ours(cell.rows, "frugal", savings=FRUGAL)
         memory = memory_of(cell, timed)
     yield from cell_figures(
         cell.name,
@@ -174,6 +179,7 @@ def _cell(options: Options, cell: Cell, sides: Sides, pace: Pace) -> Iterator[Fi
         theirs=theirs,
         tried=tried,
         default=comes,
+        frugal=frugal,
         memory=memory,
         ceiling=cell.theirs(cell.rows, how["size"]) / cell.mine(cell.rows),
         operations=cell.mine(cell.rows),
@@ -223,7 +229,12 @@ def memory_of(cell: Cell, timed: Timed) -> dict[str, Turn]:
     TRL gets the longest pairs only; no other pair decides. Ours gets all of them.
     """
     fresh = cell.device == "cpu"
-    found = {"ours": timed.ours(cell.rows, "memory", fresh=fresh)}
+    found = {
+        "ours": timed.ours(cell.rows, "memory", fresh=fresh),
+        "ours frugal": timed.ours(
+            cell.rows, "memory, frugal", savings=FRUGAL, fresh=fresh
+        ),
+    }
     frugal = timed.trl_or_none(
         cell.longest, 1, "memory, checkpointing", checkpointing=True, fresh=fresh
     )

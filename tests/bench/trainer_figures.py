@@ -59,6 +59,7 @@ def cell_figures(
     theirs: Sequence[Turn],
     tried: Turn,
     default: Turn | None,
+    frugal: Turn | None,
     memory: Mapping[str, Turn],
     ceiling: float,
     operations: float,
@@ -68,17 +69,18 @@ def cell_figures(
     """The quickest turn of each side counts.
 
     `tried` and `default` are TRL's best micro-batch and TRL as it comes on the same few
-    pairs (None: not run). `operations`: ours; `ceiling`: TRL's operations over ours. `exact`: the sides
+    pairs (None: not run), `frugal` ours where memory counts most. `operations`: ours; `ceiling`: TRL's operations over ours. `exact`: the sides
     round alike, so their losses must agree.
     """
     quick, rival = min(mine, key=_seconds), min(theirs, key=_seconds)
+    faster = Budget("ratio", "≥", FASTER.get(shape, 1.0) if device == "cpu" else 1.0)
     speed = Figure(
         f"{name}/speed",
         quick.pairs_per_second,
         "pairs/s",
         rival.name,
         rival.pairs_per_second,
-        Budget("ratio", "≥", FASTER.get(shape, 1.0) if device == "cpu" else 1.0),
+        faster,
         note,
     )
     yield speed
@@ -116,7 +118,18 @@ def cell_figures(
         note=str(rates),
     )
     yield _same_work(name, quick, rival, exact)
-    yield from _memory_figures(name, device, memory)
+    yield from _memory_figures(name, device, memory, "ours")
+    if frugal is not None:
+        yield Figure(
+            f"{name}/frugal/speed",
+            frugal.pairs_per_second,
+            "pairs/s",
+            rival.name,
+            rival.pairs_per_second,
+            faster,
+            "one pass at a time, checkpointing",
+        )
+        yield from _memory_figures(f"{name}/frugal", device, memory, "ours frugal")
 
 
 def _same_work(name: str, ours: Turn, theirs: Turn, exact: bool) -> Figure:
@@ -146,8 +159,9 @@ def largest_difference(
 
 
 def _memory_figures(
-    name: str, device: str, memory: Mapping[str, Turn]
+    name: str, device: str, memory: Mapping[str, Turn], ours: str
 ) -> Iterator[Figure]:
+    """`ours`: which of our turns in `memory`."""
     on_cpu = device == "cpu"
     told = "whole process, interpreter, libraries and weights included"
     for rival, what, bound in (
@@ -156,7 +170,7 @@ def _memory_figures(
     ):
         if rival not in memory:
             continue
-        mine, theirs = memory["ours"].peak_bytes, memory[rival].peak_bytes
+        mine, theirs = memory[ours].peak_bytes, memory[rival].peak_bytes
         assert mine is not None and theirs is not None
         yield Figure(
             f"{name}/{what}",

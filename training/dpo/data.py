@@ -7,7 +7,7 @@ line numbers, each row is looked at (not only the first), and a malformed row is
 naming line and field. Leaves out how a row becomes token ids; see `row_tokens.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class Pair:
         """Tokens of both sides, the prompt counted twice as TRL's num_tokens does."""
         answers = len(self.chosen_ids) + len(self.rejected_ids)
         return 2 * len(self.prompt_ids) + answers
+
+
+def prompts_of(pairs: Iterable[Pair]) -> set[tuple[int, ...]]:
+    """The different prompts, as token ids."""
+    return {tuple(pair.prompt_ids) for pair in pairs}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from training.dpo.config import TrainingConfig, loss_weights
-from training.dpo.data import Pair, RowReport
+from training.dpo.data import Pair, RowReport, prompts_of
 from training.dpo.defaults import Settled, usual_rate, usual_sft_rate
 from training.dpo.loss_facts import LOSS_FACTS
 
@@ -215,7 +215,7 @@ def _amounts(
         least = int(LIMITS[limit].value)
         if count < least:
             found.append(Caution(code, {"count": count, "least": least}))
-    prompts = len({tuple(pair.prompt_ids) for pair in held_out})
+    prompts = len(prompts_of(held_out))
     if not prompts:
         found.append(Caution("no_held_out", {}))
     elif prompts < LIMITS["least_held_out"].value:
@@ -263,7 +263,7 @@ def _doubles(pairs: Sequence[Pair]) -> list[Caution]:
 
 
 def _leaks(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> list[Caution]:
-    trained = {tuple(pair.prompt_ids) for pair in pairs}
+    trained = prompts_of(pairs)
     lines = [pair.line for pair in held_out if tuple(pair.prompt_ids) in trained]
     if not lines:
         return []

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from training.dpo.checkpoint import KEPT, newest_checkpoint
-from training.dpo.data import Pair
+from training.dpo.data import Pair, prompts_of
 from training.dpo.defaults import FORWARD_SHARE
 from training.dpo.distributed import from_main, is_main
 from training.dpo.errors import TrainerError
@@ -144,8 +144,8 @@ def _phases(run: Run) -> list[dict[str, Any]]:
 def _held_out(run: Run) -> dict[str, int] | None:
     if run.held_out is None:
         return None
-    prompts = {tuple(pair.prompt_ids) for pair in run.held_out.pairs}
-    return {"pairs": len(run.held_out.pairs), "prompts": len(prompts)}
+    pairs = run.held_out.pairs
+    return {"pairs": len(pairs), "prompts": len(prompts_of(pairs))}
 
 
 def _cautions(prepared: Prepared) -> list[Caution]:

@@ -21,7 +21,7 @@ from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
-from training.dpo.data import Pair, RowReport, read_pairs
+from training.dpo.data import Pair, RowReport, prompts_of, read_pairs
 from training.dpo.defaults import forward_tokens, kept_bytes, passes_held, settle
 from training.dpo.distributed import from_main, is_main, run_lock
 from training.dpo.ending import common_ending, speak_for_main
@@ -317,8 +317,7 @@ def _layout(
         base.config, memory, not on_cpu
     )
     largest = max(pair.tokens - len(pair.prompt_ids) for pair in pairs)
-    prompts = {tuple(pair.prompt_ids) for pair in pairs}
-    is_alike = len(prompts) < len(pairs) and config.savings.share_prefixes
+    is_alike = len(prompts_of(pairs)) < len(pairs) and config.savings.share_prefixes
     room = room_alike(max_tokens) if is_alike else max_tokens
     kept = kept_bytes(base.config, max(room, largest), base.dtype.itemsize, on_cpu)
     weights = sum(p.numel() * p.element_size() for p in base.parameters())

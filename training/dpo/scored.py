@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.dpo.answer_figures import AnswerFigures
-from training.dpo.data import Pair
+from training.dpo.data import Pair, prompts_of
 from training.dpo.distributed import is_main
 from training.dpo.files import read_jsonl, write_jsonl
 from training.dpo.intervals import (
@@ -188,7 +188,7 @@ def held_out_report(
     members = [by_place.get((row["id"], row["line"])) for row in rows]
     report: dict[str, Any] = {
         "pairs": len(pairs),
-        "prompts": len({tuple(pair.prompt_ids) for pair in pairs}),
+        "prompts": len(prompts_of(pairs)),
         **ends,
         "difference": None,
         "interval": f"{LEVEL:.0%} by {DRAWS} draws of prompts with all their pairs",

@@ -7,6 +7,7 @@ sees. Of several processes, process 0 looks. Leaves out what is worth a caution;
 from collections.abc import Iterable
 from typing import Any
 
+from training.dpo.data import prompts_of
 from training.dpo.distributed import is_main
 from training.dpo.files import read_jsonl
 from training.dpo.guardrails import Caution, curve_cautions
@@ -31,7 +32,7 @@ def curves(run: Run) -> list[Caution]:
     phase = run.phases[-1]
     rows = [row for row in rows if row.get("phase") == phase.name]
     held_out = run.held_out.pairs if run.held_out is not None else []
-    prompts = len({tuple(pair.prompt_ids) for pair in held_out})
+    prompts = len(prompts_of(held_out))
     return curve_cautions(rows, run.config, phase.first, phase.last, prompts)
 
 

@@ -243,6 +243,10 @@ CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat")
 CELERY_BEAT_SCHEDULE = {
     "fill-stocks": {"task": "annotation.tasks.fill_stocks", "schedule": 5.0},
+    "weigh-annotators": {
+        "task": "annotation.tasks.weigh_annotators",
+        "schedule": 300.0,
+    },
     "check-pairs": {"task": "annotation.tasks.check_pairs", "schedule": 10.0},
     "reconcile": {"task": "training.tasks.reconcile", "schedule": 15.0},
 }

@@ -208,10 +208,10 @@ def _finding(comparison: Comparison, reviewer, verdict: str) -> Finding:
     return Finding(outcome, None, Method.REVIEWER.value)
 
 
-def undo(project: Project, comparison_id: int, user, *, is_manager: bool) -> None:
+def undo(project: Project, comparison_id: int, user, *, is_manager: bool) -> Decision:
     """Take a reviewer's decision back: the judgments count again, as if never settled.
 
-    Raises Http404, NotYours (somebody else's, and the user is no manager), AlreadyUndone
+    What was taken back is returned. Raises Http404, NotYours (somebody else's, and the user is no manager), AlreadyUndone
     and Frozen (409).
     """
     with transaction.atomic():
@@ -226,6 +226,7 @@ def undo(project: Project, comparison_id: int, user, *, is_manager: bool) -> Non
             Comparison.objects.filter(
                 pk=comparison.pk, state=Comparison.State.DECIDED
             ).update(state=Comparison.State.OPEN)
+        return standing
 
 
 def last_settled(project: Project, reviewer) -> Decision | None:

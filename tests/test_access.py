@@ -156,6 +156,8 @@ def world(db):
     arguments = {
         "of the project": {"slug": "demo", "name": policy.name, "key": lease.key}
     }
+    for name in ("settle", "undo_settled", "api_settle"):
+        arguments[name] = {"slug": "demo", "pk": judgment.comparison_id}
     for name in ("undo", "api_undo"):
         arguments[name] = {"pk": judgment.pk}
     for name in ("round", "round_status", "cancel_round", "resume_round"):

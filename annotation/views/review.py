@@ -62,11 +62,8 @@ def settle(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @needs(Role.REVIEWER)
 def undo(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     """Take a decision back: its comparison returns to the desk, with what was typed."""
-    standing = Decision.objects.filter(
-        comparison=pk, comparison__project=request.project, superseded_at=None
-    ).first()
     try:
-        adjudicating.undo(
+        undone = adjudicating.undo(
             request.project, pk, request.user, is_manager=request.role == Role.MANAGER
         )
     except Refused as error:
@@ -75,8 +72,8 @@ def undo(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         return redirect(_address(request, at=pk))
     comparison = adjudicating.take(request.project, request.user, at=pk)
     typed = None
-    if standing is not None and comparison is not None and comparison.pk == pk:
-        typed = {"note": standing.note, "category": standing.category}
+    if comparison is not None and comparison.pk == pk:
+        typed = {"note": undone.note, "category": undone.category}
     return _show(request, comparison, typed=typed, done=_("Undone"))
 
 

@@ -56,9 +56,12 @@ def test_the_stock_makes_slots_by_the_draw(monkeypatch):
     monkeypatch.setattr("inference.services.generate_pair", generate_pair)
     fill_stock(project)
     slots = {
-        comparison.slots.count(): is_drawn(
-            comparison.prompt.messages, ["One answer.", "Another answer."], 0.5
+        (
+            comparison.slots.count(),
+            is_drawn(
+                comparison.prompt.messages, ["One answer.", "Another answer."], 0.5
+            ),
         )
         for comparison in Comparison.objects.all()
     }
-    assert slots == {3: True, 1: False}
+    assert slots == {(3, True), (1, False)}

@@ -155,6 +155,8 @@ class Decision(models.Model):
                     method="weighted",
                     decided_by=None,
                     weighing__isnull=False,
+                    # Of a null, neither bound would be false.
+                    posterior__isnull=False,
                     posterior__gt=0,
                     posterior__lte=1,
                 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Prefetch, Q
 
 from annotation import dawid_skene
 from annotation.models import (
@@ -79,6 +79,15 @@ def newest_weights(
         weights = weights.filter(annotator__in=list(annotators))
     errors = dict(weights.values_list("annotator", "errors"))
     return Weights(weighing.pk, weighing.prior, weighing.average, errors)
+
+
+def newest_with_weights(project: Project) -> Weighing | None:
+    """To be shown: `weights` come with their annotators, who judged most first."""
+    weights = AnnotatorWeight.objects.select_related("annotator")
+    newest = Weighing.objects.filter(project=project).order_by("-id")
+    return newest.prefetch_related(
+        Prefetch("weights", weights.order_by("-judgments", "annotator__username"))
+    ).first()
 
 
 def weighing_due(project: Project) -> bool:

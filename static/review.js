@@ -36,6 +36,8 @@ for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "review") return;
   live.textContent = desk().dataset.announce;
+  const count = document.querySelector(".project-nav [aria-current] .count");
+  if (count) count.textContent = desk().dataset.left;
   // The place to read on from, for the keyboard and for screen readers.
   desk().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
   desk().querySelector(".pair-text")?.scrollTo(0, 0);

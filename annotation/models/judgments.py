@@ -98,8 +98,8 @@ class Decision(models.Model):
     class Category(models.TextChoices):
         """Why annotators disagreed, as the reviewer sees it."""
 
-        AMBIGUOUS = "ambiguous", _("ambiguous prompt")
-        GUIDELINE_GAP = "guideline_gap", _("guidelines don’t say")
+        AMBIGUOUS = "ambiguous", _("ambiguous")
+        GUIDELINE_GAP = "guideline_gap", _("guideline gap")
         ANNOTATOR_ERROR = "annotator_error", _("annotator error")
         EDGE_CASE = "edge_case", _("edge case")
         SUBJECTIVE = "subjective", _("matter of taste")

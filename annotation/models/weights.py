@@ -55,3 +55,7 @@ class AnnotatorWeight(models.Model):
 
     def __str__(self) -> str:
         return f"{self.annotator_id}: {self.accuracy:.2f}"
+
+    @property
+    def percent(self) -> int:
+        return round(100 * self.accuracy)

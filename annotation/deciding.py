@@ -127,7 +127,7 @@ def found_by(
     until the first weights are there.
     """
     trains = comparison.purpose == Comparison.Purpose.TRAIN
-    if trains and own.decide_by == Method.REVIEWER:
+    if trains and needs_reviewer(own, judgments):
         return Finding(Outcome.REVIEW.value)
     if trains and weights is not None and len(judgments) > 1:
         label, posterior = weights.likeliest(comparison, judgments)
@@ -141,6 +141,11 @@ def found_by(
         winner_id = {"a": comparison.a_id, "b": comparison.b_id}.get(label)
         return Finding(Outcome.WINNER.value if winner_id else label, winner_id, **kept)
     return Finding(*_majority(judgments))
+
+
+def needs_reviewer(own: ProjectSettings, judgments: Sequence[Judgment]) -> bool:
+    """Whether counting is not to decide, whatever the judgments say."""
+    return own.decide_by == Method.REVIEWER
 
 
 def _majority(judgments: Sequence[Judgment]) -> tuple[str, int | None]:

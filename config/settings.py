@@ -208,6 +208,11 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1/",
     # Field descriptions name the values already.
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    # Two fields are called verdict: an annotator's and a reviewer's.
+    "ENUM_NAME_OVERRIDES": {
+        "VerdictEnum": "annotation.models.Verdict",
+        "ReviewVerdictEnum": "annotation.adjudicating.VERDICTS",
+    },
 }
 
 # --- Redis and Celery ------------------------------------------------------------------

@@ -139,9 +139,27 @@ class JudgmentAdmin(ReadOnly):
 @admin.register(models.Decision)
 class DecisionAdmin(ReadOnly):
     list_display = ["id", "comparison_id", "outcome", "winner_id", "method"]
+    list_display += ["posterior", "decided_by", "category"]
     list_display += ["created_at", "superseded_at"]
+    list_select_related = ["decided_by"]
     list_filter = ["outcome", "method", ("superseded_at", admin.EmptyFieldListFilter)]
     search_fields = ["=comparison__id"]
+
+
+class AnnotatorWeightInline(admin.TabularInline):
+    model = models.AnnotatorWeight
+    extra = 0
+    can_delete = False
+    fields = readonly_fields = ["annotator", "judgments", "accuracy", "errors"]
+
+
+@admin.register(models.Weighing)
+class WeighingAdmin(ReadOnly):
+    list_display = ["id", "project", "comparisons", "judgments", "settled"]
+    list_display += ["iterations", "created_at"]
+    list_filter = ["project"]
+    list_select_related = ["project"]
+    inlines = [AnnotatorWeightInline]
 
 
 class RuleVerdictInline(admin.TabularInline):

@@ -1,10 +1,14 @@
 """From a comparison's judgments to its decision, and from that to pairs.
 
-A change supersedes: the old decision and its pairs keep their rows. Nothing here
-changes once a round has frozen a pair. Rules are checked elsewhere (checking.py).
+By majority, by weighing annotators (weights are computed in weighing.py, here they are
+only read), or left to a reviewer (adjudicating.py). A change supersedes: the old decision
+and its pairs keep their rows. Nothing here changes once a round has frozen a pair, nor what
+a reviewer decided. Rules are checked elsewhere (checking.py).
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from django.db import transaction
 from django.utils import timezone
@@ -21,6 +25,21 @@ from annotation.models import (
     Verdict,
 )
 from annotation.nudging import send
+from annotation.project_settings import ProjectSettings
+from annotation.weighing import Weights, newest_weights
+
+Method, Outcome = Decision.Method, Decision.Outcome
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What judgments come to, before it is a row."""
+
+    outcome: str
+    winner_id: int | None = None
+    method: str = Method.MAJORITY
+    posterior: float | None = None
+    weighing_id: int | None = None
 
 
 def locked(comparison_id: int) -> Comparison:
@@ -30,8 +49,10 @@ def locked(comparison_id: int) -> Comparison:
     leases, so they queue and never deadlock. `no_key`: a new lease's foreign key may
     still point here meanwhile.
     """
-    return Comparison.objects.select_for_update(no_key=True, of=("self",)).get(
-        pk=comparison_id
+    return (
+        Comparison.objects.select_for_update(no_key=True, of=("self",))
+        .select_related("project")  # The settings say how to decide.
+        .get(pk=comparison_id)
     )
 
 
@@ -39,24 +60,18 @@ def locked(comparison_id: int) -> Comparison:
 def decide(comparison: Comparison) -> Decision | None:
     """The standing decision; None while a slot waits. Raises Frozen.
 
-    One verdict of more than half of the judgments decides; else they are split. A
-    decision that a person made (another `method`) stands whatever the count.
+    How judgments decide is the project's setting `decide_by`. A reviewer's decision
+    stands whatever the judgments say.
     """
     return decide_locked(locked(comparison.pk))
 
 
 def decide_locked(comparison: Comparison) -> Decision | None:
     """The same for a row that `locked` gave in this transaction."""
-    standing = Decision.objects.filter(
-        comparison=comparison, superseded_at=None
-    ).first()
-    if standing is not None and standing.method != "majority":
+    standing = standing_decision(comparison)
+    if standing is not None and standing.method == Method.REVIEWER:
         return standing
-    judgments = list(
-        Judgment.objects.filter(comparison=comparison, undone_at=None).order_by(
-            "created_at"
-        )
-    )
+    judgments = standing_judgments(comparison)
     # What is left open of a withdrawn comparison will never be filled.
     unfilled = (
         [Slot.State.LEASED]
@@ -68,23 +83,75 @@ def decide_locked(comparison: Comparison) -> Decision | None:
         if standing is not None:
             supersede(standing)
         return None
-    outcome, winner_id = _majority(judgments)
+    finding = find(comparison, judgments)
     if standing is not None:
-        if (standing.outcome, standing.winner_id) == (outcome, winner_id):
+        if (standing.outcome, standing.winner_id) == (
+            finding.outcome,
+            finding.winner_id,
+        ):
             return standing
         supersede(standing)
-    decision = Decision.objects.create(
-        comparison=comparison, outcome=outcome, winner_id=winner_id
-    )
-    Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.DECIDED)
-    if winner_id and comparison.purpose == Comparison.Purpose.TRAIN:
-        _make_pairs(comparison, decision, judgments)
-    return decision
+    return record(comparison, judgments, finding)
 
 
-def _majority(judgments: list[Judgment]) -> tuple[str, int | None]:
+def standing_decision(comparison: Comparison) -> Decision | None:
+    return Decision.objects.filter(comparison=comparison, superseded_at=None).first()
+
+
+def standing_judgments(comparison: Comparison) -> list[Judgment]:
+    judgments = Judgment.objects.filter(comparison=comparison, undone_at=None)
+    return list(judgments.order_by("created_at"))
+
+
+def find(comparison: Comparison, judgments: list[Judgment]) -> Finding:
+    """What the judgments come to by the project's settings; reads weights at most."""
+    own = project_settings.of(comparison.project)
+    weights = None
+    if own.decide_by == Method.WEIGHTED and len(judgments) > 1:
+        people = [judgment.annotator_id for judgment in judgments]
+        weights = newest_weights(comparison.project_id, people)
+    return found_by(own, comparison, judgments, weights)
+
+
+def found_by(
+    own: ProjectSettings,
+    comparison: Comparison,
+    judgments: Sequence[Judgment],
+    weights: Weights | None,
+) -> Finding:
+    """The same with the weights at hand; no query.
+
+    What doesn't train is measured, not settled: it goes by majority. So does what only
+    one person judged: there is nothing to weigh against, and a project that asks twice
+    for a share of its comparisons wants the rest decided by that one. So does everything
+    until the first weights are there.
+    """
+    trains = comparison.purpose == Comparison.Purpose.TRAIN
+    if trains and needs_reviewer(own, judgments):
+        return Finding(Outcome.REVIEW.value)
+    if trains and weights is not None and len(judgments) > 1:
+        label, posterior = weights.likeliest(comparison, judgments)
+        kept = {
+            "method": Method.WEIGHTED.value,
+            "posterior": posterior,
+            "weighing_id": weights.weighing_id,
+        }
+        if posterior < own.min_posterior:
+            return Finding(Outcome.SPLIT.value, **kept)
+        winner_id = {"a": comparison.a_id, "b": comparison.b_id}.get(label)
+        return Finding(Outcome.WINNER.value if winner_id else label, winner_id, **kept)
+    return Finding(*_majority(judgments))
+
+
+def needs_reviewer(own: ProjectSettings, judgments: Sequence[Judgment]) -> bool:
+    """Whether counting is not to decide, whatever the judgments say."""
+    return own.decide_by == Method.REVIEWER
+
+
+def _majority(judgments: Sequence[Judgment]) -> tuple[str, int | None]:
+    """One verdict of more than half of the judgments; else they are split."""
     votes: Counter[tuple[str, int | None]] = Counter(
-        (Decision.Outcome.WINNER.value, judgment.winner_id)
+        (Outcome.WINNER.value, judgment.winner_id)
         if judgment.winner_id
         else (Verdict(judgment.verdict).value, None)
         for judgment in judgments
@@ -92,11 +159,33 @@ def _majority(judgments: list[Judgment]) -> tuple[str, int | None]:
     vote, count = votes.most_common(1)[0]
     if 2 * count > len(judgments):
         return vote
-    return Decision.Outcome.SPLIT.value, None
+    return Outcome.SPLIT.value, None
+
+
+def record(
+    comparison: Comparison,
+    judgments: Sequence[Judgment],
+    finding: Finding,
+    **by_reviewer: object,
+) -> Decision:
+    """The finding as the standing decision, with its pairs; nothing else may stand."""
+    decision = Decision.objects.create(
+        comparison=comparison,
+        outcome=finding.outcome,
+        winner_id=finding.winner_id,
+        method=finding.method,
+        posterior=finding.posterior,
+        weighing_id=finding.weighing_id,
+        **by_reviewer,
+    )
+    Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.DECIDED)
+    if finding.winner_id and comparison.purpose == Comparison.Purpose.TRAIN:
+        _make_pairs(comparison, decision, judgments)
+    return decision
 
 
 def _make_pairs(
-    comparison: Comparison, decision: Decision, judgments: list[Judgment]
+    comparison: Comparison, decision: Decision, judgments: Sequence[Judgment]
 ) -> None:
     """better > worse, and edited > better where somebody improved the better one."""
     won = [j for j in judgments if j.winner_id == decision.winner_id]

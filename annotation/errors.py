@@ -38,6 +38,16 @@ class Frozen(Refused):
     """A training round has taken a pair that comes of this judgment."""
 
 
+class Settled(Refused):
+    """A reviewer has decided this comparison, or it waits for none."""
+
+
+class NotYours(Refused):
+    """Somebody else has to do this: a reviewer doesn't review their own judgment."""
+
+    status = 403
+
+
 class AlreadyUndone(Refused):
     """The judgment no longer stands."""
 

@@ -11,8 +11,9 @@ from django import forms
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
-from annotation.models import Project, Role, Verdict
+from annotation.models import Decision, Project, Role, Verdict
 
 
 class Texts(forms.Field):
@@ -53,6 +54,23 @@ class JudgmentForm(forms.Form):
             strength=self.data.get("strength", ""),
             reasons=tuple(reasons),
         )
+
+
+class ReviewForm(forms.Form):
+    verdict = forms.ChoiceField(
+        choices=[(verdict, verdict) for verdict in VERDICTS],
+        error_messages={
+            "required": gettext_lazy("Pick A, B, tie, both bad, or leave it out."),
+            "invalid_choice": gettext_lazy(
+                "Pick A, B, tie, both bad, or leave it out."
+            ),
+        },
+    )
+    category = forms.ChoiceField(choices=Decision.Category.choices, required=False)
+    note = forms.CharField(max_length=MAX_NOTE, required=False, strip=False)
+
+    def clean_note(self) -> str:
+        return self.cleaned_data["note"].replace("\r\n", "\n").strip()
 
 
 class ImportForm(forms.Form):

@@ -18,12 +18,18 @@ from django.utils.translation import gettext as _
 
 from annotation import leasing, project_settings, texts
 from annotation.access import role_of
-from annotation.deciding import decide_locked, locked, supersede
+from annotation.deciding import (
+    decide_locked,
+    locked,
+    standing_decision,
+    supersede,
+)
 from annotation.errors import (
     AlreadyUndone,
     Frozen,
     InvalidJudgment,
     OtherBody,
+    Settled,
     TooLate,
 )
 from annotation.models import (
@@ -282,7 +288,7 @@ def undo(judgment: Judgment) -> Lease:
     """Take the judgment back; a fresh lease on the same comparison.
 
     Another lease that the annotator holds ends as expired: its comparison is offered
-    again. Raises AlreadyUndone and Frozen (409).
+    again. Raises AlreadyUndone, Frozen and Settled (409).
     """
     for _attempt in range(3):
         try:
@@ -300,7 +306,12 @@ def _undo(judgment: Judgment) -> uuid.UUID:
     standing = Judgment.objects.filter(pk=judgment.pk, undone_at=None)
     if not standing.update(undone_at=now):
         raise AlreadyUndone(_("This judgment was undone already."))
-    for decision in Decision.objects.filter(comparison=comparison, superseded_at=None):
+    decision = standing_decision(comparison)
+    if decision is not None:
+        if decision.method == Decision.Method.REVIEWER:
+            raise Settled(
+                _("A reviewer has decided this pair, so it can’t be changed.")
+            )
         supersede(decision)
     if comparison.state == Comparison.State.DECIDED:
         Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.OPEN)

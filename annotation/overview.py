@@ -11,6 +11,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from annotation import queries
+from annotation.adjudicating import waiting
 from annotation.models import (
     Comparison,
     Judgment,
@@ -43,6 +44,7 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         n_sound=_number(sound),
         n_unchecked=_number(pairs.filter(state="unchecked")),
         n_rejected=_number(pairs.filter(state="rejected")),
+        n_review=_number(waiting()),
     )
 
 

@@ -3,14 +3,15 @@
 Used by the views of annotation and of training; decides nothing.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.safestring import SafeString, mark_safe
 
-from annotation.models import Completion
+from annotation.adjudicating import queue
+from annotation.models import Completion, Project
 from annotation.rendering import render_markdown
 
 
@@ -26,7 +27,14 @@ def page(
         "project": getattr(request, "project", None),
         "role": getattr(request, "role", None),
     }
+    if shared["project"] is not None:
+        # Called by the navigation where it shows it: annotators' pages never ask.
+        shared["n_review"] = partial(waiting_for_review, shared["project"])
     return render(request, template, shared | (context or {}), status=status)
+
+
+def waiting_for_review(project: Project) -> int:
+    return queue(project).count()
 
 
 @lru_cache(maxsize=2048)

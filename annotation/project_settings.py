@@ -32,6 +32,12 @@ class ProjectSettings:
     """Comparisons kept ready, so that nobody waits for the model."""
     quota: int = 1
     """Judgments wanted for each comparison made from now on."""
+    overlap_share: float = 1.0
+    """Share of them that get `quota` judgments; the others get one."""
+    decide_by: str = "majority"
+    """What makes a decision of judgments: majority, weighted or reviewer."""
+    min_posterior: float = 0.8
+    """Probability a weighted decision must reach, else a reviewer decides."""
     lease_minutes: float = 15
     """How long a comparison is kept for the annotator who sees it."""
     held_out_share: float = 0.1
@@ -66,6 +72,11 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "quota": (int, 1, 20),
     "lease_minutes": (float, 0.05, 24 * 60),
     "held_out_share": (float, 0.0, 0.9),
+    "overlap_share": (float, 0.0, 1.0),
+    "min_posterior": (float, 0.5, 0.999),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "decide_by": ("majority", "weighted", "reviewer"),
 }
 _FLAGS = ("auto_deploy", "accept_unchecked", "ask_strength")
 _NAMES = [known.name for known in fields(ProjectSettings)]
@@ -100,6 +111,8 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
             result[name] = _number(name, value, *_NUMBERS[name])
         elif name in _FLAGS:
             result[name] = _flag(name, value)
+        elif name in _CHOICES:
+            result[name] = _choice(name, value, _CHOICES[name])
         elif name == "sampling":
             result[name] = _sampling(value)
         elif name == "rules":
@@ -149,6 +162,16 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise SettingsError(
             name, _("“%(name)s” must be true or false.") % {"name": name}
+        )
+    return value
+
+
+def _choice(name: str, value: Any, known: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise SettingsError(
+            name,
+            _("“%(name)s” must be one of %(known)s.")
+            % {"name": name, "known": ", ".join(known)},
         )
     return value
 

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -12,6 +13,7 @@ from django.utils.translation import gettext as _
 from annotation import project_settings, texts
 from annotation.errors import MembersError, SettingsError
 from annotation.models import Membership, Project, Role
+from annotation.nudging import send
 from inference import services as inference
 
 MAX_GUIDELINES = 100_000
@@ -78,11 +80,24 @@ def update_project(
             row.guidelines = _checked_guidelines(guidelines)
         if settings is not None:
             given = project_settings.checked(settings)  # type: ignore[arg-type]
+            before = project_settings.of(row)
             row.settings = _merged(row.settings, given)
+            _ask_to_decide_again(row, before)
         row.save(update_fields=["name", "guidelines", "settings"])
     for field in ("name", "guidelines", "settings"):
         setattr(project, field, getattr(row, field))
     return project
+
+
+def _ask_to_decide_again(
+    project: Project, before: project_settings.ProjectSettings
+) -> None:
+    """By a task, once saved: a project may have a million decisions."""
+    from annotation.tasks import decide_again  # It imports services beside this one.
+
+    now = project_settings.of(project)
+    if (now.decide_by, now.min_posterior) != (before.decide_by, before.min_posterior):
+        transaction.on_commit(partial(send, decide_again, project.pk), robust=True)
 
 
 def set_members(project: Project, members: Mapping[str, str]) -> dict[str, str]:

@@ -71,6 +71,13 @@ def _standing(project: Project) -> QuerySet[Judgment]:
     )
 
 
+def label_of(verdict: str, winner: int | None, a: int, b: int) -> int:
+    """The place in LABELS of a verdict, or of an outcome, on a comparison of a and b."""
+    if winner is None:
+        return LABELS.index(verdict)
+    return (a, b).index(winner)
+
+
 def _label(judgment: str) -> Case:
     """The place in LABELS of the verdict at the path `judgment`."""
     return Case(

@@ -82,9 +82,17 @@ def waiting(project: Project) -> int:
 
 
 def my_history(project: Project, user) -> QuerySet[Judgment]:
-    """The user's judgments, newest first; `can_undo` says which may be taken back."""
+    """The user's judgments, newest first; `can_undo` says which may be taken back.
+
+    Not what a round has used, nor what a reviewer has decided (`is_settled`).
+    """
     frozen = PreferencePair.objects.filter(
         decision__comparison=OuterRef("comparison"), frozen_at__isnull=False
+    )
+    settled = Decision.objects.filter(
+        comparison=OuterRef("comparison"),
+        decided_by__isnull=False,
+        superseded_at=None,
     )
     return (
         Judgment.objects.filter(project=project, annotator=user)
@@ -97,10 +105,14 @@ def my_history(project: Project, user) -> QuerySet[Judgment]:
             )
         )
         .annotate(
+            is_settled=Exists(settled),
             can_undo=Case(
-                When(Q(undone_at=None) & ~Exists(frozen), then=Value(True)),
+                When(
+                    Q(undone_at=None) & ~Exists(frozen) & ~Exists(settled),
+                    then=Value(True),
+                ),
                 default=Value(False),
-            )
+            ),
         )
         .order_by("-created_at")
     )
@@ -190,13 +202,14 @@ def funnel(project: Project) -> list[dict[str, Any]]:
         .annotate(Count("pk"))
     )
     none = {name: decisions.get(name, 0) for name in ("tie", "both_bad", "split")}
+    in_review = decisions.get("review", 0)
     steps = [
         _step("judgments", _("Judgments"), judgments.count(), {}),
         _step(
             "decided",
             _("Decided comparisons"),
-            sum(decisions.values()),
-            {"undecided": undecided},
+            sum(decisions.values()) - in_review,
+            {"undecided": undecided, "review": in_review},
         ),
         _step("pairs", _("Pairs"), pairs["all"], none),
         _step(

@@ -80,14 +80,6 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 ),
             ),
             Setting(
-                "quota",
-                "int",
-                _("Judgments for each pair"),
-                _(
-                    "1 is fastest; 3 lets a majority decide. Holds for pairs made from now on."
-                ),
-            ),
-            Setting(
                 "lease_minutes",
                 "float",
                 _("Minutes a pair stays reserved"),
@@ -115,6 +107,54 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 _("Reasons to tick"),
                 _(
                     "One a line, such as “correct”, “clear”, “polite”. Empty: not asked."
+                ),
+            ),
+        ],
+    ),
+    (
+        _("Overlap and decisions"),
+        _("How many people judge the same pair, and what their judgments come to."),
+        [
+            Setting(
+                "quota",
+                "int",
+                _("Judgments for each pair"),
+                _(
+                    "1 is fastest; 3 lets a majority decide. Holds for pairs made from now on."
+                ),
+            ),
+            Setting(
+                "overlap_share",
+                "float",
+                _("Share of pairs judged so often"),
+                _(
+                    "0 to 1; the others are judged once. 1: all of them. Usual: 0.1 to 0.3"
+                    " to know how far annotators agree at little cost."
+                ),
+            ),
+            Setting(
+                "decide_by",
+                "choice",
+                _("Decided by"),
+                _(
+                    "Majority: more than half. Weighted: each annotator counts by how"
+                    " often others bear them out (Dawid and Skene); usual from five"
+                    " annotators on. A reviewer: every pair waits for one. What stays"
+                    " open waits for a reviewer either way."
+                ),
+                choices=(
+                    ("majority", _("majority")),
+                    ("weighted", _("weighted annotators")),
+                    ("reviewer", _("a reviewer")),
+                ),
+            ),
+            Setting(
+                "min_posterior",
+                "float",
+                _("Certainty a weighted decision needs"),
+                _(
+                    "A probability from 0.5 to 0.999; below it, a reviewer decides."
+                    " Usual: 0.8 to 0.95."
                 ),
             ),
         ],

@@ -28,6 +28,7 @@ from annotation.models import (
     StockReservation,
 )
 from annotation.nudging import send
+from annotation.overlap import judgments_wanted
 from annotation.rendering import render_markdown
 from inference import queries as inference_queries
 from inference import services as inference
@@ -193,7 +194,10 @@ def _make(project: Project, policy: Policy, orders: list[_Order]) -> int:
                     _rest(order)
                 fault = error
                 continue
-            _store(project, policy, order, sampled, system_prompt, settings.quota)
+            quota = judgments_wanted(
+                settings, order.messages, [answer.text for answer in sampled]
+            )
+            _store(project, policy, order, sampled, system_prompt, quota)
             made += 1
     if fault is not None and not made:
         raise fault

@@ -2,7 +2,8 @@
 
 from celery import shared_task
 
-from annotation import checking, stock
+from annotation import checking, project_settings, redeciding, stock
+from annotation.deciding import Method
 from annotation.models import Project
 from annotation.nudging import send
 
@@ -25,3 +26,19 @@ def fill_stocks() -> None:
 @shared_task(name="annotation.tasks.check_pairs")
 def check_pairs() -> None:
     checking.check_waiting()
+
+
+@shared_task(name="annotation.tasks.decide_again")
+def decide_again(project_id: int) -> None:
+    """After the project changed how it decides."""
+    project = Project.objects.filter(pk=project_id).first()
+    if project is not None:
+        redeciding.bring_up_to_date(project)
+
+
+@shared_task(name="annotation.tasks.weigh_annotators")
+def weigh_annotators() -> None:
+    """New weights, and what follows of them, where enough was judged since the last."""
+    for project in Project.objects.all():
+        if project_settings.of(project).decide_by == Method.WEIGHTED:
+            redeciding.weigh_if_due(project)

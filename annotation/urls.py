@@ -11,6 +11,7 @@ from annotation.views import (
     projects,
     prompts,
     quality,
+    review,
 )
 from annotation.views import settings as project_settings
 
@@ -31,6 +32,13 @@ urlpatterns = [
     ),
     path("projects/<slug:slug>/members/", members.members, name="members"),
     path("projects/<slug:slug>/pairs/", pairs.pairs, name="pairs"),
+    path("projects/<slug:slug>/review/", review.review, name="review"),
+    path("projects/<slug:slug>/review/<int:pk>/settle/", review.settle, name="settle"),
+    path(
+        "projects/<slug:slug>/review/<int:pk>/undo/",
+        review.undo,
+        name="undo_settled",
+    ),
     path("projects/<slug:slug>/quality/", quality.quality, name="quality"),
     path("projects/<slug:slug>/pairs.jsonl", pairs.export_pairs, name="export_pairs"),
 ]

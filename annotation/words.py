@@ -22,6 +22,7 @@ LOST = {
     "tie": gettext_lazy("equally good"),
     "both_bad": gettext_lazy("both bad"),
     "split": gettext_lazy("annotators disagree"),
+    "review": gettext_lazy("wait for a reviewer"),
     "unchecked": gettext_lazy("not checked yet"),
     "could_not_check": gettext_lazy("a rule could not check them"),
     "held_out": gettext_lazy("held out to measure"),
@@ -46,3 +47,18 @@ def verdict_words(verdict: str) -> str:
         Verdict.TIE: _("Tie"),
         Verdict.BOTH_BAD: _("Both are bad"),
     }[Verdict(verdict)]
+
+
+def outcome_words(outcome: str) -> str:
+    """An outcome without a winner, as a reviewer decides it."""
+    return {
+        "tie": _("Tie"),
+        "both_bad": _("Both are bad"),
+        "split": _("Left out"),
+    }[outcome]
+
+
+def strength_words(strength: int | None) -> str:
+    """How much better, as the compare page asks; empty where it was not asked."""
+    words = {1: _("slightly"), 2: _("clearly"), 3: _("much better")}
+    return words.get(strength or 0, "")

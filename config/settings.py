@@ -208,6 +208,11 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1/",
     # Field descriptions name the values already.
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    # Two fields are called verdict: an annotator's and a reviewer's.
+    "ENUM_NAME_OVERRIDES": {
+        "VerdictEnum": "annotation.models.Verdict",
+        "ReviewVerdictEnum": "annotation.adjudicating.VERDICTS",
+    },
 }
 
 # --- Redis and Celery ------------------------------------------------------------------
@@ -243,6 +248,10 @@ CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat")
 CELERY_BEAT_SCHEDULE = {
     "fill-stocks": {"task": "annotation.tasks.fill_stocks", "schedule": 5.0},
+    "weigh-annotators": {
+        "task": "annotation.tasks.weigh_annotators",
+        "schedule": 300.0,
+    },
     "check-pairs": {"task": "annotation.tasks.check_pairs", "schedule": 10.0},
     "reconcile": {"task": "training.tasks.reconcile", "schedule": 15.0},
 }

@@ -50,6 +50,9 @@ PAGES = {
     "members": {"GET": MANAGER, "POST": MANAGER},
     "pairs": {"GET": REVIEWER},
     "quality": {"GET": REVIEWER},
+    "review": {"GET": REVIEWER},
+    "settle": {"POST": REVIEWER},
+    "undo_settled": {"POST": REVIEWER},
     "export_pairs": {"GET": REVIEWER},
     "rounds": {"GET": REVIEWER, "POST": MANAGER},
     "round": {"GET": REVIEWER},
@@ -74,6 +77,8 @@ CALLS = {
     "api_undo": {"POST": OWNER},
     "api_pairs": {"GET": REVIEWER},
     "api_stats": {"GET": REVIEWER},
+    "api_review": {"GET": REVIEWER},
+    "api_settle": {"POST": REVIEWER, "DELETE": REVIEWER},
     "api_rounds": {"GET": REVIEWER, "POST": MANAGER},
     "api_round": {"GET": REVIEWER},
     "api_metrics": {"GET": REVIEWER},
@@ -151,6 +156,8 @@ def world(db):
     arguments = {
         "of the project": {"slug": "demo", "name": policy.name, "key": lease.key}
     }
+    for name in ("settle", "undo_settled", "api_settle"):
+        arguments[name] = {"slug": "demo", "pk": judgment.comparison_id}
     for name in ("undo", "api_undo"):
         arguments[name] = {"pk": judgment.pk}
     for name in ("round", "round_status", "cancel_round", "resume_round"):

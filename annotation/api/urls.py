@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from annotation.api import judgments, leases, pairs, projects, prompts, stats
+from annotation.api import judgments, leases, pairs, projects, prompts, review, stats
 
 urlpatterns = [
     path("projects", projects.ProjectList.as_view(), name="api_projects"),
@@ -26,5 +26,15 @@ urlpatterns = [
         name="api_undo",
     ),
     path("projects/<slug:slug>/pairs", pairs.Pairs.as_view(), name="api_pairs"),
+    path(
+        "projects/<slug:slug>/review",
+        review.ReviewQueue.as_view(),
+        name="api_review",
+    ),
+    path(
+        "projects/<slug:slug>/review/<int:pk>",
+        review.ReviewDecision.as_view(),
+        name="api_settle",
+    ),
     path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
 ]

@@ -14,6 +14,7 @@ from annotation.models.comparisons import (
 from annotation.models.judgments import (
     Decision,
     Judgment,
+    ReviewClaim,
     Verdict,
 )
 from annotation.models.pairs import (
@@ -26,8 +27,10 @@ from annotation.models.projects import (
     Prompt,
     Role,
 )
+from annotation.models.weights import AnnotatorWeight, Weighing
 
 __all__ = [
+    "AnnotatorWeight",
     "Comparison",
     "Completion",
     "Decision",
@@ -37,9 +40,11 @@ __all__ = [
     "PreferencePair",
     "Project",
     "Prompt",
+    "ReviewClaim",
     "Role",
     "RuleVerdict",
     "Slot",
     "StockReservation",
     "Verdict",
+    "Weighing",
 ]

@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.models.comparisons import Comparison, Completion, Lease, Slot
 from annotation.models.projects import USER, Project
+from annotation.models.weights import Weighing
 
 
 class Verdict(models.TextChoices):
@@ -87,13 +88,50 @@ class Decision(models.Model):
         TIE = "tie", _("equally good")
         BOTH_BAD = "both_bad", _("both bad")
         SPLIT = "split", _("annotators disagree")
+        REVIEW = "review", _("left to a reviewer")
+
+    class Method(models.TextChoices):
+        MAJORITY = "majority", _("majority")
+        WEIGHTED = "weighted", _("weighted")
+        REVIEWER = "reviewer", _("reviewer")
+
+    class Category(models.TextChoices):
+        """Why annotators disagreed, as the reviewer sees it."""
+
+        AMBIGUOUS = "ambiguous", _("ambiguous")
+        GUIDELINE_GAP = "guideline_gap", _("guideline gap")
+        ANNOTATOR_ERROR = "annotator_error", _("annotator error")
+        EDGE_CASE = "edge_case", _("edge case")
+        SUBJECTIVE = "subjective", _("matter of taste")
 
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="decisions")
     outcome = models.CharField(max_length=8, choices=Outcome)
     winner = models.ForeignKey(
         Completion, models.PROTECT, null=True, blank=True, related_name="+"
     )
-    method = models.CharField(max_length=20, default="majority")
+    method = models.CharField(max_length=20, choices=Method, default=Method.MAJORITY)
+    weighing = models.ForeignKey(
+        Weighing,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="decisions",
+    )
+    """The weights that a weighted decision rests on."""
+    posterior = models.FloatField(null=True, blank=True)
+    """Of a weighted decision: the probability of the likeliest outcome, given them."""
+    decided_by = models.ForeignKey(
+        USER,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="decisions",
+    )
+    """The reviewer; null where judgments were counted or weighed."""
+    note = models.TextField(blank=True)
+    category = models.CharField(max_length=15, choices=Category, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     superseded_at = models.DateTimeField(null=True, blank=True)
 
@@ -109,7 +147,64 @@ class Decision(models.Model):
                 | (~Q(outcome="winner") & Q(winner=None)),
                 name="decision_names_its_winner",
             ),
+            models.CheckConstraint(
+                condition=Q(
+                    method="majority", decided_by=None, weighing=None, posterior=None
+                )
+                | Q(
+                    method="weighted",
+                    decided_by=None,
+                    weighing__isnull=False,
+                    # Of a null, neither bound would be false.
+                    posterior__isnull=False,
+                    posterior__gt=0,
+                    posterior__lte=1,
+                )
+                | Q(
+                    method="reviewer",
+                    decided_by__isnull=False,
+                    weighing=None,
+                    posterior=None,
+                ),
+                name="decision_knows_its_method",
+            ),
+            # Reviewers say what a comparison is; they leave nothing to reviewers.
+            models.CheckConstraint(
+                condition=~Q(method="reviewer", outcome="review"),
+                name="reviewers_decide",
+            ),
+        ]
+        indexes = [
+            # Serves the adjudication queue and its count, on every page of a reviewer.
+            models.Index(
+                fields=["outcome", "comparison"],
+                condition=Q(superseded_at=None, winner=None),
+                name="decisions_without_winner",
+            ),
+            # Serves a reviewer's last decision, to be undone.
+            models.Index(
+                fields=["decided_by", "-id"],
+                condition=Q(decided_by__isnull=False),
+                name="decisions_of_reviewers",
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.comparison_id}: {self.outcome}"
+
+
+class ReviewClaim(models.Model):
+    """A reviewer is looking at this comparison, until then; others get the next.
+
+    It only spares double work. That a comparison is settled once is for the lock on it
+    and for `one_standing_decision`.
+    """
+
+    comparison = models.OneToOneField(
+        Comparison, models.CASCADE, primary_key=True, related_name="review_claim"
+    )
+    reviewer = models.ForeignKey(USER, models.CASCADE, related_name="review_claims")
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.reviewer} on {self.comparison_id}"

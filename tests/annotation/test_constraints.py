@@ -5,6 +5,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from annotation.models import (
+    AnnotatorWeight,
     Comparison,
     Completion,
     Decision,
@@ -13,9 +14,11 @@ from annotation.models import (
     Membership,
     PreferencePair,
     Prompt,
+    ReviewClaim,
     RuleVerdict,
     Slot,
     StockReservation,
+    Weighing,
 )
 from tests.factories import (
     make_comparison,
@@ -200,3 +203,56 @@ def test_what_was_judged_keeps_its_answers_and_its_people():
     for row in (pair.chosen, pair.decision, judgment.annotator, judgment.lease):
         with pytest.raises(IntegrityError), transaction.atomic():
             row.delete()
+
+
+def test_a_decision_knows_its_method_and_reviewers_decide():
+    pair = make_pair()
+    decision = pair.decision
+    reviewer = pair.decision.comparison.judgments.get().annotator
+    weighing = Weighing.objects.create(
+        project=pair.project,
+        comparisons=20,
+        judgments=40,
+        iterations=3,
+        prior=[0.25] * 4,
+        average=[[0.25] * 4] * 4,
+    )
+    row = Decision.objects.filter(pk=decision.pk)
+    refused(row.update, method="hunch")
+    refused(row.update, method="reviewer")
+    refused(row.update, method="weighted")
+    refused(row.update, method="weighted", weighing=weighing)
+    refused(row.update, method="weighted", weighing=weighing, posterior=1.01)
+    refused(row.update, decided_by=reviewer)
+    refused(row.update, posterior=0.9)
+    row.update(method="weighted", weighing=weighing, posterior=0.9)
+    refused(row.update, method="reviewer", decided_by=reviewer)
+    row.update(method="reviewer", decided_by=reviewer, weighing=None, posterior=None)
+    refused(row.update, outcome="review", winner=None)
+    row.update(outcome="split", winner=None)
+
+
+def test_one_claim_a_comparison_and_one_weight_an_annotator():
+    judgment = make_judgment()
+    claim = {"comparison": judgment.comparison, "until": NOW}
+    ReviewClaim.objects.create(reviewer=judgment.annotator, **claim)
+    other = make_judgment().annotator
+    refused(ReviewClaim.objects.create, reviewer=other, **claim)
+    weighing = Weighing.objects.create(
+        project=judgment.project,
+        comparisons=20,
+        judgments=40,
+        iterations=3,
+        prior=[],
+        average=[],
+    )
+    weight = AnnotatorWeight(
+        weighing=weighing,
+        annotator=judgment.annotator,
+        judgments=20,
+        errors=[],
+        accuracy=0.5,
+    )
+    refused(AnnotatorWeight.objects.bulk_create, [copy_of(weight, accuracy=1.5)])
+    weight.save()
+    refused(AnnotatorWeight.objects.bulk_create, [copy_of(weight)])

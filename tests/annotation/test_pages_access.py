@@ -12,6 +12,7 @@ PAGES = {
     "history": Role.ANNOTATOR,
     "pairs": Role.REVIEWER,
     "quality": Role.REVIEWER,
+    "review": Role.REVIEWER,
     "export_pairs": Role.REVIEWER,
     "prompts": Role.MANAGER,
     "members": Role.MANAGER,

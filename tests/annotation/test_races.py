@@ -12,7 +12,9 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from annotation.errors import AlreadyUndone, Frozen, PairsChanged
+from annotation.adjudicating import settle, take
+from annotation.deciding import decide
+from annotation.errors import AlreadyUndone, Frozen, PairsChanged, Settled
 from annotation.freezing import freeze_pairs
 from annotation.importing import import_prompts
 from annotation.judging import undo
@@ -23,14 +25,17 @@ from annotation.models import (
     Judgment,
     Lease,
     PreferencePair,
+    Project,
     Prompt,
     Slot,
     StockReservation,
 )
+from annotation.redeciding import decide_again
 from annotation.stock import fill_stock
 from inference.services import Sampled
 from tests.factories import (
     make_comparison,
+    make_judgment,
     make_pair,
     make_project,
     make_prompt,
@@ -213,3 +218,96 @@ def test_two_imports_of_the_same_file_at_once_count_exactly():
     assert sum(report.accepted for report in reports) == 700
     assert sum(report.duplicates for report in reports) == 700
     assert Prompt.objects.count() == 700
+
+
+def make_split(project, quota=2):
+    comparison = make_comparison(project=project, quota=quota)
+    for verdict in ("first", "second"):
+        make_judgment(comparison=comparison, verdict=verdict)
+    decide(comparison)
+    return comparison
+
+
+def test_of_reviewers_who_settle_the_same_at_once_exactly_one_decides():
+    project = make_project()
+    reviewers = [make_user(project=project, role="reviewer") for _ in range(4)]
+    for _ in range(6):
+        comparison = make_split(project)
+        results = together(
+            *[
+                lambda reviewer=reviewer, comparison=comparison: settle(
+                    project, comparison.pk, reviewer, verdict="first"
+                )
+                for reviewer in reviewers
+            ]
+        )
+        (decision,) = [result for result in results if isinstance(result, Decision)]
+        others = [result for result in results if result is not decision]
+        assert [type(other) for other in others] == [Settled] * 3, others
+        standing = Decision.objects.get(comparison=comparison, superseded_at=None)
+        assert standing == decision
+        assert Decision.objects.filter(comparison=comparison).count() == 2
+        assert PreferencePair.objects.get(decision=decision).superseded_at is None
+    assert PreferencePair.objects.count() == 6
+
+
+def test_reviewers_who_take_at_once_look_at_different_comparisons():
+    project = make_project()
+    reviewers = [make_user(project=project, role="reviewer") for _ in range(5)]
+    made = {make_split(project).pk for _ in range(5)}
+    taken = together(
+        *[lambda reviewer=reviewer: take(project, reviewer) for reviewer in reviewers]
+    )
+    assert {getattr(one, "pk", one) for one in taken} == made
+
+
+def test_of_a_settling_and_an_annotators_undo_at_once_one_happens():
+    project = make_project()
+    reviewer = make_user(project=project, role="reviewer")
+    for _ in range(8):
+        comparison = make_split(project)
+        judgment = Judgment.objects.filter(comparison=comparison).first()
+        settled, undone = together(
+            lambda comparison=comparison: settle(
+                project, comparison.pk, reviewer, verdict="tie"
+            ),
+            lambda judgment=judgment: undo(judgment),
+        )
+        judgment.refresh_from_db()
+        standing = Decision.objects.filter(comparison=comparison, superseded_at=None)
+        if isinstance(settled, Decision):
+            assert isinstance(undone, Settled), undone
+            assert judgment.undone_at is None
+            assert standing.get() == settled
+        else:
+            assert isinstance(settled, Settled) and isinstance(undone, Lease)
+            assert judgment.undone_at and not standing.exists()
+
+
+def test_a_settling_and_deciding_anew_at_once_leave_the_reviewers_word():
+    project = make_project(settings={"decide_by": "reviewer"})
+    reviewer = make_user(project=project, role="reviewer")
+    for _ in range(6):
+        comparison = make_comparison(project=project, quota=1)
+        make_judgment(comparison=comparison)
+        decide(comparison)
+        counted = make_project_count(project)
+        settled, _changed = together(
+            lambda comparison=comparison: settle(
+                project, comparison.pk, reviewer, verdict="both_bad"
+            ),
+            lambda counted=counted: decide_again(counted),
+        )
+        standing = Decision.objects.get(comparison=comparison, superseded_at=None)
+        if isinstance(settled, Decision):
+            assert standing == settled
+        else:
+            assert isinstance(settled, Settled)
+            assert (standing.method, standing.outcome) == ("majority", "winner")
+        Project.objects.filter(pk=project.pk).update(settings={"decide_by": "reviewer"})
+
+
+def make_project_count(project):
+    """The project from now on decided by majority."""
+    Project.objects.filter(pk=project.pk).update(settings={})
+    return Project.objects.get(pk=project.pk)

@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from annotation.deciding import decide
 from tests.factories import (
     make_base,
     make_comparison,
@@ -63,6 +64,10 @@ def world(db, monkeypatch):
         make_pair(project=project)
         make_comparison(project=project)
     judgment = make_judgment(project=project, annotator=manager)
+    split = make_comparison(project=project, quota=2)
+    for verdict in ("first", "second"):
+        make_judgment(comparison=split, verdict=verdict)
+    decide(split)
     lease = make_lease(project=project, annotator=manager)
     policy = make_policy(project=project, rejected_reason="for the test")
     training_round = TrainingRound.objects.create(
@@ -76,6 +81,7 @@ def world(db, monkeypatch):
         "name": policy.name,
         ("judgments", "id"): str(judgment.pk),
         ("rounds", "id"): training_round.pk,
+        ("projects", "id"): split.pk,
     }
 
 
@@ -92,7 +98,7 @@ def api(world):
 def test_no_request_makes_the_server_fail_or_answer_against_its_schema(api, world):
     """Every other example is sent to rows that exist, the rest wherever it falls."""
     operations = [result.ok() for result in api.get_all_operations()]
-    assert len(operations) == 22
+    assert len(operations) == 25
     for operation in operations:
         _attack(operation, world)
 

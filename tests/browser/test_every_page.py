@@ -4,6 +4,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from annotation.deciding import decide
 from annotation.models import Role
 from annotation.rendering import render_markdown
 from tests.browser.conftest import NARROW, WIDE
@@ -40,11 +41,12 @@ PATHS = {
         name: f"/projects/kitchen/{name}/"
         for name in (
             *("compare", "history", "prompts", "members", "settings", "pairs"),
-            "quality",
+            *("quality", "review"),
         )
     },
     "overview": "/projects/kitchen/",
     "waiting": "/projects/empty/compare/",
+    "nothing to review": "/projects/empty/review/",
 }
 
 
@@ -79,6 +81,19 @@ def manager(transactional_db):
     shared = make_comparison(project=project, quota=2)
     for who in (user, make_user("bob", project=project)):
         make_judgment(comparison=shared, annotator=who)
+    prompt = make_prompt(project=project, messages=[*messages[:3], messages[1]])
+    answers = [
+        make_completion(TEXT, prompt=prompt, html=render_markdown(TEXT)) for _ in "ab"
+    ]
+    split = make_comparison(a=answers[0], b=answers[1], quota=3)
+    edited = make_completion(
+        TEXT, prompt=prompt, source="edited", edited_from=split.a, html="<p>Better.</p>"
+    )
+    said = {"strength": 3, "reasons": ["correct"], "comment": TEXT, "edited": edited}
+    make_judgment(comparison=split, verdict="first", **said)
+    for verdict in ("second", "both_bad"):
+        make_judgment(comparison=split, verdict=verdict)
+    decide(split)
     return user
 
 

@@ -1,0 +1,120 @@
+"""Deciding anew after the weights or the project's way of deciding changed; by a task.
+
+Never what a reviewer decided, nor what a round has taken. A changed outcome supersedes the
+old decision; one that stays as it was is left alone, with its pairs.
+"""
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from annotation import project_settings
+from annotation.deciding import Method, Outcome, decide_locked, found_by, locked
+from annotation.errors import Frozen
+from annotation.models import (
+    Comparison,
+    Decision,
+    Judgment,
+    PreferencePair,
+    Project,
+    Slot,
+)
+from annotation.weighing import Weights, newest_weights, weigh, weighing_due
+
+BATCH = 500
+
+
+def bring_up_to_date(project: Project) -> int:
+    """New weights where the project weighs and they are due, then its decisions.
+
+    How many decisions changed.
+    """
+    weighs = project_settings.of(project).decide_by == Method.WEIGHTED
+    if weighs and weighing_due(project):
+        weigh(project)
+    return decide_again(project)
+
+
+def weigh_if_due(project: Project) -> int:
+    """The same, only if there are new weights: else nothing would change."""
+    if not weighing_due(project) or weigh(project) is None:
+        return 0
+    return decide_again(project)
+
+
+def decide_again(project: Project) -> int:
+    """Decide what may still change by the settings and weights of now; how many did.
+
+    A project that leaves decisions to reviewers keeps those it has: the setting is for
+    what is judged from now on.
+    """
+    own = project_settings.of(project)
+    if own.decide_by == Method.REVIEWER:
+        return 0
+    weights = newest_weights(project.pk) if own.decide_by == Method.WEIGHTED else None
+    changed, last = 0, 0
+    decisions = _changeable(project)
+    while batch := list(decisions.filter(pk__gt=last).order_by("pk")[:BATCH]):
+        last = batch[-1].pk
+        changed += sum(map(_decided_anew, _stale(batch, own, weights)))
+    return changed
+
+
+def _changeable(project: Project) -> QuerySet[Decision]:
+    """Standing decisions by count that more than one judgment or nothing decided yet."""
+    here = OuterRef("comparison")
+    return (
+        Decision.objects.filter(
+            Q(outcome__in=[Outcome.SPLIT, Outcome.REVIEW])
+            | Exists(Slot.objects.filter(comparison=here, number=2)),
+            ~Exists(
+                PreferencePair.objects.filter(
+                    decision=OuterRef("pk"), frozen_at__isnull=False
+                )
+            ),
+            comparison__project=project,
+            comparison__purpose=Comparison.Purpose.TRAIN,
+            superseded_at=None,
+        )
+        .exclude(method=Method.REVIEWER)
+        .select_related("comparison")
+    )
+
+
+def _stale(
+    decisions: list[Decision],
+    own: project_settings.ProjectSettings,
+    weights: Weights | None,
+) -> list[int]:
+    """The comparisons of a batch that would be decided otherwise now; one query."""
+    judgments: dict[int, list[Judgment]] = {}
+    standing = Judgment.objects.filter(
+        comparison__in=[decision.comparison_id for decision in decisions],
+        undone_at=None,
+    )
+    for judgment in standing:
+        judgments.setdefault(judgment.comparison_id, []).append(judgment)
+    stale = []
+    for decision in decisions:
+        given = judgments.get(decision.comparison_id, [])
+        if not given:
+            continue  # Undone at this moment: who undid it sees to the decision.
+        finding = found_by(own, decision.comparison, given, weights)
+        was = decision.outcome, decision.winner_id
+        if (finding.outcome, finding.winner_id) != was:
+            stale.append(decision.comparison_id)
+    return stale
+
+
+def _decided_anew(comparison_id: int) -> bool:
+    """In a short transaction of its own, looked at again under the lock."""
+    try:
+        with transaction.atomic():
+            before = Decision.objects.filter(
+                comparison=comparison_id, superseded_at=None
+            ).values_list("pk", flat=True)
+            comparison = locked(comparison_id)
+            was = before.first()
+            decision = decide_locked(comparison)
+            return decision is None or decision.pk != was
+    except Frozen:
+        return False  # A round took it meanwhile.

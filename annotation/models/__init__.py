@@ -17,7 +17,9 @@ from annotation.models.judgments import (
     Verdict,
 )
 from annotation.models.pairs import (
+    LetThrough,
     PreferencePair,
+    PromptBand,
     RuleVerdict,
 )
 from annotation.models.projects import (
@@ -33,10 +35,12 @@ __all__ = [
     "Decision",
     "Judgment",
     "Lease",
+    "LetThrough",
     "Membership",
     "PreferencePair",
     "Project",
     "Prompt",
+    "PromptBand",
     "Role",
     "RuleVerdict",
     "Slot",

@@ -144,16 +144,17 @@ Count = Callable[[list[dict[str, Any]]], int | None]
 def facts_of(
     pair: PreferencePair,
     settings: project_settings.ProjectSettings,
-    count: Count,
+    count: Count | None,
     measured: Mapping[str, float] | None = None,
 ) -> validation.PairFacts:
     """What the rules may know of the pair, but for what other pairs say of it.
 
-    `measured` is what its stored verdicts measured; tokens are not counted again then.
+    `measured` is what its stored verdicts measured: tokens are not counted again then,
+    nor without a `count`.
     """
     measured = measured or {}
     tokens: tuple[int | None, ...] = (None, None, None)
-    if "max_length" not in measured:
+    if count is not None and "max_length" not in measured:
         prompt = _prompt_tokens(pair, count)
         answers = (
             _answer_tokens(pair, answer, prompt, count)

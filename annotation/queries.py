@@ -33,9 +33,10 @@ from annotation.models import (
     RuleVerdict,
     Slot,
 )
-from annotation.validation import RULES
+from annotation.validation import BROKE, RULES
 
 TRAIN = Comparison.Purpose.TRAIN
+COULD_NOT_CHECK = RuleVerdict.Result.COULD_NOT_CHECK
 
 
 def standing_pairs(project: Project) -> QuerySet[PreferencePair]:
@@ -244,6 +245,29 @@ def funnel(project: Project) -> list[dict[str, Any]]:
         ),
     ]
     return steps
+
+
+def rule_counts(project: Project) -> dict[str, dict[str, int]]:
+    """{rule: {"reject", "could_not_check", "broke", "let_through": pairs}} of what stands.
+
+    `broke` is the part of `could_not_check` in which the rule itself failed. A rule that
+    objects to nothing is left out.
+    """
+    is_broken = Q(result=COULD_NOT_CHECK, reason__startswith=BROKE)
+    found = (
+        RuleVerdict.objects.filter(pair__in=standing_pairs(project).order_by())
+        .exclude(result=RuleVerdict.Result.PASS)
+        .values("rule")
+        .annotate(
+            reject=Count("pk", filter=Q(result=RuleVerdict.Result.REJECT)),
+            could_not_check=Count("pk", filter=Q(result=COULD_NOT_CHECK)),
+            broke=Count("pk", filter=is_broken),
+            let_through=Count("pk", filter=Q(is_let_through=True)),
+        )
+    )
+    counts = {row.pop("rule"): row for row in found}
+    known = [rule for rule in RULES if rule in counts]
+    return {rule: counts[rule] for rule in [*known, *(counts.keys() - set(known))]}
 
 
 def rule_label(rule: str) -> str:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from annotation.api import judgments, leases, pairs, projects, prompts, stats
+from annotation.api import judgments, leases, pairs, projects, prompts, rules, stats
 
 urlpatterns = [
     path("projects", projects.ProjectList.as_view(), name="api_projects"),
@@ -26,5 +26,10 @@ urlpatterns = [
         name="api_undo",
     ),
     path("projects/<slug:slug>/pairs", pairs.Pairs.as_view(), name="api_pairs"),
+    path(
+        "projects/<slug:slug>/rules/preview",
+        rules.RulesPreview.as_view(),
+        name="api_rules_preview",
+    ),
     path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
 ]

@@ -5,6 +5,13 @@ from django.conf import settings
 from django.db import migrations, models
 
 
+def check_again(apps, schema_editor):
+    """There are more rules now: what no round has taken is checked anew."""
+    apps.get_model("annotation", "PreferencePair").objects.filter(
+        frozen_at=None, superseded_at=None
+    ).update(state="unchecked")
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -143,4 +150,5 @@ class Migration(migrations.Migration):
             model_name='promptband',
             constraint=models.UniqueConstraint(fields=('project', 'value', 'prompt'), name='prompt_band_once'),
         ),
+        migrations.RunPython(check_again, migrations.RunPython.noop),
     ]

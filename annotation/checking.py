@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from annotation import neighbours, project_settings, validation
 from annotation.exporting import answer_messages, prompt_messages
@@ -125,8 +125,15 @@ def check_waiting(project: Project | None = None) -> int:
     checked, last, count = 0, 0, TokenCounter()
     while batch := list(waiting.filter(pk__gt=last)[:BATCH]):
         for pair in batch:
-            check_pair(pair, count)
-        checked += len(batch)
+            try:
+                check_pair(pair, count)
+            except DatabaseError:
+                raise
+            except Exception:
+                # It stays unchecked, which is shown; the others must not wait for it.
+                logger.exception("Pair %s could not be checked", pair.pk)
+                continue
+            checked += 1
         last = batch[-1].pk
     return checked
 

@@ -5,7 +5,6 @@ is pure (rules/likeness.py). Who came first: the pair with the smaller id.
 """
 
 import hashlib
-import logging
 from collections import Counter
 from typing import Any
 
@@ -14,8 +13,6 @@ from django.db.models.functions import Coalesce
 
 from annotation.models import PreferencePair, Prompt, PromptBand, RuleVerdict
 from annotation.rules.likeness import bands, likeness, runs
-
-logger = logging.getLogger(__name__)
 
 MAX_ROWS = 500
 """Rows of the index looked at; where more prompts share a band, some are missed."""
@@ -27,13 +24,17 @@ State = PreferencePair.State
 
 def last_said(messages: list[dict[str, Any]]) -> str:
     """What the user said last, as text; empty where no user spoke."""
-    said = [m for m in messages if m.get("role") == "user"]
-    return plain_content(said[-1]) if said else ""
+    said = [plain_content(m) for m in messages if _role(m) == "user"]
+    return said[-1] if said else ""
 
 
-def plain_content(message: dict[str, Any]) -> str:
-    """A message's text; of content in parts, those that are text."""
-    content = message.get("content")
+def _role(message: Any) -> str:
+    return str(message.get("role")) if isinstance(message, dict) else ""
+
+
+def plain_content(message: Any) -> str:
+    """A message's text, whatever its shape; of content in parts, those that are text."""
+    content = message.get("content") if isinstance(message, dict) else message
     if isinstance(content, list):
         return "\n".join(
             str(part.get("text") or "") for part in content if isinstance(part, dict)
@@ -51,12 +52,7 @@ def note(pair: PreferencePair, chosen: str, rejected: str) -> None:
         pair.near_pair_id,
     )
     pair.chosen_hash, pair.rejected_hash = _hash(chosen), _hash(rejected)
-    try:
-        pair.near_likeness, pair.near_pair_id = _nearest(pair)
-    except (ValueError, TypeError, KeyError, AttributeError) as fault:
-        # A prompt of an odd shape: the rule then says that nobody looked.
-        logger.warning("No prompts like that of pair %s sought: %s", pair.pk, fault)
-        pair.near_likeness = pair.near_pair_id = None
+    pair.near_likeness, pair.near_pair_id = _nearest(pair)
     fields = ["chosen_hash", "rejected_hash", "near_likeness", "near_pair"]
     if known != tuple(
         getattr(pair, PreferencePair._meta.get_field(name).attname) for name in fields
@@ -106,7 +102,7 @@ def _nearest(pair: PreferencePair) -> tuple[float, int | None]:
 
 def _texts(messages: list[dict[str, Any]]) -> tuple[str, str]:
     """All but system messages (many prompts share those), and what was said last."""
-    said = [plain_content(m) for m in messages if m.get("role") != "system"]
+    said = [plain_content(m) for m in messages if _role(m) != "system"]
     return "\n".join(said), last_said(messages)
 
 

@@ -67,9 +67,9 @@ RULES: dict[str, Rule] = {
     "identity": identity.keeps_its_name,
     "repetition": repetition.not_repetitive,
     "personal_data": personal.no_personal_data,
+    "contradiction": likeness.not_contradicted,
     "language": language.same_script,
     "refusal": refusals.no_refusal_on_one_side,
-    "contradiction": likeness.not_contradicted,
     "near_duplicate": likeness.prompt_is_new,
 }
 """In the order of the funnel: a pair counts as lost to the first that rejects it."""

@@ -18,6 +18,7 @@ from annotation.errors import InvalidRepair, Refused
 from annotation.forms import LetThroughForm, RepairForm
 from annotation.models import PreferencePair, Project, Role, RuleVerdict
 from annotation.pages import completion_html, message_turns, page
+from annotation.queries import rule_label
 from annotation.retelling import retold
 from annotation.settings_fields import param_words
 from annotation.views.pairs import UNSEEN, filtered
@@ -128,6 +129,7 @@ def _show(
     verdicts = [
         {
             "words": rule_words(verdict.rule),
+            "label": rule_label(verdict.rule),
             "verdict": verdict,
             "reason": retold(verdict.reason),
             "params": param_words(verdict.params),

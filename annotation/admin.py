@@ -166,7 +166,10 @@ class RuleVerdictInline(admin.TabularInline):
     model = models.RuleVerdict
     extra = 0
     can_delete = False
-    fields = readonly_fields = ["rule", "result", "reason", "params", "checked_at"]
+    fields = readonly_fields = [
+        *("rule", "result", "reason", "params", "measured", "is_let_through"),
+        "checked_at",
+    ]
 
 
 @admin.register(models.PreferencePair)
@@ -186,9 +189,19 @@ class PreferencePairAdmin(ReadOnly):
 
 @admin.register(models.RuleVerdict)
 class RuleVerdictAdmin(ReadOnly):
-    list_display = ["pair_id", "rule", "result", "reason", "checked_at"]
+    list_display = ["pair_id", "rule", "result", "reason", "is_let_through"]
+    list_display += ["checked_at"]
     list_filter = ["result", "rule"]
     search_fields = ["=pair__id"]
+
+
+@admin.register(models.LetThrough)
+class LetThroughAdmin(ReadOnly):
+    list_display = ["pair_id", "by", "note", "created_at", "taken_back_by"]
+    list_display += ["taken_back_at"]
+    list_filter = [("taken_back_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["by", "taken_back_by"]
+    search_fields = ["=pair__id", "by__username"]
 
 
 @admin.register(models.StockReservation)

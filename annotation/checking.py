@@ -1,18 +1,28 @@
 """Rules asked of a pair, their verdicts stored: outside the request, repeatable.
 
 The rules themselves are pure (validation.py); here the facts are gathered for them,
-token counts of answers that weren't sampled included.
+token counts of answers that weren't sampled included. What other pairs say of a pair is
+found in neighbours.py, what a reviewer let through is heard in reviewing.py.
 """
 
 import logging
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
-from annotation import project_settings, validation
+from annotation import neighbours, project_settings, validation
 from annotation.exporting import answer_messages, prompt_messages
-from annotation.models import Completion, PreferencePair, Project, RuleVerdict
+from annotation.models import (
+    Completion,
+    LetThrough,
+    PreferencePair,
+    Project,
+    Prompt,
+    RuleVerdict,
+)
+from annotation.texts import sha256_of
 from inference import services as inference
 from inference.errors import InferenceError
 
@@ -42,29 +52,68 @@ def check_pair(pair: PreferencePair, count: TokenCounter | None = None) -> str:
     """Store each rule's verdict and the pair's state; the state.
 
     A frozen or superseded pair is left as it is. Checking again (after the rules were
-    changed, say) replaces the verdicts.
+    changed, say) replaces the verdicts; what a reviewer let through stays let through.
     """
     settings = project_settings.of(pair.project)
-    facts = _facts(pair, count or TokenCounter())
-    verdicts = validation.check(facts, settings.rules)
-    state = validation.state_of(verdicts, settings.accept_unchecked)
-    with transaction.atomic():
-        changed = PreferencePair.objects.filter(
-            pk=pair.pk, frozen_at=None, superseded_at=None
-        ).update(state=state)
-        if not changed:
-            pair.refresh_from_db(fields=["state", "frozen_at", "superseded_at"])
-            return pair.state
-        RuleVerdict.objects.filter(pair=pair).delete()
-        RuleVerdict.objects.bulk_create(
-            RuleVerdict(pair=pair, **asdict(verdict)) for verdict in verdicts
+    facts = facts_of(pair, settings, count or TokenCounter())
+    if pair.frozen_at is None and pair.superseded_at is None:
+        neighbours.note(pair, facts.chosen, facts.rejected)
+        facts = replace(facts, near_prompt=pair.near_likeness)
+    while True:
+        agreeing, opposing = neighbours.counts(pair)
+        counted = replace(facts, agreeing=agreeing, opposing=opposing)
+        verdicts = validation.check(counted, settings.rules)
+        with transaction.atomic():
+            # Pairs of one prompt are stored in turn, so that of two that contradict
+            # each other the later one has seen the earlier one.
+            Prompt.objects.select_for_update(no_key=True).get(pk=pair.prompt_id)
+            if neighbours.counts(pair) == (agreeing, opposing):
+                return _store(pair, verdicts, settings, agreeing, opposing)
+
+
+def _store(
+    pair: PreferencePair,
+    verdicts: list[validation.Verdict],
+    settings: project_settings.ProjectSettings,
+    agreeing: int,
+    opposing: int,
+) -> str:
+    unfrozen = PreferencePair.objects.filter(
+        pk=pair.pk, frozen_at=None, superseded_at=None
+    )
+    # Locked before the reviewer's word is read: who gives or takes it locks it, too.
+    locked = unfrozen.select_for_update(no_key=True).values_list("pk", flat=True)
+    if not list(locked):
+        pair.refresh_from_db(fields=["state", "frozen_at", "superseded_at"])
+        return pair.state
+    allowed = let_through_rules(pair)
+    pair.state = validation.state_of(verdicts, settings.accept_unchecked, allowed)
+    unfrozen.update(state=pair.state)
+    RuleVerdict.objects.filter(pair=pair).delete()
+    RuleVerdict.objects.bulk_create(
+        RuleVerdict(
+            pair=pair,
+            is_let_through=verdict.result != "pass" and verdict.rule in allowed,
+            **asdict(verdict),
         )
-    pair.state = state
-    return state
+        for verdict in verdicts
+    )
+    neighbours.reopen_others(pair, agreeing, opposing)
+    return pair.state
+
+
+def let_through_rules(pair: PreferencePair) -> list[str]:
+    """The rules that a reviewer has said are wrong about this pair."""
+    standing = LetThrough.objects.filter(pair=pair, taken_back_at=None)
+    return standing.values_list("rules", flat=True).first() or []
 
 
 def check_waiting(project: Project | None = None) -> int:
-    """Check all pairs that wait for it, of one project or of all; how many."""
+    """Check all pairs that wait for it, of one project or of all; how many.
+
+    In the order they were made, so that of near duplicates the first one stays.
+    """
+    neighbours.reopen_stale()
     waiting = PreferencePair.objects.filter(
         state=PreferencePair.State.UNCHECKED, superseded_at=None
     )
@@ -76,8 +125,15 @@ def check_waiting(project: Project | None = None) -> int:
     checked, last, count = 0, 0, TokenCounter()
     while batch := list(waiting.filter(pk__gt=last)[:BATCH]):
         for pair in batch:
-            check_pair(pair, count)
-        checked += len(batch)
+            try:
+                check_pair(pair, count)
+            except DatabaseError:
+                raise
+            except Exception:
+                # It stays unchecked, which is shown; the others must not wait for it.
+                logger.exception("Pair %s could not be checked", pair.pk)
+                continue
+            checked += 1
         last = batch[-1].pk
     return checked
 
@@ -89,27 +145,67 @@ def check_again(project: Project) -> int:
     ).update(state=PreferencePair.State.UNCHECKED)
 
 
-def _facts(pair: PreferencePair, count: TokenCounter) -> validation.PairFacts:
-    prompt_tokens = _prompt_tokens(pair, count)
+Count = Callable[[list[dict[str, Any]]], int | None]
+
+
+def facts_of(
+    pair: PreferencePair,
+    settings: project_settings.ProjectSettings,
+    count: Count | None,
+    measured: Mapping[str, float] | None = None,
+) -> validation.PairFacts:
+    """What the rules may know of the pair, but for what other pairs say of it.
+
+    `measured` is what its stored verdicts measured: tokens are not counted again then,
+    nor without a `count`.
+    """
+    measured = measured or {}
+    tokens: tuple[int | None, ...] = (None, None, None)
+    if count is not None and "max_length" not in measured:
+        prompt = _prompt_tokens(pair, count)
+        answers = (
+            _answer_tokens(pair, answer, prompt, count)
+            for answer in (pair.chosen, pair.rejected)
+        )
+        tokens = (prompt, *answers)
     return validation.PairFacts(
         chosen=_text(pair.chosen),
         rejected=_text(pair.rejected),
+        prompt=neighbours.last_said(pair.prompt.messages),
         kind=pair.kind,
         chosen_finish=pair.chosen.finish_reason,
         rejected_finish=pair.rejected.finish_reason,
-        prompt_tokens=prompt_tokens,
-        chosen_tokens=_answer_tokens(pair, pair.chosen, prompt_tokens, count),
-        rejected_tokens=_answer_tokens(pair, pair.rejected, prompt_tokens, count),
+        prompt_tokens=tokens[0],
+        chosen_tokens=tokens[1],
+        rejected_tokens=tokens[2],
+        round_max_length=_round_max_length(settings),
+        near_prompt=pair.near_likeness,
+        measured=measured,
     )
+
+
+def rules_version(settings: project_settings.ProjectSettings) -> str:
+    """sha256 of all that decides over a project's pairs; equal where it decides alike."""
+    version = validation.version(settings.rules, settings.accept_unchecked)
+    cut = _round_max_length(settings)
+    return (
+        sha256_of([version, cut])
+        if cut and "max_length" in validation.asked(settings.rules)
+        else version
+    )
+
+
+def _round_max_length(settings: project_settings.ProjectSettings) -> int | None:
+    """What the project's rounds are told; the trainer's own default is not known here."""
+    length = settings.round.get("config", {}).get("max_length")
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _text(completion: Completion) -> str:
-    return "\n".join(
-        str(message.get("content") or "") for message in answer_messages(completion)
-    )
+    return "\n".join(map(neighbours.plain_content, answer_messages(completion)))
 
 
-def _prompt_tokens(pair: PreferencePair, count: TokenCounter) -> int | None:
+def _prompt_tokens(pair: PreferencePair, count: Count) -> int | None:
     for completion in (pair.chosen, pair.rejected):
         sampled = completion.edited_from or completion
         if sampled.prompt_token_ids is not None:
@@ -121,7 +217,7 @@ def _answer_tokens(
     pair: PreferencePair,
     completion: Completion,
     prompt_tokens: int | None,
-    count: TokenCounter,
+    count: Count,
 ) -> int | None:
     if completion.token_ids is not None:
         return len(completion.token_ids)

@@ -218,10 +218,10 @@ def _make_pairs(
         pair.prompt_id = comparison.prompt_id
         pair.decision = decision
     PreferencePair.objects.bulk_create(pairs)
-    transaction.on_commit(_ask_for_checks, robust=True)
+    transaction.on_commit(ask_for_checks, robust=True)
 
 
-def _ask_for_checks() -> None:
+def ask_for_checks() -> None:
     """So that who judges and then starts a round finds the pairs in it."""
     from annotation.tasks import check_pairs  # It imports this module.
 

@@ -56,6 +56,20 @@ class PairsChanged(Refused):
     """A pair to be frozen was superseded or rejected meanwhile."""
 
 
+class NothingToDo(Refused):
+    """The pair is not, or no longer, in a state that this act is for."""
+
+
+class InvalidRepair(Refused):
+    """A note or an edited answer can't be taken; `field` says which."""
+
+    status = 422
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
 class SettingsError(Refused):
     """A project setting is wrong; `field` is its dotted name."""
 

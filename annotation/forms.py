@@ -159,3 +159,33 @@ class MemberForm(forms.Form):
         if not cleaned.get("remove") and not cleaned.get("role"):
             self.add_error("role", _("Choose a role."))
         return cleaned
+
+
+class LetThroughForm(forms.Form):
+    note = forms.CharField(
+        label=gettext_lazy("Why this pair is good all the same"),
+        max_length=500,
+        error_messages={
+            "required": gettext_lazy("Say why this pair is good all the same.")
+        },
+    )
+
+
+class RepairForm(forms.Form):
+    """Both answers as they are to be; what stays the same is not changed."""
+
+    chosen = forms.CharField(
+        label=gettext_lazy("Chosen answer"),
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 10}),
+    )
+    rejected = forms.CharField(
+        label=gettext_lazy("Rejected answer"),
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 10}),
+    )
+    note = forms.CharField(
+        label=gettext_lazy("What was wrong"), required=False, max_length=500
+    )

@@ -12,7 +12,9 @@ from django.utils.translation import gettext as _
 from annotation.errors import SettingsError
 from annotation.models import Project
 from annotation.retelling import retold
+from annotation.validation import CHOICES as RULE_CHOICES
 from annotation.validation import DEFAULTS as DEFAULT_RULES
+from annotation.validation import LISTS as RULE_LISTS
 from annotation.validation import RANGES as RULE_RANGES
 from inference.sampling import SamplingParams
 
@@ -222,12 +224,25 @@ def _rules(value: Any) -> dict[str, dict[str, Any]]:
                 raise SettingsError(
                     dotted, _("The rule has no parameter “%(name)s”.") % {"name": name}
                 )
-            result[rule][name] = (
-                _flag(dotted, given)
-                if name == "on"
-                else _number(dotted, given, *RULE_RANGES[name])
-            )
+            result[rule][name] = _rule_param(name, dotted, given)
     return result
+
+
+def _rule_param(name: str, dotted: str, given: Any) -> Any:
+    """Of the kind that validation.py says; a flag where it says none."""
+    if name in RULE_RANGES:
+        return _number(dotted, given, *RULE_RANGES[name])
+    if name in RULE_CHOICES:
+        if given not in RULE_CHOICES[name]:
+            raise SettingsError(
+                dotted,
+                _("“%(name)s” must be one of %(known)s.")
+                % {"name": dotted, "known": ", ".join(RULE_CHOICES[name])},
+            )
+        return given
+    if name in RULE_LISTS:
+        return _texts(dotted, given, *RULE_LISTS[name])
+    return _flag(dotted, given)
 
 
 def _round(value: Any) -> dict[str, Any]:
@@ -257,16 +272,22 @@ def _weights(value: Any) -> dict[str, float]:
 
 
 def _reasons(value: Any) -> list[str]:
-    if not isinstance(value, list) or len(value) > 20:
+    return _texts("ask_reasons", value, 20, 60)
+
+
+def _texts(name: str, value: Any, most: int, longest: int) -> list[str]:
+    if not isinstance(value, list) or len(value) > most:
         raise SettingsError(
-            "ask_reasons", _("“ask_reasons” must be a list of at most 20 texts.")
+            name,
+            _("“%(name)s” must be a list of at most %(most)d texts.")
+            % {"name": name, "most": most},
         )
-    reasons = [
-        _text(f"ask_reasons.{number}", reason, 60).strip()
-        for number, reason in enumerate(value)
+    found = [
+        _text(f"{name}.{number}", one, longest).strip()
+        for number, one in enumerate(value)
     ]
-    if not all(reasons) or len(set(reasons)) != len(reasons):
+    if not all(found) or len(set(found)) != len(found):
         raise SettingsError(
-            "ask_reasons", _("Reasons must not be empty, and each there only once.")
+            name, _("A text in the list must not be empty, nor there twice.")
         )
-    return reasons
+    return found

@@ -10,7 +10,8 @@ from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
-from annotation import project_settings, texts
+from annotation import checking, project_settings, texts
+from annotation.deciding import ask_for_checks
 from annotation.errors import MembersError, SettingsError
 from annotation.models import Membership, Project, Role
 from annotation.nudging import send
@@ -68,7 +69,8 @@ def update_project(
 ) -> Project:
     """Change what is given. Settings are merged: what isn't named stays.
 
-    Raises SettingsError. The slug never changes: addresses and channel carry it.
+    Where that changes what the rules say, pairs that no round has taken are checked
+    again. Raises SettingsError. The slug never changes: addresses and channel carry it.
     """
     with transaction.atomic():
         row = Project.objects.select_for_update(no_key=True, of=("self",)).get(
@@ -83,6 +85,11 @@ def update_project(
             before = project_settings.of(row)
             row.settings = _merged(row.settings, given)
             _ask_to_decide_again(row, before)
+            if checking.rules_version(
+                project_settings.of(row)
+            ) != checking.rules_version(before):
+                checking.check_again(row)
+                transaction.on_commit(ask_for_checks, robust=True)
         row.save(update_fields=["name", "guidelines", "settings"])
     for field in ("name", "guidelines", "settings"):
         setattr(project, field, getattr(row, field))

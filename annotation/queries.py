@@ -33,9 +33,10 @@ from annotation.models import (
     RuleVerdict,
     Slot,
 )
-from annotation.validation import RULES
+from annotation.validation import BROKE, RULES
 
 TRAIN = Comparison.Purpose.TRAIN
+COULD_NOT_CHECK = RuleVerdict.Result.COULD_NOT_CHECK
 
 
 def standing_pairs(project: Project) -> QuerySet[PreferencePair]:
@@ -158,7 +159,8 @@ def funnel(project: Project) -> list[dict[str, Any]]:
     `lost` is {reason: number} between the step before and this one. The first step
     counts judgments, the second comparisons, the others pairs. A pair that several
     rules reject counts as lost to the first of them, in the rules' order; a rule's
-    step also has `could_not_check`.
+    step also has `could_not_check`. What a reviewer let through is not lost; the step
+    "accepted" has its number as `let_through`.
     """
     judgments = Judgment.objects.filter(
         project=project, undone_at=None, comparison__purpose=TRAIN
@@ -191,6 +193,15 @@ def funnel(project: Project) -> list[dict[str, Any]]:
             filter=Q(state=PreferencePair.State.ACCEPTED, prompt__is_held_out=False),
         ),
         trained=Count("pk", filter=Q(frozen_at__isnull=False)),
+        let_through=Count(
+            "pk",
+            filter=Q(state=PreferencePair.State.ACCEPTED)
+            & Q(
+                Exists(
+                    RuleVerdict.objects.filter(pair=OuterRef("pk"), is_let_through=True)
+                )
+            ),
+        ),
     )
     rejected_by = _first_rejections(project)
     unsure = dict(
@@ -231,7 +242,8 @@ def funnel(project: Project) -> list[dict[str, Any]]:
             _("Accepted pairs"),
             pairs["accepted"],
             {"could_not_check": left - pairs["accepted"]},
-        ),
+        )
+        | {"let_through": pairs["let_through"]},
         _step(
             "sound",
             _("Pairs for training"),
@@ -248,6 +260,29 @@ def funnel(project: Project) -> list[dict[str, Any]]:
     return steps
 
 
+def rule_counts(project: Project) -> dict[str, dict[str, int]]:
+    """{rule: {"reject", "could_not_check", "broke", "let_through": pairs}} of what stands.
+
+    `broke` is the part of `could_not_check` in which the rule itself failed. A rule that
+    objects to nothing is left out.
+    """
+    is_broken = Q(result=COULD_NOT_CHECK, reason__startswith=BROKE)
+    found = (
+        RuleVerdict.objects.filter(pair__in=standing_pairs(project).order_by())
+        .exclude(result=RuleVerdict.Result.PASS)
+        .values("rule")
+        .annotate(
+            reject=Count("pk", filter=Q(result=RuleVerdict.Result.REJECT)),
+            could_not_check=Count("pk", filter=Q(result=COULD_NOT_CHECK)),
+            broke=Count("pk", filter=is_broken),
+            let_through=Count("pk", filter=Q(is_let_through=True)),
+        )
+    )
+    counts = {row.pop("rule"): row for row in found}
+    known = [rule for rule in RULES if rule in counts]
+    return {rule: counts[rule] for rule in [*known, *(counts.keys() - set(known))]}
+
+
 def rule_label(rule: str) -> str:
     """A rule's name for people."""
     return {
@@ -258,6 +293,13 @@ def rule_label(rule: str) -> str:
         "rejected_width": _("Rejected answer is wide enough"),
         "similarity": _("Answers are not too similar"),
         "max_length": _("Fits the maximum length"),
+        "identity": _("No answer tells whose model it is"),
+        "repetition": _("Chosen answer does not repeat itself"),
+        "personal_data": _("No personal data"),
+        "language": _("Chosen answer is in the prompt’s script"),
+        "refusal": _("No refusal on one side"),
+        "contradiction": _("No contradicting pair"),
+        "near_duplicate": _("Prompt is no near duplicate"),
     }.get(rule, rule)
 
 
@@ -275,7 +317,9 @@ def _first_rejections(project: Project) -> dict[str, int]:
     order = [When(rule=rule, then=Value(rank)) for rank, rule in enumerate(RULES)]
     first = (
         RuleVerdict.objects.filter(
-            pair=OuterRef("pk"), result=RuleVerdict.Result.REJECT
+            pair=OuterRef("pk"),
+            result=RuleVerdict.Result.REJECT,
+            is_let_through=False,
         )
         .annotate(
             rank=Case(*order, default=Value(len(RULES)), output_field=IntegerField())

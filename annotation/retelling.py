@@ -24,9 +24,42 @@ RULE_REASONS = (
     gettext_noop("similarity %(found)s is above %(most)s"),
     gettext_noop("the tokens could not be counted"),
     gettext_noop("%(count)s tokens with the prompt, more than %(most)s"),
+    gettext_noop("%(count)s tokens with the prompt; rounds cut at %(most)s"),
+    gettext_noop("the chosen answer tells whose model it is: “%(words)s”"),
+    gettext_noop("the rejected answer tells whose model it is: “%(words)s”"),
+    gettext_noop("%(share)s of the chosen answer repeats itself, more than %(most)s"),
+    gettext_noop(
+        "the chosen answer says “%(words)s” %(times)s times in a row, more than %(most)s"
+    ),
+    gettext_noop("the chosen answer holds a card number: %(masked)s"),
+    gettext_noop("the rejected answer holds a card number: %(masked)s"),
+    gettext_noop("the chosen answer holds a Chinese identity number: %(masked)s"),
+    gettext_noop("the rejected answer holds a Chinese identity number: %(masked)s"),
+    gettext_noop("the chosen answer holds a bank account number: %(masked)s"),
+    gettext_noop("the rejected answer holds a bank account number: %(masked)s"),
+    gettext_noop("the chosen answer holds an e-mail address: %(masked)s"),
+    gettext_noop("the rejected answer holds an e-mail address: %(masked)s"),
+    gettext_noop("the chosen answer holds a phone number: %(masked)s"),
+    gettext_noop("the rejected answer holds a phone number: %(masked)s"),
+    gettext_noop("the prompt is in %(asked)s, the chosen answer in %(given)s"),
+    gettext_noop(
+        "the prompt is in %(asked)s, the chosen answer in %(given)s; the prompt speaks"
+        " of a language"
+    ),
+    gettext_noop(
+        "the prompt is in %(asked)s, the chosen answer in %(given)s; the prompt has both"
+    ),
+    gettext_noop("only the chosen answer refuses: “%(words)s”"),
+    gettext_noop("only the rejected answer refuses: “%(words)s”"),
+    gettext_noop(
+        "%(opposing)s pairs prefer it the other way round, %(agreeing)s this way"
+    ),
+    gettext_noop("nobody looked for the opposite pair"),
+    gettext_noop("nobody looked for similar prompts"),
+    gettext_noop("the prompt is %(found)s alike another one, at least %(least)s"),
     gettext_noop("the rule failed: %(fault)s"),
 )
-"""What annotation/validation.py says."""
+"""What the rules in annotation/rules/ say, and annotation/validation.py of broken ones."""
 
 JSON_FAULTS = (
     gettext_noop("Expecting value"),

@@ -25,7 +25,7 @@ class Setting:
     choices: tuple = ()
 
 
-_PARAMS = {
+_PARAMS: dict[str, tuple[Any, ...]] = {
     "min_columns": (
         "int",
         _("At least this wide"),
@@ -35,9 +35,88 @@ _PARAMS = {
     "max_tokens": (
         "int",
         _("At most this many tokens"),
-        _("Prompt and answer together. Usual: 512 to 1024 and up."),
+        _(
+            "Prompt and answer together; the rounds’ own limit counts as well."
+            " Usual: 512 to 1024 and up."
+        ),
+    ),
+    "words": (
+        "lines",
+        _("Words of your own that no answer may hold"),
+        _("One a line, such as your product’s code name. At most 200."),
+    ),
+    "max_repeated": (
+        "float",
+        _("At most this share repeated"),
+        _(
+            "Of the runs of four words, how many came before. Usual: 0.3 to 0.5; a song"
+            " with its refrain has about 0.3."
+        ),
+    ),
+    "max_run": (
+        "int",
+        _("A phrase in a row at most"),
+        _("Times that it may follow itself. Usual: 8 to 20."),
+    ),
+    "cards": ("flag", _("Card numbers"), _("With a valid check digit.")),
+    "cn_ids": ("flag", _("Chinese identity numbers"), _("With a valid check digit.")),
+    "ibans": ("flag", _("Bank account numbers (IBAN)"), _("With valid check digits.")),
+    "emails": ("flag", _("E-mail addresses"), _("Also those of help desks.")),
+    "phones": (
+        "flag",
+        _("Phone numbers"),
+        _("By looks alone: other long numbers may be taken for one."),
+    ),
+    "min_share": (
+        "float",
+        _("At least this share in the prompt’s script"),
+        _("0 to 1, of the letters; code does not count. Usual: 0.1 to 0.5."),
+    ),
+    "side": (
+        "choice",
+        _("Whose refusal"),
+        _(
+            "A refusal may be right: then the pair is among the best. Look at the"
+            " preview first."
+        ),
+        (
+            ("chosen", _("the chosen answer’s")),
+            ("rejected", _("the rejected answer’s")),
+            ("either", _("either")),
+        ),
+    ),
+    "min_likeness": (
+        "float",
+        _("From this likeness on"),
+        _(
+            "0.8 to 1, of the runs of five letters in common. Usual: 0.9. The pair that"
+            " came first stays."
+        ),
     ),
 }
+"""Of each parameter: kind, label, what is usual, and choices where it has some."""
+
+_ABOUT = {
+    "identity": _(
+        "“I am …”, “as an AI trained by …”: it gives away who answers and teaches a name."
+        " A text about a model passes."
+    ),
+    "repetition": _("A policy that got stuck. A rejected answer may repeat itself."),
+    "personal_data": _("Known test numbers and example addresses pass."),
+    "language": _(
+        "Scripts only: Latin, Chinese, Japanese, Cyrillic … Where the prompt speaks of a"
+        " language or mixes scripts, the rule could not check."
+    ),
+    "refusal": _("“I’m sorry, but I can’t …”, “抱歉，我无法……”, near the beginning."),
+    "contradiction": _(
+        "The same prompt and texts, preferred the other way round: the majority stays,"
+        " else neither."
+    ),
+    "near_duplicate": _(
+        "Many prompts that differ in one word are honest work: look at the preview first."
+    ),
+}
+"""What a rule's label does not say."""
 
 _CHOSEN = _("chosen by the trainer")
 
@@ -160,14 +239,6 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
         ],
     ),
     (
-        _("Rules"),
-        _(
-            "A pair is kept from training where something ticked here holds. Unequal"
-            " shortest lengths favour long answers: raise one with care."
-        ),
-        [],
-    ),
-    (
         _("Rounds"),
         _(
             "What a round starts with when its starter says nothing. Empty: chosen by the trainer."
@@ -261,23 +332,50 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
 ]
 
 
+def param_words(params: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """A verdict's parameters as a person reads them: (label, value)."""
+    found = []
+    for name, value in params.items():
+        label = _PARAMS[name][1] if name in _PARAMS else name
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, bool):
+            value = _("yes") if value else _("no")
+        elif name in _PARAMS and len(_PARAMS[name]) > 3:
+            value = dict(_PARAMS[name][3]).get(value, value)
+        if value != "":
+            found.append((label, value))
+    return found
+
+
+def rule_groups(rules: dict[str, dict[str, Any]]) -> list[tuple[Any, Any, list]]:
+    """The fields of the Rules page: a group for the rules, one for what they can't say."""
+    about = _(
+        "A pair is kept from training where something ticked here holds. Unequal"
+        " shortest lengths favour long answers: raise one with care."
+    )
+    unchecked = Setting(
+        "accept_unchecked",
+        "flag",
+        _("Let pairs train that a rule could not check"),
+        _("They keep the mark. Off: a broken rule stops every pair."),
+    )
+    return [
+        (_("Rules"), about, rule_settings(rules)),
+        (_("Where a rule could not check"), "", [unchecked]),
+    ]
+
+
 def rule_settings(rules: dict[str, dict[str, Any]]) -> list[Setting]:
     settings = []
     for rule, params in rules.items():
-        label = RULES.get(rule, rule)
-        settings.append(Setting(f"rules.{rule}.on", "flag", label))
+        label, about = RULES.get(rule, rule), _ABOUT.get(rule, "")
+        settings.append(Setting(f"rules.{rule}.on", "flag", label, about))
         for param in params:
             if param in _PARAMS:
-                kind, words, usual = _PARAMS[param]
+                kind, words, usual, *choices = _PARAMS[param]
                 name = f"rules.{rule}.{param}"
-                settings.append(Setting(name, kind, words, usual))
-    if rules:
-        settings.append(
-            Setting(
-                "accept_unchecked",
-                "flag",
-                _("Let pairs train that a rule could not check"),
-                _("They keep the mark. Off: a broken rule stops every pair."),
-            )
-        )
+                settings.append(
+                    Setting(name, kind, words, usual, choices=tuple(*choices))
+                )
     return settings

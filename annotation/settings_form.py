@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from annotation import project_settings
 from annotation.errors import SettingsError
 from annotation.models import Project
-from annotation.settings_fields import GROUPS, Setting, rule_settings
+from annotation.settings_fields import GROUPS, Setting, rule_groups
 
 _DEFAULTS = asdict(project_settings.ProjectSettings())
 
@@ -37,25 +37,14 @@ def _field(setting: Setting) -> forms.Field:
     )
 
 
-class SettingsForm(forms.Form):
+class _Fields(forms.Form):
     """Bound or not, it starts from the project's own settings, defaults filled in."""
 
-    name = forms.CharField(label=_("Name"), max_length=120)
-    guidelines = forms.CharField(
-        label=_("Guidelines"),
-        required=False,
-        widget=forms.Textarea(attrs={"rows": 8}),
-        help_text=_("Markdown; annotators open it beside the answers."),
-    )
-
-    def __init__(self, project: Project, data: Any = None) -> None:
+    def __init__(self, project: Project, data: Any = None, initial: Any = None) -> None:
         self.project = project
         self.own = asdict(project_settings.of(project))
-        rules = rule_settings(self.own["rules"])
-        self.settings_groups = [
-            (title, about, settings or rules) for title, about, settings in GROUPS
-        ]
-        initial = {"name": project.name, "guidelines": project.guidelines}
+        self.settings_groups = self._groups()
+        initial = initial or {}
         for setting in self._settings():
             value = _lookup(self.own, setting.name)
             initial[setting.name] = (
@@ -64,6 +53,9 @@ class SettingsForm(forms.Form):
         super().__init__(data, initial=initial)
         for setting in self._settings():
             self.fields[setting.name] = _field(setting)
+
+    def _groups(self) -> list[tuple[Any, Any, list[Setting]]]:
+        raise NotImplementedError
 
     def groups(self) -> Iterator[dict[str, Any]]:
         """The groups with their bound fields; a rule's fields make one block."""
@@ -129,3 +121,34 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree[name] = branch
     else:
         tree.pop(name, None)
+
+
+class SettingsForm(_Fields):
+    name = forms.CharField(label=_("Name"), max_length=120)
+    guidelines = forms.CharField(
+        label=_("Guidelines"),
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 8}),
+        help_text=_("Markdown; annotators open it beside the answers."),
+    )
+
+    def __init__(self, project: Project, data: Any = None) -> None:
+        initial = {"name": project.name, "guidelines": project.guidelines}
+        super().__init__(project, data, initial)
+
+    def _groups(self) -> list[tuple[Any, Any, list[Setting]]]:
+        return GROUPS
+
+
+class RulesForm(_Fields):
+    """The rules alone; what else the project's settings say stays."""
+
+    def _groups(self) -> list[tuple[Any, Any, list[Setting]]]:
+        return rule_groups(self.own["rules"])
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        if "settings" in cleaned:
+            own = ("rules", "accept_unchecked")
+            cleaned["settings"] = {name: cleaned["settings"][name] for name in own}
+        return cleaned

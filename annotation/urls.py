@@ -7,11 +7,13 @@ from annotation.views import (
     history,
     home,
     members,
+    pair,
     pairs,
     projects,
     prompts,
     quality,
     review,
+    rules,
 )
 from annotation.views import settings as project_settings
 
@@ -38,6 +40,24 @@ urlpatterns = [
         "projects/<slug:slug>/review/<int:pk>/undo/",
         review.undo,
         name="undo_settled",
+    ),
+    path("projects/<slug:slug>/pairs/<int:pk>/", pair.pair, name="pair"),
+    path(
+        "projects/<slug:slug>/pairs/<int:pk>/let-through/",
+        pair.let_through,
+        name="let_through",
+    ),
+    path(
+        "projects/<slug:slug>/pairs/<int:pk>/take-back/",
+        pair.take_back,
+        name="take_back",
+    ),
+    path("projects/<slug:slug>/pairs/<int:pk>/repair/", pair.repair, name="repair"),
+    path("projects/<slug:slug>/rules/", rules.rules, name="rules"),
+    path(
+        "projects/<slug:slug>/rules/preview/",
+        rules.preview_rules,
+        name="preview_rules",
     ),
     path("projects/<slug:slug>/quality/", quality.quality, name="quality"),
     path("projects/<slug:slug>/pairs.jsonl", pairs.export_pairs, name="export_pairs"),

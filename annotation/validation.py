@@ -1,46 +1,47 @@
-"""The rules that keep a pair from training, as pure functions of its facts.
+"""The rules that keep a pair from training: their order, parameters, and how they run.
 
 `check(facts, settings)` runs those that are on. A rule answers pass, reject or
 could-not-check with a reason a reviewer reads; one that raises counts as could-not-
-check, so a fault in a rule is seen and never rejects silently. Django is not known
-here, nor where the facts come from; reasons are English and stored as they are.
+check, so a fault in a rule is seen and never rejects silently. The rules themselves are
+pure functions in annotation/rules/. Django is not known here, nor where the facts come
+from; reasons are English and stored as they are.
 """
 
-import unicodedata
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol, TypeVar
 
-from rapidfuzz.distance import Indel
+from annotation.rules import (
+    identity,
+    language,
+    likeness,
+    personal,
+    refusals,
+    repetition,
+    shape,
+)
+from annotation.rules.facts import PairFacts, Params, Result, Rule, RuleResult
 
-Result = Literal["pass", "reject", "could_not_check"]
-Params = Mapping[str, Any]
+__all__ = [
+    "CHOICES",
+    "DEFAULTS",
+    "LISTS",
+    "RANGES",
+    "RULES",
+    "PairFacts",
+    "RuleResult",
+    "Verdict",
+    "blocking",
+    "check",
+    "run_rule",
+    "state_of",
+    "version",
+]
 
-# Beyond this, the similarity of two texts takes seconds: O(n·m/64) bit operations.
-MAX_SIMILARITY_CHARS = 50_000
-
-
-@dataclass(frozen=True)
-class PairFacts:
-    """What the rules may know of a pair."""
-
-    chosen: str
-    rejected: str
-    kind: str = "judged"
-    """"judged", "edited" or "imported"."""
-    chosen_finish: str = ""
-    """vLLM's finish reason ("stop", "length"); empty where nothing was sampled."""
-    rejected_finish: str = ""
-    prompt_tokens: int | None = None
-    """Of the rendered chat; None where nobody could count."""
-    chosen_tokens: int | None = None
-    rejected_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class RuleResult:
-    result: Result
-    reason: str = ""
+CODE_VERSION = 2
+"""Raised with every change of what a rule says of the same facts."""
 
 
 @dataclass(frozen=True)
@@ -51,117 +52,25 @@ class Verdict:
     result: Result
     reason: str
     params: dict[str, Any]
+    measured: float | None = None
+    """The number that a parameter was held against, where the rule has one."""
 
-
-PASS = RuleResult("pass")
-
-
-def columns(text: str) -> int:
-    """Width in terminal columns: wide and full-width characters count two.
-
-    Combining marks, control and format characters (zero-width joiner, bidi marks)
-    count nothing; whitespace at both ends is left out.
-    """
-    width = 0
-    for char in text.strip():
-        if unicodedata.category(char) in ("Mn", "Me", "Cc", "Cf"):
-            continue
-        width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
-    return width
-
-
-def similarity(one: str, other: str) -> float:
-    """1 − insertions and deletions / both lengths, in [0, 1] (rapidfuzz's ratio)."""
-    return float(Indel.normalized_similarity(one, other))
-
-
-def not_identical(facts: PairFacts, params: Params) -> RuleResult:
-    """Two answers that differ only in whitespace teach nothing."""
-    if facts.chosen.split() == facts.rejected.split():
-        return RuleResult("reject", "both answers are the same")
-    return PASS
-
-
-def not_empty(facts: PairFacts, params: Params) -> RuleResult:
-    for name, text in (("chosen", facts.chosen), ("rejected", facts.rejected)):
-        if columns(text) == 0:
-            return RuleResult("reject", f"the {name} answer is empty")
-    return PASS
-
-
-def not_cut_off(facts: PairFacts, params: Params) -> RuleResult:
-    """An answer that ran into max_tokens ends in mid-sentence."""
-    for name, finish in (
-        ("chosen", facts.chosen_finish),
-        ("rejected", facts.rejected_finish),
-    ):
-        if finish == "length":
-            return RuleResult("reject", f"the {name} answer was cut off at max_tokens")
-    return PASS
-
-
-def chosen_wide_enough(facts: PairFacts, params: Params) -> RuleResult:
-    return _wide_enough("chosen", facts.chosen, params["min_columns"])
-
-
-def rejected_wide_enough(facts: PairFacts, params: Params) -> RuleResult:
-    return _wide_enough("rejected", facts.rejected, params["min_columns"])
-
-
-def _wide_enough(name: str, text: str, least: int) -> RuleResult:
-    width = columns(text)
-    if width < least:
-        return RuleResult(
-            "reject", f"the {name} answer is {width} columns wide, less than {least}"
-        )
-    return PASS
-
-
-def not_too_similar(facts: PairFacts, params: Params) -> RuleResult:
-    """Edited answers are exempt: they are near copies by design."""
-    if facts.kind == "edited":
-        return PASS
-    longest = max(len(facts.chosen), len(facts.rejected))
-    if longest > MAX_SIMILARITY_CHARS:
-        return RuleResult(
-            "could_not_check",
-            f"an answer of {longest} characters is too long to compare",
-        )
-    found = similarity(facts.chosen, facts.rejected)
-    if found > params["max_ratio"]:
-        return RuleResult(
-            "reject", f"similarity {found:.3f} is above {params['max_ratio']:g}"
-        )
-    return PASS
-
-
-def fits_max_length(facts: PairFacts, params: Params) -> RuleResult:
-    """Prompt and the longer answer together, in tokens."""
-    if (
-        facts.prompt_tokens is None
-        or facts.chosen_tokens is None
-        or facts.rejected_tokens is None
-    ):
-        return RuleResult("could_not_check", "the tokens could not be counted")
-    tokens = facts.prompt_tokens + max(facts.chosen_tokens, facts.rejected_tokens)
-    if tokens > params["max_tokens"]:
-        return RuleResult(
-            "reject",
-            f"{tokens} tokens with the prompt, more than {params['max_tokens']}",
-        )
-    return PASS
-
-
-Rule = Callable[[PairFacts, Params], RuleResult]
 
 RULES: dict[str, Rule] = {
-    "identical": not_identical,
-    "empty": not_empty,
-    "cut_off": not_cut_off,
-    "chosen_width": chosen_wide_enough,
-    "rejected_width": rejected_wide_enough,
-    "similarity": not_too_similar,
-    "max_length": fits_max_length,
+    "identical": shape.not_identical,
+    "empty": shape.not_empty,
+    "cut_off": shape.not_cut_off,
+    "chosen_width": shape.chosen_wide_enough,
+    "rejected_width": shape.rejected_wide_enough,
+    "similarity": shape.not_too_similar,
+    "max_length": shape.fits_max_length,
+    "identity": identity.keeps_its_name,
+    "repetition": repetition.not_repetitive,
+    "personal_data": personal.no_personal_data,
+    "contradiction": likeness.not_contradicted,
+    "language": language.same_script,
+    "refusal": refusals.no_refusal_on_one_side,
+    "near_duplicate": likeness.prompt_is_new,
 }
 """In the order of the funnel: a pair counts as lost to the first that rejects it."""
 
@@ -173,14 +82,40 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "rejected_width": {"on": True, "min_columns": 20},
     "similarity": {"on": True, "max_ratio": 0.9},
     "max_length": {"on": True, "max_tokens": 1024},
+    # On, since what they find is no honest work lost: a name that unblinded the
+    # judgment, a policy that got stuck, numbers proved by a checksum, and pairs that
+    # cancel each other.
+    "identity": {"on": True, "words": []},
+    "repetition": {"on": True, "max_repeated": 0.5, "max_run": 20},
+    "personal_data": {
+        "on": True,
+        **{"cards": True, "cn_ids": True, "ibans": True},
+        # Found by looks alone: a hotline is no secret.
+        **{"emails": False, "phones": False},
+    },
+    "contradiction": {"on": True},
+    # Off: which of these is wrong, only the project knows.
+    "language": {"on": False, "min_share": 0.2},
+    "refusal": {"on": False, "side": "chosen"},
+    "near_duplicate": {"on": False, "min_likeness": 0.9},
 }
 
 RANGES: dict[str, tuple[type, float, float]] = {
     "min_columns": (int, 0, 100_000),
     "max_ratio": (float, 0.0, 1.0),
     "max_tokens": (int, 1, 1_000_000),
+    "max_repeated": (float, 0.0, 1.0),
+    "max_run": (int, 2, 10_000),
+    "min_share": (float, 0.0, 1.0),
+    "min_likeness": (float, likeness.LEAST_LIKENESS, 1.0),
 }
-"""Type, least and greatest value of each parameter."""
+"""Type, least and greatest value of each parameter that is a number."""
+
+CHOICES: dict[str, tuple[str, ...]] = {"side": ("chosen", "rejected", "either")}
+LISTS: dict[str, tuple[int, int]] = {
+    "words": (identity.MAX_WORDS, identity.LONGEST_WORD)
+}
+"""Most texts and the longest one, of each parameter that is a list of texts."""
 
 
 def run_rule(name: str, facts: PairFacts, params: Params) -> RuleResult:
@@ -189,35 +124,89 @@ def run_rule(name: str, facts: PairFacts, params: Params) -> RuleResult:
         return RULES[name](facts, params)
     except Exception as fault:
         return RuleResult(
-            "could_not_check", f"the rule failed: {type(fault).__name__}: {fault}"[:300]
+            "could_not_check", f"{BROKE}: {type(fault).__name__}: {fault}"[:300]
         )
 
 
-def check(facts: PairFacts, rules: Mapping[str, Mapping[str, Any]]) -> list[Verdict]:
-    """Every rule that is on, in order. `rules` is {name: {"on": bool, …params}}.
+BROKE = "the rule failed"
+"""How the reason of a rule that raised begins."""
 
-    A name that is not in RULES (a rule of a later version, say) could not be checked.
+
+def asked(rules: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rules that are on, in order, each with all its parameters (without "on").
+
+    `rules` is {name: {"on": bool, …params}}; what is absent has its default. A name that
+    is not in RULES (a rule of a later version, say) comes last.
     """
-    verdicts = []
+    found = {}
     for name in [*RULES, *(name for name in rules if name not in RULES)]:
         params = {**DEFAULTS.get(name, {}), **rules.get(name, {})}
-        if not params.pop("on", True):
-            continue
+        if params.pop("on", True):
+            found[name] = params
+    return found
+
+
+def check(facts: PairFacts, rules: Mapping[str, Mapping[str, Any]]) -> list[Verdict]:
+    """Every rule that is on, in order; one that nobody knows could not be checked."""
+    verdicts = []
+    for name, params in asked(rules).items():
         found = run_rule(name, facts, params)
-        verdicts.append(Verdict(name, found.result, found.reason, params))
+        verdicts.append(
+            Verdict(name, found.result, found.reason, params, found.measured)
+        )
     return verdicts
 
 
-def state_of(verdicts: list[Verdict], accept_unchecked: bool = True) -> str:
-    """ "accepted" or "rejected" for a pair with these verdicts.
+def version(
+    rules: Mapping[str, Mapping[str, Any]], accept_unchecked: bool = True
+) -> str:
+    """sha256 of what decides over pairs: names, parameters, and the code's version."""
+    told = {
+        "code": CODE_VERSION,
+        "rules": asked(rules),
+        "accept_unchecked": accept_unchecked,
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
-    A rejection rejects. What could not be checked doesn't, unless the project says
-    so: an outage of a checker must not throw honest judgments away; the mark stays
-    with the pair and shows in the funnel.
+
+class _Said(Protocol):
+    """A verdict, made now or stored."""
+
+    @property
+    def rule(self) -> str: ...
+    @property
+    def result(self) -> str: ...
+
+
+SomeVerdict = TypeVar("SomeVerdict", bound=_Said)
+
+
+def blocking(
+    verdicts: Iterable[SomeVerdict],
+    accept_unchecked: bool = True,
+    let_through: Collection[str] = (),
+) -> list[SomeVerdict]:
+    """The verdicts that keep the pair from training.
+
+    A rejection does. What could not be checked doesn't, unless the project says so: an
+    outage of a checker must not throw honest judgments away; the mark stays with the
+    pair and shows in the funnel. Of the rules in `let_through` a reviewer has said that
+    they are wrong here.
     """
-    results = {verdict.result for verdict in verdicts}
-    if "reject" in results:
-        return "rejected"
-    if "could_not_check" in results and not accept_unchecked:
-        return "rejected"
-    return "accepted"
+    blocks = {"reject"} if accept_unchecked else {"reject", "could_not_check"}
+    return [
+        verdict
+        for verdict in verdicts
+        if verdict.result in blocks and verdict.rule not in let_through
+    ]
+
+
+def state_of(
+    verdicts: Iterable[SomeVerdict],
+    accept_unchecked: bool = True,
+    let_through: Collection[str] = (),
+) -> str:
+    """ "accepted" or "rejected" for a pair with these verdicts."""
+    return (
+        "rejected" if blocking(verdicts, accept_unchecked, let_through) else "accepted"
+    )

@@ -13,6 +13,13 @@ RULES = {
     "rejected_width": gettext_lazy("The rejected answer is too short"),
     "similarity": gettext_lazy("The two answers are too similar"),
     "max_length": gettext_lazy("Too long for training"),
+    "identity": gettext_lazy("An answer tells whose model it is"),
+    "repetition": gettext_lazy("The chosen answer repeats itself"),
+    "personal_data": gettext_lazy("An answer holds personal data"),
+    "language": gettext_lazy("The chosen answer is in another script"),
+    "refusal": gettext_lazy("One answer refuses, the other does not"),
+    "contradiction": gettext_lazy("Another pair says the opposite"),
+    "near_duplicate": gettext_lazy("The prompt is a near duplicate"),
 }
 """Each rule as what it rejects."""
 

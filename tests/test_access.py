@@ -49,6 +49,12 @@ PAGES = {
     "project_settings": {"GET": MANAGER, "POST": MANAGER},
     "members": {"GET": MANAGER, "POST": MANAGER},
     "pairs": {"GET": REVIEWER},
+    "pair": {"GET": REVIEWER},
+    "let_through": {"POST": REVIEWER},
+    "take_back": {"POST": REVIEWER},
+    "repair": {"POST": REVIEWER},
+    "rules": {"GET": MANAGER, "POST": MANAGER},
+    "preview_rules": {"POST": MANAGER},
     "quality": {"GET": REVIEWER},
     "review": {"GET": REVIEWER},
     "settle": {"POST": REVIEWER},
@@ -76,6 +82,7 @@ CALLS = {
     "api_judgment": {"POST": OWNER},
     "api_undo": {"POST": OWNER},
     "api_pairs": {"GET": REVIEWER},
+    "api_rules_preview": {"POST": MANAGER},
     "api_stats": {"GET": REVIEWER},
     "api_review": {"GET": REVIEWER},
     "api_settle": {"POST": REVIEWER, "DELETE": REVIEWER},
@@ -146,7 +153,7 @@ def world(db):
         clients[name] = Client()
         clients[name].force_login(user)
     make_comparison(project=project)
-    make_pair(project=project)
+    pair = make_pair(project=project)
     judgment = make_judgment(project=project, annotator=users["annotator"])
     lease = make_lease(project=project, annotator=users["annotator"])
     training_round = TrainingRound.objects.create(
@@ -158,6 +165,8 @@ def world(db):
     }
     for name in ("settle", "undo_settled", "api_settle"):
         arguments[name] = {"slug": "demo", "pk": judgment.comparison_id}
+    for name in ("pair", "let_through", "take_back", "repair"):
+        arguments[name] = {"slug": "demo", "pk": pair.pk}
     for name in ("undo", "api_undo"):
         arguments[name] = {"pk": judgment.pk}
     for name in ("round", "round_status", "cancel_round", "resume_round"):

@@ -24,6 +24,9 @@ class FunnelStepSerializer(serializers.Serializer):
     could_not_check = serializers.IntegerField(
         required=False, help_text="of a rule: passed on, marked"
     )
+    let_through = serializers.IntegerField(
+        required=False, help_text="of the accepted: against a rule, by a reviewer"
+    )
 
 
 class AnnotatorSerializer(serializers.Serializer):

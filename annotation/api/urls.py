@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from annotation.api import judgments, leases, pairs, projects, prompts, review, stats
+from annotation.api import (
+    judgments,
+    leases,
+    pairs,
+    projects,
+    prompts,
+    review,
+    rules,
+    stats,
+)
 
 urlpatterns = [
     path("projects", projects.ProjectList.as_view(), name="api_projects"),
@@ -35,6 +44,11 @@ urlpatterns = [
         "projects/<slug:slug>/review/<int:pk>",
         review.ReviewDecision.as_view(),
         name="api_settle",
+    ),
+    path(
+        "projects/<slug:slug>/rules/preview",
+        rules.RulesPreview.as_view(),
+        name="api_rules_preview",
     ),
     path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
 ]

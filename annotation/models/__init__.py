@@ -18,7 +18,9 @@ from annotation.models.judgments import (
     Verdict,
 )
 from annotation.models.pairs import (
+    LetThrough,
     PreferencePair,
+    PromptBand,
     RuleVerdict,
 )
 from annotation.models.projects import (
@@ -36,10 +38,12 @@ __all__ = [
     "Decision",
     "Judgment",
     "Lease",
+    "LetThrough",
     "Membership",
     "PreferencePair",
     "Project",
     "Prompt",
+    "PromptBand",
     "ReviewClaim",
     "Role",
     "RuleVerdict",

@@ -6,7 +6,7 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.models.comparisons import Completion
 from annotation.models.judgments import Decision
-from annotation.models.projects import Project, Prompt
+from annotation.models.projects import USER, Project, Prompt
 
 
 class PreferencePair(models.Model):
@@ -38,6 +38,24 @@ class PreferencePair(models.Model):
     superseded_at = models.DateTimeField(null=True, blank=True)
     frozen_at = models.DateTimeField(null=True, blank=True)
     """Set when a round first takes it; from then on it and its decision never change."""
+    repaired_from = models.OneToOneField(
+        "self", models.PROTECT, null=True, blank=True, related_name="repaired_by_pair"
+    )
+    """The superseded pair whose answers a reviewer edited to make this one."""
+    repairer = models.ForeignKey(
+        USER, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    repair_note = models.CharField(max_length=500, blank=True)
+    chosen_hash = models.BigIntegerField(null=True, editable=False)
+    """Of the answer's text, as rejected_hash: set by the first check, so that the
+    opposite pair is found by an index."""
+    rejected_hash = models.BigIntegerField(null=True, editable=False)
+    near_likeness = models.FloatField(null=True, editable=False)
+    """How like another prompt this pair's prompt is, at most; see neighbours.py."""
+    near_pair = models.ForeignKey(
+        "self", models.SET_NULL, null=True, editable=False, related_name="+"
+    )
+    """The pair on that prompt, which came first."""
 
     class Meta:
         ordering = ["id"]
@@ -46,7 +64,14 @@ class PreferencePair(models.Model):
                 condition=~Q(chosen=F("rejected")), name="pair_of_two"
             ),
             models.UniqueConstraint(
-                fields=["decision", "kind"], name="one_pair_a_decision_and_kind"
+                fields=["decision", "kind"],
+                condition=Q(superseded_at=None),
+                name="one_pair_a_decision_and_kind",
+            ),
+            models.CheckConstraint(
+                condition=Q(repaired_from=None, repairer=None)
+                | Q(repaired_from__isnull=False, repairer__isnull=False),
+                name="repair_has_its_repairer",
             ),
             models.CheckConstraint(
                 condition=Q(frozen_at=None) | Q(superseded_at=None, state="accepted"),
@@ -69,10 +94,34 @@ class PreferencePair(models.Model):
                 condition=Q(state="unchecked", superseded_at=None),
                 name="unchecked_pairs",
             ),
+            # Serves the look for the same answers the other way round.
+            models.Index(
+                fields=["prompt", "chosen_hash", "rejected_hash"],
+                condition=Q(superseded_at=None),
+                name="pairs_by_content",
+            ),
         ]
 
     def __str__(self) -> str:
         return f"pair {self.pk}"
+
+
+class PromptBand(models.Model):
+    """One of the numbers that prompts which are nearly the same have in common."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="+")
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
+    value = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "value", "prompt"], name="prompt_band_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prompt_id}: {self.value}"
 
 
 class RuleVerdict(models.Model):
@@ -88,12 +137,64 @@ class RuleVerdict(models.Model):
     result = models.CharField(max_length=15, choices=Result)
     reason = models.CharField(max_length=300, blank=True)
     params = models.JSONField(default=dict, blank=True)
+    measured = models.FloatField(null=True, blank=True)
+    """The number that a parameter was held against, where the rule has one."""
+    is_let_through = models.BooleanField(default=False)
+    """Whether a reviewer has said that the rule is wrong here (LetThrough)."""
     checked_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["pair", "rule"], name="rule_once_a_pair")
+            models.UniqueConstraint(fields=["pair", "rule"], name="rule_once_a_pair"),
+            models.CheckConstraint(
+                condition=Q(is_let_through=False) | ~Q(result="pass"),
+                name="only_an_objection_is_let_through",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["rule", "pair"],
+                condition=~Q(result="pass"),
+                name="objections_by_rule",
+            )
         ]
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.result}"
+
+
+class LetThrough(models.Model):
+    """A reviewer's word that some rules are wrong about a pair. Never changed but taken
+    back, which keeps the row."""
+
+    pair = models.ForeignKey(
+        PreferencePair, models.CASCADE, related_name="let_throughs"
+    )
+    rules = models.JSONField()
+    """The names of the rules that objected then; what others say later still counts."""
+    note = models.CharField(max_length=500)
+    by = models.ForeignKey(USER, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    taken_back_by = models.ForeignKey(
+        USER, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    taken_back_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["pair"],
+                condition=Q(taken_back_at=None),
+                name="let_through_once",
+            ),
+            models.CheckConstraint(condition=~Q(note=""), name="let_through_says_why"),
+            models.CheckConstraint(
+                condition=Q(taken_back_at=None, taken_back_by=None)
+                | Q(taken_back_at__isnull=False, taken_back_by__isnull=False),
+                name="taken_back_by_somebody",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pair_id} let through by {self.by}"

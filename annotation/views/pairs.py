@@ -1,16 +1,19 @@
 """Pairs: what came of the judgments, why some do not train, and their export."""
 
+from urllib.parse import urlencode
+
 from django.core.paginator import Paginator
-from django.db.models import Count, Prefetch
+from django.db.models import Count, Exists, OuterRef, Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from annotation import exporting, queries
 from annotation.access import needs
-from annotation.models import PreferencePair, Role, RuleVerdict
+from annotation.models import PreferencePair, Project, Role, RuleVerdict
 from annotation.pages import completion_html, message_turns, page
 from annotation.retelling import retold
+from annotation.validation import DEFAULTS
 from annotation.words import rule_words
 
 PAGE_SIZE = 20
@@ -20,28 +23,38 @@ UNSEEN = ["prompt_token_ids", "token_ids", "logprobs", "sampling"]
 @require_safe
 @needs(Role.REVIEWER)
 def pairs(request: HttpRequest, slug: str) -> HttpResponse:
-    standing = request.project.pairs.filter(superseded_at=None)
-    counts = dict(standing.order_by().values_list("state").annotate(n=Count("*")))
+    rule = request.GET.get("rule", "")
     state = request.GET.get("state", "")
-    rows = standing.order_by("-id")
-    if state in PreferencePair.State.values:
-        rows = rows.filter(state=state)
+    standing = filtered(request.project, "", rule)
+    counts = dict(standing.order_by().values_list("state").annotate(n=Count("*")))
+    rows = filtered(request.project, state, rule).order_by("-id")
     shown = Paginator(_with_content(rows), PAGE_SIZE).get_page(request.GET.get("page"))
     for pair in shown:
         pair.turns = message_turns(pair.prompt.messages)
         pair.chosen_html = completion_html(pair.chosen)
         pair.rejected_html = completion_html(pair.rejected)
         pair.told = [
-            (rule_words(v.rule), retold(v.reason), v.result)
+            (rule_words(v.rule), retold(v.reason), v.result, v.is_let_through)
             for v in pair.verdicts.all()
             if v.result != RuleVerdict.Result.PASS
         ]
     filters = [("", _("all"), sum(counts.values()))]
     filters += [(s.value, s.label, counts.get(s, 0)) for s in PreferencePair.State]
+    kept = {name: said for name, said in (("state", state), ("rule", rule)) if said}
+    by_rule = queries.rule_counts(request.project)
     context = {
         "pairs": shown,
         "state": state,
+        "rule": rule,
+        "kept": f"?{urlencode(kept)}" if kept else "",
         "filters": filters,
+        "rules": [
+            (name, rule_words(name), n["reject"] + n["could_not_check"])
+            for name, n in by_rule.items()
+        ],
+        "broken": [
+            (name, rule_words(name), n) for name, n in by_rule.items() if n["broke"]
+        ],
         "n_sound": queries.sound_pairs(request.project).count(),
     }
     return page(request, "annotation/pairs.html", context)
@@ -67,6 +80,18 @@ def export_pairs(
         content_type="application/jsonl; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
+
+
+def filtered(project: Project, state: str, rule: str) -> QuerySet[PreferencePair]:
+    """Standing pairs in this state, to which this rule objects; what is not known counts
+    as any."""
+    rows = project.pairs.filter(superseded_at=None)
+    if state in PreferencePair.State.values:
+        rows = rows.filter(state=state)
+    if rule in DEFAULTS:
+        objections = RuleVerdict.objects.filter(pair=OuterRef("pk"), rule=rule)
+        rows = rows.filter(Exists(objections.exclude(result=RuleVerdict.Result.PASS)))
+    return rows
 
 
 def _with_content(rows):

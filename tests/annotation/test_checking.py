@@ -21,6 +21,7 @@ from annotation.queries import (
     sound_pairs,
     waiting,
 )
+from annotation.validation import DEFAULTS
 from inference.errors import InferenceError
 from tests.factories import (
     make_comparison,
@@ -53,7 +54,8 @@ def test_a_sound_pair_is_accepted_with_every_verdict_stored(project):
     pair = unchecked(project)
     assert check_pair(pair) == "accepted"
     verdicts = {v.rule: (v.result, v.params) for v in pair.verdicts.all()}
-    assert len(verdicts) == 7
+    asked = {name for name, params in DEFAULTS.items() if params["on"]}
+    assert set(verdicts) == asked and len(asked) == 11
     assert {result for result, _params in verdicts.values()} == {"pass"}
     assert verdicts["chosen_width"][1] == {"min_columns": 50}
 
@@ -131,7 +133,7 @@ def test_checking_again_replaces_verdicts_but_never_of_a_frozen_pair(project):
     assert check_pair(frozen) == "accepted"
     free.refresh_from_db()
     assert (free.state, frozen.state) == ("rejected", "accepted")
-    assert RuleVerdict.objects.filter(pair=free).count() == 7
+    assert RuleVerdict.objects.filter(pair=free).count() == 11
 
 
 def test_checking_many_pairs_costs_no_query_for_what_is_shared(
@@ -139,7 +141,7 @@ def test_checking_many_pairs_costs_no_query_for_what_is_shared(
 ):
     for _ in range(10):
         unchecked(project)
-    with django_assert_max_num_queries(2 + 10 * 5):
+    with django_assert_max_num_queries(3 + 10 * 14):
         assert check_waiting() == 10
 
 
@@ -218,6 +220,8 @@ def test_the_funnel_says_what_was_lost_where(project):
         "rejected_width": 3,
         "similarity": 3,
         "max_length": 3,
+        **dict.fromkeys(["identity", "repetition", "personal_data", "language"], 3),
+        **dict.fromkeys(["refusal", "contradiction", "near_duplicate"], 3),
         "accepted": 3,
         "sound": 2,
         "trained": 1,

@@ -11,6 +11,7 @@ from annotation.models import (
     Decision,
     Judgment,
     Lease,
+    LetThrough,
     Membership,
     PreferencePair,
     Prompt,
@@ -26,6 +27,7 @@ from tests.factories import (
     make_lease,
     make_pair,
     make_prompt,
+    make_user,
 )
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
@@ -256,3 +258,43 @@ def test_one_claim_a_comparison_and_one_weight_an_annotator():
     refused(AnnotatorWeight.objects.bulk_create, [copy_of(weight, accuracy=1.5)])
     weight.save()
     refused(AnnotatorWeight.objects.bulk_create, [copy_of(weight)])
+
+
+def test_a_reviewers_word_stands_once_says_why_and_is_taken_back_by_somebody():
+    pair, rita = make_pair(), make_user()
+    word = LetThrough.objects.create(pair=pair, by=rita, note="fine", rules=["empty"])
+    refused(LetThrough.objects.bulk_create, [copy_of(word)])
+    refused(LetThrough.objects.filter(pk=word.pk).update, note="")
+    refused(LetThrough.objects.filter(pk=word.pk).update, taken_back_at=NOW)
+    refused(LetThrough.objects.filter(pk=word.pk).update, taken_back_by=rita)
+    ended = {"taken_back_at": NOW, "taken_back_by": rita}
+    LetThrough.objects.filter(pk=word.pk).update(**ended)
+    LetThrough.objects.bulk_create([copy_of(word)])
+
+
+def test_only_an_objection_is_let_through():
+    pair = make_pair()
+    pair.verdicts.create(rule="empty", result="reject", is_let_through=True)
+    refused(pair.verdicts.create, rule="identical", result="pass", is_let_through=True)
+    refused(pair.verdicts.update, result="pass")
+
+
+def test_a_pair_is_repaired_once_and_by_somebody():
+    old, rita = make_pair(), make_user()
+    PreferencePair.objects.filter(pk=old.pk).update(superseded_at=NOW)
+    refused(PreferencePair.objects.bulk_create, [copy_of(old, repaired_from_id=old.pk)])
+    made = copy_of(
+        old, repaired_from_id=old.pk, repairer_id=rita.pk, superseded_at=None
+    )
+    PreferencePair.objects.bulk_create([made])
+    # A second repair of the same pair, even were it superseded at once.
+    refused(
+        PreferencePair.objects.bulk_create,
+        [copy_of(old, repaired_from_id=old.pk, repairer_id=rita.pk)],
+    )
+
+
+def test_one_standing_pair_of_a_kind_for_a_decision():
+    pair = make_pair()
+    refused(PreferencePair.objects.bulk_create, [copy_of(pair)])
+    PreferencePair.objects.bulk_create([copy_of(pair, superseded_at=NOW)])

@@ -276,20 +276,16 @@ def test_settings_are_saved_each_in_its_place(client, project, settings_url):
         project,
         name="New name",
         sampling__temperature="0.7",
-        rules__similarity__max_ratio="0.8",
         ask_reasons="correct\r\n\r\n polite ",
         round__config__beta="0.2",
         round__config__lora__r="8",
     )
-    del data["rules.identical.on"]
     response = client.post(settings_url, data)
     assert response.status_code == 302, response.context["form"].errors
     project.refresh_from_db()
     own = project_settings.of(project)
     assert project.name == "New name"
     assert own.sampling["temperature"] == 0.7
-    assert own.rules["similarity"] == {"on": True, "max_ratio": 0.8}
-    assert own.rules["identical"] == {"on": False}
     assert own.ask_reasons == ["correct", "polite"]
     assert own.round["config"] == {"beta": 0.2, "lora": {"r": 8}}
 
@@ -312,7 +308,6 @@ def test_an_emptied_field_falls_back_to_its_default(client, project, settings_ur
         ("sampling__temperature", "-1"),
         ("sampling__temperature", "hot"),
         ("sampling__top_p", "0"),
-        ("rules__similarity__max_ratio", "2"),
         ("quota", "0"),
         ("held_out_share", "nan"),
         ("name", ""),

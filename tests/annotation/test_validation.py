@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation import validation
-from annotation.validation import DEFAULTS, RULES, PairFacts, check, columns, state_of
+from annotation.rules.shape import MAX_SIMILARITY_CHARS, columns, similarity
+from annotation.validation import DEFAULTS, RULES, PairFacts, check, state_of
 
 LONG = "The kettle boils water because its element turns current into heat."
 OTHER = "Plants are green since chlorophyll reflects most of the green light."
@@ -17,11 +17,13 @@ def results(facts, rules=None):
 
 def facts(chosen=LONG, rejected=OTHER, **fields):
     counted = {"prompt_tokens": 20, "chosen_tokens": 30, "rejected_tokens": 30}
+    counted |= {"agreeing": 1, "opposing": 0, "near_prompt": 0.0}
     return PairFacts(chosen, rejected, **{**counted, **fields})
 
 
 def test_a_sound_pair_passes_every_rule():
-    assert results(facts()) == dict.fromkeys(RULES, "pass")
+    everything = {name: {"on": True} for name in RULES}
+    assert results(facts(), everything) == dict.fromkeys(RULES, "pass")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_similarity_is_rapidfuzzs_ratio_and_its_border_passes():
 
     Of 20 sharing 19: 1 − 2 / 40 = 0.95.
     """
-    assert validation.similarity("abcdefghij", "abcdefghiX") == pytest.approx(0.9)
+    assert similarity("abcdefghij", "abcdefghiX") == pytest.approx(0.9)
     assert results(facts("abcdefghij", "abcdefghiX"))["similarity"] == "pass"
     near = facts("abcdefghij" * 2, "abcdefghij" + "abcdefghiX")
     assert results(near)["similarity"] == "reject"
@@ -85,7 +87,7 @@ def test_an_edited_answer_may_be_a_near_copy():
 
 
 def test_texts_too_long_to_compare_are_marked_and_not_rejected():
-    endless = facts("a" * (validation.MAX_SIMILARITY_CHARS + 1))
+    endless = facts("a" * (MAX_SIMILARITY_CHARS + 1))
     assert results(endless)["similarity"] == "could_not_check"
 
 
@@ -158,13 +160,13 @@ def test_whatever_the_texts_and_parameters_each_rule_answers(pair, rules):
         assert (verdict.result == "pass") == (verdict.reason == "")
         assert len(verdict.reason) <= 300
     assert state_of(verdicts) in ("accepted", "rejected")
-    asked = {r for r in RULES if rules.get(r, {}).get("on", True)}
+    asked = {r for r in RULES if rules.get(r, {}).get("on", DEFAULTS[r]["on"])}
     assert asked <= {verdict.rule for verdict in verdicts}
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_similarity_is_symmetric_between_nothing_and_one(one, other):
-    assert 0 <= validation.similarity(one, other) <= 1
-    assert validation.similarity(one, other) == validation.similarity(other, one)
-    assert validation.similarity(one, one) == 1
+    assert 0 <= similarity(one, other) <= 1
+    assert similarity(one, other) == similarity(other, one)
+    assert similarity(one, one) == 1

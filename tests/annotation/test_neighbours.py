@@ -1,0 +1,208 @@
+"""Pairs that other pairs speak about: near-same prompts, opposite preferences."""
+
+import pytest
+from django.utils import timezone
+
+from annotation import checking
+from annotation.checking import check_pair, check_waiting
+from annotation.freezing import freeze_pairs
+from annotation.models import PreferencePair, PromptBand
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_judgment,
+    make_lease,
+    make_pair,
+    make_project,
+    make_prompt,
+)
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+GOOD = "Water boils at a hundred degrees at sea level, lower on a mountain."
+OTHER = "It depends: pressure falls with height and the boiling point with it."
+QUESTION = (
+    "Please explain to a curious ten year old child, in a few plain sentences and without"
+    " formulas, why water boils earlier on a high mountain than it does at the sea."
+)
+
+
+def unchecked(prompt, chosen=GOOD, rejected=OTHER):
+    a = make_completion(chosen, prompt=prompt)
+    b = make_completion(rejected, prompt=prompt)
+    lease = make_lease(comparison=make_comparison(a=a, b=b))
+    return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+
+
+def states(*pairs):
+    return [PreferencePair.objects.get(pk=pair.pk).state for pair in pairs]
+
+
+@pytest.fixture
+def near_on(project):
+    project.settings = {"rules": {"near_duplicate": {"on": True}}}
+    project.save()
+
+
+# --- Near duplicates ---------------------------------------------------------------------
+def test_of_near_same_prompts_the_pair_that_came_first_stays(project, near_on):
+    first = unchecked(make_prompt(QUESTION, project=project))
+    other = unchecked(make_prompt("Why is the sky blue?", project=project))
+    again = unchecked(
+        make_prompt(QUESTION.replace("few", "FEW ") + "!", project=project)
+    )
+    same_prompt = unchecked(first.prompt, GOOD + " Really.", OTHER)
+    elsewhere = unchecked(make_prompt(QUESTION + " ", project=make_project()))
+    assert check_waiting() == 5
+
+    assert states(first, other, same_prompt, elsewhere) == ["accepted"] * 4
+    assert states(again) == ["rejected"]
+    again.refresh_from_db()
+    verdict = again.verdicts.get(rule="near_duplicate")
+    assert again.near_pair == first
+    assert verdict.measured == again.near_likeness == 1.0
+    assert "1.00 alike" in verdict.reason
+
+
+def test_a_long_conversation_in_common_makes_no_near_duplicate(project, near_on):
+    """The systems' and the first turns are the same; the last questions are not."""
+
+    def asked(question):
+        return make_prompt(
+            project=project,
+            messages=[
+                {"role": "system", "content": QUESTION * 3},
+                {"role": "user", "content": QUESTION * 5},
+                {"role": "assistant", "content": GOOD},
+                {"role": "user", "content": question},
+            ],
+        )
+
+    pairs = [unchecked(asked(q)) for q in ("And on the moon?", "Why salt it, then?")]
+    check_waiting()
+    assert states(*pairs) == ["accepted", "accepted"]
+
+
+def test_a_near_duplicate_returns_when_the_first_pair_no_longer_stands(
+    project, near_on
+):
+    first = unchecked(make_prompt(QUESTION, project=project))
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    check_waiting()
+    assert states(again) == ["rejected"]
+    PreferencePair.objects.filter(pk=first.pk).update(superseded_at=timezone.now())
+
+    assert check_waiting() == 1
+    assert states(again) == ["accepted"]
+    assert check_waiting() == 0, "nothing is reopened for ever"
+
+
+def test_pairs_rejected_otherwise_do_not_stand_in_the_way(project, near_on):
+    first = unchecked(make_prompt(QUESTION, project=project), chosen="Too short.")
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    check_waiting()
+    assert states(first, again) == ["rejected", "accepted"]
+
+
+def test_looking_costs_the_same_however_many_prompts_are_alike(
+    project, near_on, django_assert_max_num_queries
+):
+    def costs() -> int:
+        pair = unchecked(
+            make_prompt(f"{QUESTION} {project.prompts.count()}", project=project)
+        )
+        with django_assert_max_num_queries(16) as counted:
+            check_pair(pair)
+        return len(counted)
+
+    costs(), costs()
+    few = costs()
+    for _ in range(10):
+        costs()
+    assert costs() == few
+    assert PromptBand.objects.filter(project=project).count() == 14 * 10
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ["hello"],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": [{"type": "text", "text": "A?"}, "odd"]}],
+        [],
+    ],
+)
+def test_a_prompt_of_an_odd_shape_is_checked_like_any(project, near_on, messages):
+    assert check_pair(unchecked(make_prompt(project=project, messages=messages))) == (
+        "accepted"
+    )
+
+
+def test_a_pair_that_cannot_be_checked_at_all_keeps_no_other_waiting(
+    project, monkeypatch, caplog
+):
+    bad, good = (unchecked(make_prompt(project=project)) for _ in "ab")
+    facts_of = checking.facts_of
+
+    def broken(pair, *args):
+        if pair == bad:
+            raise KeyError("role")
+        return facts_of(pair, *args)
+
+    monkeypatch.setattr(checking, "facts_of", broken)
+    assert check_waiting() == 1
+    assert states(bad, good) == ["unchecked", "accepted"]
+    assert f"Pair {bad.pk}" in caplog.text
+
+
+# --- Contradictions ------------------------------------------------------------------------
+def test_two_pairs_that_contradict_each_other_are_both_lost(project):
+    prompt = make_prompt(project=project)
+    one = unchecked(prompt)
+    assert check_waiting() == 1 and states(one) == ["accepted"]
+    other = unchecked(prompt, chosen=OTHER, rejected=f" {GOOD}\n")
+    elsewhere = unchecked(make_prompt(project=project), chosen=OTHER, rejected=GOOD)
+    check_waiting()  # the later one is found, and the earlier one is asked again
+
+    check_waiting()
+    assert states(one, other, elsewhere) == ["rejected", "rejected", "accepted"]
+    reason = one.verdicts.get(rule="contradiction").reason
+    assert reason == "1 pairs prefer it the other way round, 1 this way"
+    assert check_waiting() == 0
+
+
+def test_a_majority_stays_and_turns_with_a_later_pair(project):
+    prompt = make_prompt(project=project)
+    one, two = unchecked(prompt), unchecked(prompt)
+    against = unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    while check_waiting():
+        pass
+    assert states(one, two, against) == ["accepted", "accepted", "rejected"]
+    more = unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    while check_waiting():
+        pass
+    assert set(states(one, two, against, more)) == {"rejected"}
+    PreferencePair.objects.filter(pk=one.pk).update(superseded_at=timezone.now())
+    while check_waiting():
+        pass
+    assert states(two, against, more) == ["rejected", "accepted", "accepted"]
+
+
+def test_a_frozen_pair_keeps_its_state_and_the_new_one_is_lost(project):
+    prompt = make_prompt(project=project)
+    frozen = unchecked(prompt)
+    check_waiting()
+    freeze_pairs(project, [frozen])
+    other = unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    while check_waiting():
+        pass
+    assert states(frozen, other) == ["accepted", "rejected"]
+
+
+def test_with_the_rule_off_nothing_is_reopened(project):
+    project.settings = {"rules": {"contradiction": {"on": False}}}
+    project.save()
+    prompt = make_prompt(project=project)
+    one, other = unchecked(prompt), unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    assert check_waiting() == 2 and check_waiting() == 0
+    assert states(one, other) == ["accepted", "accepted"]

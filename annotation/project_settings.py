@@ -59,6 +59,8 @@ class ProjectSettings:
     """
     ask_reasons: list[str] = field(default_factory=list)
     """Reasons an annotator may tick, e.g. ["correct", "clear"]."""
+    criteria: list[str] = field(default_factory=list)
+    """Judged one by one beside the verdict, e.g. ["helpful", "harmless"]; none by default."""
 
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -110,6 +112,8 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
             result[name] = _weights(value)
         elif name == "ask_reasons":
             result[name] = _reasons(value)
+        elif name == "criteria":
+            result[name] = _criteria(value)
         else:
             raise SettingsError(
                 str(name),
@@ -247,3 +251,20 @@ def _reasons(value: Any) -> list[str]:
             "ask_reasons", _("Reasons must not be empty, and each there only once.")
         )
     return reasons
+
+
+def _criteria(value: Any) -> list[str]:
+    """Few and short: each is a row of three buttons under every pair."""
+    if not isinstance(value, list) or len(value) > 6:
+        raise SettingsError(
+            "criteria", _("“criteria” must be a list of at most 6 texts.")
+        )
+    criteria = [
+        _text(f"criteria.{number}", name, 40).strip()
+        for number, name in enumerate(value)
+    ]
+    if not all(criteria) or len(set(criteria)) != len(criteria):
+        raise SettingsError(
+            "criteria", _("Criteria must not be empty, and each there only once.")
+        )
+    return criteria

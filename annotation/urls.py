@@ -4,10 +4,12 @@ from django.urls import path
 
 from annotation.views import (
     compare,
+    flags,
     history,
     home,
     members,
     pairs,
+    preferences,
     projects,
     prompts,
     quality,
@@ -16,9 +18,11 @@ from annotation.views import settings as project_settings
 
 urlpatterns = [
     path("", home.home, name="home"),
+    path("preferences/", preferences.edit, name="preferences"),
     path("projects/new/", projects.new_project, name="new_project"),
     path("projects/<slug:slug>/", projects.project, name="project"),
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
+    path("projects/<slug:slug>/last-ten/", compare.last_ten, name="last_ten"),
     path("leases/<uuid:key>/judge/", compare.judge, name="judge"),
     path("leases/<uuid:key>/skip/", compare.skip, name="skip"),
     path("judgments/<uuid:pk>/undo/", compare.undo, name="undo"),
@@ -31,6 +35,7 @@ urlpatterns = [
     ),
     path("projects/<slug:slug>/members/", members.members, name="members"),
     path("projects/<slug:slug>/pairs/", pairs.pairs, name="pairs"),
+    path("projects/<slug:slug>/flagged/", flags.flagged, name="flagged"),
     path("projects/<slug:slug>/quality/", quality.quality, name="quality"),
     path("projects/<slug:slug>/pairs.jsonl", pairs.export_pairs, name="export_pairs"),
 ]

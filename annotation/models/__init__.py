@@ -20,6 +20,7 @@ from annotation.models.pairs import (
     PreferencePair,
     RuleVerdict,
 )
+from annotation.models.preferences import Preferences
 from annotation.models.projects import (
     Membership,
     Project,
@@ -35,6 +36,7 @@ __all__ = [
     "Lease",
     "Membership",
     "PreferencePair",
+    "Preferences",
     "Project",
     "Prompt",
     "Role",

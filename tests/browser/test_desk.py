@@ -135,13 +135,13 @@ def test_an_edit_of_one_answer_is_never_kept_for_the_other(desk, browse):
 def test_undo_brings_the_edit_back_into_its_editor(desk):
     page = desk()
     page.keyboard.press("e")
-    editor(page).fill("Better.")
+    editor(page).fill("Better!")
     page.keyboard.press("Control+Enter")
     wait_for_next(page, 2)
     page.keyboard.press("u")
     wait_for_next(page, 1)
-    expect(editor(page)).to_have_value("Better.")
-    expect(page.locator(".diff:visible ins")).to_have_text("Better.")
+    expect(editor(page)).to_have_value("Better!")
+    expect(page.locator(".diff:visible ins")).to_have_text("Better!")
 
 
 def test_without_javascript_an_answer_can_be_improved_too(desk):
@@ -547,7 +547,7 @@ def test_with_everything_asked_the_buttons_stay_on_every_screen(desk):
 
 def test_on_a_phone_by_touch(browse, project, annotator, desk):
     page = desk(settings=ASKS_ALL, size=(390, 700))
-    page.get_by_text("clearly").click()
+    page.locator(".chip", has_text="clearly").click()
     page.get_by_role("button", name="B is better").click()
     wait_for_next(page, 2)
     page.locator(".answer-a .edit > summary").click()

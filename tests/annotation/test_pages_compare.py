@@ -262,7 +262,7 @@ def test_a_wrong_flag_is_422_and_keeps_the_pair_and_what_was_typed(
 def test_what_is_asked_beside_the_verdict_costs_the_judging_request_no_query(
     signed_in, project, django_assert_max_num_queries
 ):
-    """Strength, reasons and criteria are in the judgment's own row."""
+    """Reasons and criteria are in the judgment's own row."""
 
     def judge_one(**data):
         signed_in.get(compare_url(project))
@@ -281,11 +281,10 @@ def test_what_is_asked_beside_the_verdict_costs_the_judging_request_no_query(
     project.settings = {
         **project.settings,
         "criteria": ["helpful"],
-        "ask_strength": True,
         "ask_reasons": ["clear"],
     }
     project.save()
-    data = {"criterion:helpful": "first", "strength": "2", "reasons": ["clear"]}
+    data = {"criterion:helpful": "first", "reasons": ["clear"]}
     assert judge_one(**data) == plain
 
 

@@ -9,6 +9,7 @@ const store = `tiebreak:${document.body.dataset.user}:`;
 const RETRY_MS = 4000;
 let retryTimer = 0;
 let sending = "";
+let isResent = false;
 
 const pair = () => document.getElementById("pair");
 
@@ -77,6 +78,7 @@ function sendKept() {
   const [name, pick] = kept("pick:")[0] ?? [];
   if (!name || sending) return;
   sending = name;
+  isResent = true;
   pair().dataset.busy = "true";
   htmx
     .ajax("POST", pick.url, { target: "#pair", swap: "outerHTML settle:0ms", values: pick.values })
@@ -165,7 +167,8 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 // --- After a swap ----------------------------------------------------------------------
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "pair") return;
-  live.textContent = pair().dataset.announce;
+  live.textContent = [isResent && pair().dataset.sent, pair().dataset.announce].filter(Boolean).join(" ");
+  isResent = false;
   applyKeys();
   prepareEditors();
   restoreDraft();

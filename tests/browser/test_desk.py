@@ -435,6 +435,7 @@ def test_everything_survives_a_lost_network_and_is_sent_once(desk, browse):
     expect(alert).to_contain_text("Your pick is kept on this device")
     page.context.set_offline(False)
     wait_for_next(page, 2)
+    expect(page.locator("#live")).to_contain_text("kept on this device has been sent")
     assert_everything_is_stored()
     assert page.evaluate(KEPT) == []
 

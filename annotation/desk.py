@@ -4,19 +4,31 @@ Reads only. Order, ids and everything that could tell a policy come from the lea
 """
 
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from typing import Any
 
+from django.db.models import Count, F, QuerySet, Sum, Value
+from django.db.models.functions import Coalesce, Least, TruncDate
+from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from annotation import project_settings
+from annotation import project_settings, queries
 from annotation.leasing import prompt_shown
 from annotation.models import Judgment, Lease, Project
-from annotation.overview import midnight
+from annotation.overview import midnight, waiting_for
 from annotation.pages import completion_html, message_turns
 from annotation.retelling import retold
 from annotation.words import verdict_words
 from inference.queries import readiness, stopped_on_purpose
+
+LONGEST_LOOK = 300.0
+"""Seconds of one judgment that count as work; beyond it somebody was elsewhere."""
+
+MOST_WAITING = 100
+"""Counting goes no further: more is as good as endless to the person at the desk."""
+
+DAYS_LOOKED_AT = 60
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,16 @@ class Typed:
     comment: str = ""
     strength: str = ""
     reasons: tuple[str, ...] = ()
+    edited_first: str = ""
+    edited_second: str = ""
+    criteria: dict[str, str] = field(default_factory=dict)
+    """{criterion: first, second or tie}"""
+    flag_text: str = ""
+
+    @property
+    def edited(self) -> str:
+        """The improved answer, whichever it is: to be given back where it is too late."""
+        return self.edited_first or self.edited_second
 
 
 @dataclass(frozen=True)
@@ -41,8 +63,11 @@ class Desk:
     last: Judgment | None = None
     last_words: str = ""
     today: int = 0
+    minutes: int = 0
+    """Worked today, by the time from each lease to its judgment."""
     ask_strength: bool = False
     ask_reasons: list[str] = field(default_factory=list)
+    criteria: list[str] = field(default_factory=list)
 
 
 def lay_out(
@@ -53,14 +78,19 @@ def lay_out(
     `last` is the judgment made in this very request, where there was one.
     """
     last = last or last_judgment(project, user)
+    today, minutes = worked_today(project, user)
+    own = project_settings.of(project)
     shared: dict[str, Any] = {
         "last": last,
         "last_words": verdict_words(last.verdict) if last else "",
-        "today": judged_today(project, user),
+        "today": today,
+        "minutes": minutes,
+        "ask_strength": own.ask_strength,
+        "ask_reasons": own.ask_reasons,
+        "criteria": own.criteria,
     }
     if lease is None:
         return Desk(lease=None, **shared)
-    own = project_settings.of(project)
     turns = message_turns(prompt_shown(lease))
     systems = [turn["html"] for turn in turns if turn["role"] == "system"]
     turns = [turn for turn in turns if turn["role"] != "system"]
@@ -71,8 +101,6 @@ def lay_out(
         system=systems[0] if systems else "",
         earlier=turns[:-1],
         question=turns[-1] if turns else None,
-        ask_strength=own.ask_strength,
-        ask_reasons=own.ask_reasons,
         **shared,
     )
 
@@ -83,11 +111,59 @@ def last_judgment(project: Project, user) -> Judgment | None:
     return mine.only("id", "verdict").order_by("-created_at").first()
 
 
-def judged_today(project: Project, user) -> int:
-    """Standing judgments since midnight."""
-    return Judgment.objects.filter(
+def worked_today(project: Project, user) -> tuple[int, int]:
+    """Standing judgments since midnight, and the minutes they took."""
+    worked = Judgment.objects.filter(
         project=project, annotator=user, created_at__gte=midnight(), undone_at=None
-    ).count()
+    ).aggregate(
+        judgments=Count("pk"),
+        seconds=Coalesce(Sum(Least(F("seconds"), Value(LONGEST_LOOK))), Value(0.0)),
+    )
+    return worked["judgments"], round(worked["seconds"] / 60)
+
+
+def last_ten(project: Project, user) -> QuerySet[Judgment]:
+    """The newest ten that stand, with their prompts; `can_undo` as in the history."""
+    mine = queries.my_history(project, user).filter(undone_at=None)
+    return (
+        mine.select_related(None)
+        .select_related("comparison__prompt")
+        .defer(None)
+        .only("verdict", "created_at", "edited_id", "comparison__prompt__messages")[:10]
+    )
+
+
+def days_in_a_row(project: Project, user) -> int:
+    """Days up to today with a standing judgment; free weekends don't break the row."""
+    today = timezone.localdate()
+    since = midnight() - timedelta(days=DAYS_LOOKED_AT)
+    days = set(
+        Judgment.objects.filter(
+            project=project, annotator=user, created_at__gte=since, undone_at=None
+        )
+        .order_by()
+        .annotate(day=TruncDate("created_at"))
+        .values_list("day", flat=True)
+        .distinct()
+    )
+    return count_row(days, today)
+
+
+def count_row(days: set[date], today: date) -> int:
+    """How many of `days` lie in one row that reaches today or the last day before it."""
+    row, day = 0, today
+    while today - day <= timedelta(days=DAYS_LOOKED_AT):
+        if day in days:
+            row += 1
+        elif day != today and day.weekday() < 5:
+            break
+        day -= timedelta(days=1)
+    return row
+
+
+def waiting_count(project: Project, user) -> int:
+    """Pairs this person could judge now, at most MOST_WAITING of them counted."""
+    return waiting_for(user).filter(project=project).order_by()[:MOST_WAITING].count()
 
 
 def waited_for(project: Project) -> list[str]:

@@ -5,15 +5,19 @@ is for the services.
 """
 
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from django import forms
+from django.http import QueryDict
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
-from annotation.models import Decision, Project, Role, Verdict
+from annotation.models import Decision, Lease, Project, Role, Verdict
+
+CRITERION = "criterion:"
+"""Begins the name of a criterion's field; its own name follows, as the project has it."""
 
 
 class Texts(forms.Field):
@@ -26,6 +30,8 @@ class Texts(forms.Field):
 
 
 class JudgmentForm(forms.Form):
+    """Everything on the desk. `lease` is what it is about, where it is about one."""
+
     verdict = forms.ChoiceField(
         choices=Verdict.choices,
         error_messages={
@@ -41,18 +47,76 @@ class JudgmentForm(forms.Form):
     )
     reasons = Texts(required=False)
     comment = forms.CharField(max_length=10_000, required=False, strip=False)
+    flag = forms.CharField(required=False)
+    flag_text = forms.CharField(required=False, strip=False)
+
+    def __init__(self, data: QueryDict, lease: Lease | None = None) -> None:
+        super().__init__(data)
+        self.lease = lease
 
     def clean_comment(self) -> str:
         # A form without JavaScript sends CR LF, the script LF: one body, one hash.
-        return self.cleaned_data["comment"].replace("\r\n", "\n")
+        return _lines(self.cleaned_data["comment"])
+
+    def clean(self) -> dict:
+        cleaned = super().clean() or {}
+        cleaned["edited"] = ""
+        verdict = cleaned.get("verdict")
+        for side, letter in (("first", "A"), ("second", "B")):
+            text = self.edit_of(side)
+            if text and side == verdict:
+                cleaned["edited"] = text
+            elif text is not None and verdict:
+                # Never guessed: the edit would become the best answer, or be lost.
+                self.add_error(
+                    None,
+                    _(
+                        "You have emptied answer %(letter)s. Write it, or cancel the edit."
+                    )
+                    % {"letter": letter}
+                    if side == verdict
+                    else _(
+                        "You have improved answer %(letter)s and picked something else."
+                        " Pick %(letter)s, or cancel the edit."
+                    )
+                    % {"letter": letter},
+                )
+        return cleaned
+
+    def edit_of(self, side: str) -> str | None:
+        """The answer as it was rewritten; None where it was left as it is."""
+        text = self.data.get(f"edited_{side}")
+        if text is None or self.lease is None:
+            return None
+        text, original = _lines(text), _lines(getattr(self.lease, side).text)
+        return None if text.strip() == original.strip() else text
+
+    def submission(self) -> dict[str, Any]:
+        """What `judging.submit_judgment` is called with."""
+        names = ("verdict", "strength", "reasons", "comment", "edited")
+        return {
+            **{name: self.cleaned_data[name] for name in names},
+            "criteria": self.criteria(),
+        }
+
+    def criteria(self) -> dict[str, str]:
+        """{criterion: what was sent for it}; which exist, the service says."""
+        return {
+            name.removeprefix(CRITERION): str(value)
+            for name, value in self.data.items()
+            if name.startswith(CRITERION) and value
+        }
 
     def typed(self) -> Typed:
         """What was sent beside the verdict, valid or not, to be shown again."""
-        reasons = self.data.getlist("reasons") if hasattr(self.data, "getlist") else []
         return Typed(
             comment=self.data.get("comment", ""),
             strength=self.data.get("strength", ""),
-            reasons=tuple(reasons),
+            reasons=tuple(self.data.getlist("reasons")),
+            edited_first=self.edit_of("first") or "",
+            edited_second=self.edit_of("second") or "",
+            criteria=self.criteria(),
+            flag_text=self.data.get("flag_text", ""),
         )
 
 
@@ -71,6 +135,10 @@ class ReviewForm(forms.Form):
 
     def clean_note(self) -> str:
         return self.cleaned_data["note"].replace("\r\n", "\n").strip()
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class ImportForm(forms.Form):

@@ -5,7 +5,7 @@ repeat recognisable: same body, same answer; another body is refused.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -50,6 +50,7 @@ __all__ = [
     "OtherBody",
     "Submitted",
     "TooLate",
+    "criteria_seen",
     "judgment_for",
     "submit_judgment",
     "undo",
@@ -76,6 +77,8 @@ class _Body:
     edited: str
     edited_html: str
     """Rendered before the transaction, which is to be short."""
+    criteria: dict[str, int | None]
+    """{criterion: the better completion's id}; null for a tie."""
 
 
 def judgment_for(user, pk: uuid.UUID | str) -> Judgment:
@@ -99,17 +102,20 @@ def submit_judgment(
     reasons: Sequence[str] = (),
     comment: str = "",
     edited: str = "",
+    criteria: Mapping[str, str] | None = None,
 ) -> Submitted:
     """Store what the lease's annotator saw. A strength given with a tie is dropped.
+
+    `criteria`: {criterion of the project: first, second or tie}, any of them or none.
 
     Raises InvalidJudgment (422), OtherBody (409: the key has another judgment) and
     TooLate (410: expired and every slot taken, skipped, or judged by another lease).
     """
-    body_sha256 = texts.sha256_of(
-        [verdict, strength, list(reasons or ()), comment, edited]
-    )
+    given = [verdict, strength, list(reasons or ()), comment, edited]
+    # Only where there are some: bodies from before there were criteria keep their hash.
+    body_sha256 = texts.sha256_of([*given, criteria] if criteria else given)
     try:
-        body = _checked(lease, verdict, strength, reasons, comment, edited)
+        body = _checked(lease, verdict, strength, reasons, comment, edited, criteria)
     except InvalidJudgment:
         # What was taken once is answered again, even if it would be refused today.
         replay = _replay(lease, body_sha256)
@@ -158,6 +164,7 @@ def _store(lease: Lease, body: _Body, body_sha256: str) -> Submitted:
         strength=body.strength if winner else None,
         reasons=body.reasons,
         comment=body.comment,
+        criteria=body.criteria,
         edited=_edited_completion(lease, winner, body),
         body_sha256=body_sha256,
         seconds=max(0.0, (now - lease.created_at).total_seconds()),
@@ -208,6 +215,15 @@ def _fill_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
     )
 
 
+def criteria_seen(judgment: Judgment) -> dict[str, str]:
+    """{criterion: first, second or tie} as its lease showed the answers."""
+    if not judgment.criteria:
+        return {}
+    lease = judgment.lease
+    sides = {lease.first_id: "first", lease.second_id: "second", None: "tie"}
+    return {name: sides[won] for name, won in judgment.criteria.items()}
+
+
 def _edited_completion(
     lease: Lease, winner: Completion | None, body: _Body
 ) -> Completion | None:
@@ -223,7 +239,7 @@ def _edited_completion(
     )
 
 
-def _checked(lease, verdict, strength, reasons, comment, edited) -> _Body:
+def _checked(lease, verdict, strength, reasons, comment, edited, criteria) -> _Body:
     if verdict not in Verdict.values:
         raise InvalidJudgment(
             "verdict",
@@ -250,7 +266,32 @@ def _checked(lease, verdict, strength, reasons, comment, edited) -> _Body:
                 "edited", _("The edited answer is the same as the one it improves.")
             )
     html = render_markdown(edited) if edited else ""
-    return _Body(verdict, strength, list(reasons or ()), comment, edited, html)
+    won = _checked_criteria(lease, criteria) if criteria else {}
+    return _Body(verdict, strength, list(reasons or ()), comment, edited, html, won)
+
+
+def _checked_criteria(lease: Lease, criteria: object) -> dict[str, int | None]:
+    known = project_settings.of(lease.project).criteria
+    sides = {"first": lease.first_id, "second": lease.second_id, "tie": None}
+    if not isinstance(criteria, Mapping):
+        raise InvalidJudgment(
+            "criteria", _("“criteria” must be an object of criteria and verdicts.")
+        )
+    for name, side in criteria.items():
+        if name not in known:
+            message = (
+                _("This project has no such criterion. It has: %(known)s.")
+                if known
+                else _("This project has no criteria.")
+            )
+            raise InvalidJudgment("criteria", message % {"known": ", ".join(known)})
+        if not isinstance(side, str) or side not in sides:
+            raise InvalidJudgment(
+                "criteria",
+                _("“%(name)s” must be one of %(known)s.")
+                % {"name": name, "known": ", ".join(sides)},
+            )
+    return {name: sides[criteria[name]] for name in known if name in criteria}
 
 
 def _checked_text(field: str, value: object, longest: int) -> str:

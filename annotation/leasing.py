@@ -227,11 +227,21 @@ def free(lease_id: uuid.UUID, comparison: Comparison) -> None:
     )
 
 
-def skip(lease: Lease, reason: str = "") -> None:
+def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
     """End the lease without a verdict; the comparison isn't offered to them again.
 
-    Skipping twice changes nothing. Raises Refused (409) for a judged lease.
+    `flag` (Lease.Flag) says that something is wrong with the pair, for reviewers to
+    look at. Skipping twice changes nothing. Raises Refused (409) for a judged lease,
+    InvalidJudgment (422) for a flag that is not known or says nothing.
     """
+    if flag and flag not in Lease.Flag.values:
+        raise InvalidJudgment(
+            "flag",
+            _("“flag” must be one of %(known)s.")
+            % {"known": ", ".join(Lease.Flag.values)},
+        )
+    if flag == Lease.Flag.OTHER and not reason.strip():
+        raise InvalidJudgment("reason", _("Say in a few words what is wrong."))
     problem = texts.problem(reason, 200)
     if problem:
         raise InvalidJudgment("reason", _("The reason %(what)s.") % {"what": problem})
@@ -241,8 +251,10 @@ def skip(lease: Lease, reason: str = "") -> None:
         free(lease.pk, comparison)
         Lease.objects.filter(
             pk=lease.pk, outcome__in=[Lease.Outcome.ACTIVE, Lease.Outcome.EXPIRED]
-        ).update(outcome=Lease.Outcome.SKIPPED, skip_reason=reason, ended_at=now)
-        lease.refresh_from_db(fields=["outcome", "skip_reason", "ended_at"])
+        ).update(
+            outcome=Lease.Outcome.SKIPPED, skip_reason=reason, flag=flag, ended_at=now
+        )
+        lease.refresh_from_db(fields=["outcome", "skip_reason", "flag", "ended_at"])
         if lease.outcome == Lease.Outcome.JUDGED:
             raise Refused(_("You have judged this pair already. Undo that first."))
         if comparison.state == Comparison.State.WITHDRAWN:

@@ -36,7 +36,7 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         ),
         n_prompts=_number(Prompt.objects.all()),
         n_held_out=_number(Prompt.objects.filter(is_held_out=True)),
-        n_waiting=_number(_waiting_for(user)),
+        n_waiting=_number(waiting_for(user)),
         n_open=_number(Comparison.objects.filter(state="open")),
         n_judgments=_number(Judgment.objects.filter(undone_at=None)),
         n_mine=_number(mine),
@@ -74,7 +74,7 @@ def member_counts(project: Project) -> QuerySet[Membership]:
     )
 
 
-def _waiting_for(user) -> QuerySet[Comparison]:
+def waiting_for(user) -> QuerySet[Comparison]:
     """Open comparisons with room that the user has neither judged nor skipped."""
     now = timezone.now()
     room = Q(state="open") | Q(state="leased", expires_at__lte=now)

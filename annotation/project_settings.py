@@ -67,6 +67,8 @@ class ProjectSettings:
     """
     ask_reasons: list[str] = field(default_factory=list)
     """Reasons an annotator may tick, e.g. ["correct", "clear"]."""
+    criteria: list[str] = field(default_factory=list)
+    """Judged one by one beside the verdict, e.g. ["helpful", "harmless"]; none by default."""
 
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -125,6 +127,8 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
             result[name] = _weights(value)
         elif name == "ask_reasons":
             result[name] = _reasons(value)
+        elif name == "criteria":
+            result[name] = _criteria(value)
         else:
             raise SettingsError(
                 str(name),
@@ -291,3 +295,8 @@ def _texts(name: str, value: Any, most: int, longest: int) -> list[str]:
             name, _("A text in the list must not be empty, nor there twice.")
         )
     return found
+
+
+def _criteria(value: Any) -> list[str]:
+    """Few and short: each is a row of three buttons under every pair."""
+    return _texts("criteria", value, 6, 40)

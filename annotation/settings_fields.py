@@ -188,6 +188,15 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                     "One a line, such as “correct”, “clear”, “polite”. Empty: not asked."
                 ),
             ),
+            Setting(
+                "criteria",
+                "lines",
+                _("Criteria to judge one by one"),
+                _(
+                    "One a line, such as “helpful”, “harmless”; each is judged A, B or"
+                    " tie beside the verdict, and may be left out. Usual: none, or 2 to 4."
+                ),
+            ),
         ],
     ),
     (

@@ -274,6 +274,12 @@ def withdraw_stock(project: Project, keep: Policy) -> int:
     return len(ids)
 
 
+def withdraw_open(comparison: Comparison) -> None:
+    """Withdraw one open comparison, whose row the caller has locked."""
+    _withdraw([comparison.pk], timezone.now())
+    comparison.state = Comparison.State.WITHDRAWN
+
+
 def _left_behind(project: Project, keep: Policy, now) -> QuerySet[Comparison]:
     in_use = Slot.objects.filter(
         Q(state=Slot.State.JUDGED) | Q(state=Slot.State.LEASED, expires_at__gt=now),

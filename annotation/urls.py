@@ -4,11 +4,13 @@ from django.urls import path
 
 from annotation.views import (
     compare,
+    flags,
     history,
     home,
     members,
     pair,
     pairs,
+    preferences,
     projects,
     prompts,
     quality,
@@ -19,9 +21,11 @@ from annotation.views import settings as project_settings
 
 urlpatterns = [
     path("", home.home, name="home"),
+    path("preferences/", preferences.edit, name="preferences"),
     path("projects/new/", projects.new_project, name="new_project"),
     path("projects/<slug:slug>/", projects.project, name="project"),
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
+    path("projects/<slug:slug>/last-ten/", compare.last_ten, name="last_ten"),
     path("leases/<uuid:key>/judge/", compare.judge, name="judge"),
     path("leases/<uuid:key>/skip/", compare.skip, name="skip"),
     path("judgments/<uuid:pk>/undo/", compare.undo, name="undo"),
@@ -59,6 +63,7 @@ urlpatterns = [
         rules.preview_rules,
         name="preview_rules",
     ),
+    path("projects/<slug:slug>/flagged/", flags.flagged, name="flagged"),
     path("projects/<slug:slug>/quality/", quality.quality, name="quality"),
     path("projects/<slug:slug>/pairs.jsonl", pairs.export_pairs, name="export_pairs"),
 ]

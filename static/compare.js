@@ -1,7 +1,7 @@
-// The compare page: keys, a visible beat, drafts, and picks that outlive a lost network.
+// The compare page: a visible beat, drafts, and picks that outlive a lost network.
 // A pick is kept in localStorage from the key stroke until the server has answered it;
-// its lease key makes sending it again harmless. Needs app.js and htmx; without this
-// file the page's plain form still works.
+// its lease key makes sending it again harmless. Needs app.js and htmx, and keys.js,
+// editing.js and desk.js before it; without all of them the plain form still works.
 "use strict";
 
 const live = document.getElementById("live");
@@ -9,10 +9,9 @@ const store = `tiebreak:${document.body.dataset.user}:`;
 const RETRY_MS = 4000;
 let retryTimer = 0;
 let sending = "";
+let isResent = false;
 
 const pair = () => document.getElementById("pair");
-const isTextBox = (element) =>
-  element.matches("textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])");
 
 // --- Kept on this device ----------------------------------------------------------
 // Private windows may refuse storage: then the page works, it only remembers less.
@@ -39,24 +38,37 @@ function kept(prefix) {
   return found;
 }
 
+// {name: value, or values where there are several} of what is filled in.
 function typed(form) {
-  const data = new FormData(form);
-  return {
-    comment: data.get("comment") ?? "",
-    strength: data.get("strength") ?? "",
-    reasons: data.getAll("reasons"),
-  };
+  const found = {};
+  for (const [name, value] of new FormData(form)) {
+    if (name === "csrfmiddlewaretoken" || !value) continue;
+    found[name] = name in found ? [found[name], value].flat() : value;
+  }
+  return found;
 }
 
-function restoreDraft() {
-  const lease = pair().dataset.lease;
-  const draft = lease && kept(`draft:${lease}`)[0]?.[1];
+function keepDraft() {
   const form = pair().querySelector(".pair-form");
-  if (!draft || !form || typed(form).comment) return;
-  form.elements.comment.value = draft.comment;
-  form.querySelector("details.comment").open = Boolean(draft.comment);
-  for (const input of form.querySelectorAll("[name=strength], [name=reasons]")) {
-    input.checked = input.value === draft.strength || draft.reasons.includes(input.value);
+  if (form) keep(`draft:${pair().dataset.lease}`, typed(form));
+}
+
+// What the server sends back filled in (a refusal, an undo) is the newer.
+function restoreDraft() {
+  const form = pair().querySelector(".pair-form");
+  const draft = form && kept(`draft:${pair().dataset.lease}`)[0]?.[1];
+  if (!draft || Object.keys(typed(form)).length) return;
+  for (const input of form.elements) {
+    const value = draft[input.name];
+    if (!value?.length || !input.name) continue;
+    if (input.matches("[type=radio], [type=checkbox]")) {
+      input.checked = [value].flat().includes(input.value);
+    } else if (input.matches("textarea, [type=text]")) {
+      input.disabled = false;
+      input.value = value;
+      input.closest("details").open = true;
+      if (input.closest(".edit")) drawDiff(input.closest(".edit"));
+    }
   }
 }
 
@@ -66,6 +78,7 @@ function sendKept() {
   const [name, pick] = kept("pick:")[0] ?? [];
   if (!name || sending) return;
   sending = name;
+  isResent = true;
   pair().dataset.busy = "true";
   htmx
     .ajax("POST", pick.url, { target: "#pair", swap: "outerHTML settle:0ms", values: pick.values })
@@ -117,6 +130,8 @@ document.addEventListener("htmx:afterRequest", (event) => {
     return;
   }
   if (xhr.status >= 400) release();
+  const skipped = /\/leases\/([^/]+)\/skip\//.exec(requestConfig.path)?.[1];
+  if (skipped && xhr.status < 300) forget(`draft:${skipped}`);
   if (!name) return;
   forget(name);
   if (xhr.status < 300) forget(name.replace("pick:", "draft:"));
@@ -143,33 +158,34 @@ function release() {
 
 window.addEventListener("online", sendKept);
 
+// The pick is seen for a moment before the next pair comes; how long, the person says.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.target.id !== "pair" || !pair().dataset.picked) return;
+  event.detail.swapOverride = `outerHTML swap:${desk.dataset.beat}ms settle:0ms`;
+});
+
 // --- After a swap ----------------------------------------------------------------------
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "pair") return;
-  live.textContent = pair().dataset.announce;
+  live.textContent = [isResent && pair().dataset.sent, pair().dataset.announce].filter(Boolean).join(" ");
+  isResent = false;
+  applyKeys();
+  prepareEditors();
   restoreDraft();
+  afterPairCame();
   // The place to read on from, for the keyboard and for screen readers.
   pair().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
   pair().querySelector(".pair-text")?.scrollTo(0, 0);
 });
 
 document.addEventListener("input", (event) => {
-  const form = event.target.closest(".pair-form");
-  if (form) keep(`draft:${pair().dataset.lease}`, typed(form));
-});
-
-// --- Keys ----------------------------------------------------------------------------------
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || event.isComposing) return;
-  if (isTextBox(event.target) || document.querySelector("dialog[open]")) return;
-  const key = event.key.toLowerCase();
-  if (!/^[a-z0-9?]$/.test(key)) return;
-  const control = document.querySelector(`[data-key="${key}"]`);
-  if (!control) return;
-  event.preventDefault();
-  control.click();
+  if (event.target.closest(".pair-form")) keepDraft();
 });
 
 document.documentElement.classList.add("has-keys");
+applyKeys();
+prepareEditors();
 restoreDraft();
+restoreDocks();
+showLeftBehind();
 sendKept();

@@ -76,6 +76,7 @@ class Judgment:
     reasons: list[str] = field(default_factory=list)
     comment: str = ""
     edited: str | None = None
+    criteria: dict[str, str] = field(default_factory=dict)
     created_at: str = ""
 
 
@@ -239,6 +240,7 @@ class Client:
         reasons: list[str] | None = None,
         comment: str = "",
         edited: str = "",
+        criteria: dict[str, str] | None = None,
     ) -> Submitted:
         """`verdict`: first, second, tie or both_bad. Raises ProblemError 409, 410, 422."""
         body: dict[str, Any] = {"verdict": verdict}
@@ -247,6 +249,7 @@ class Client:
             "reasons": reasons,
             "comment": comment,
             "edited": edited,
+            "criteria": criteria,
         }
         body |= {name: value for name, value in given.items() if value}
         response = self._send(
@@ -260,9 +263,13 @@ class Client:
             is_replay=response.status_code == 200,
         )
 
-    def skip(self, lease: Lease, reason: str = "") -> None:
-        """It is not offered to this annotator again."""
-        body = {"reason": reason} if reason else {}
+    def skip(self, lease: Lease, reason: str = "", flag: str = "") -> None:
+        """It is not offered to this annotator again.
+
+        `flag` (unsafe, broken, language, other) shows the pair to reviewers.
+        """
+        given = {"reason": reason, "flag": flag}
+        body = {name: value for name, value in given.items() if value}
         self._send("DELETE", f"leases/{lease.key}", repeatable=True, json=body)
 
     def undo(self, judgment: Judgment) -> Lease:

@@ -6,7 +6,11 @@ answered with the same judgment.
 
 from uuid import UUID
 
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import (
+    OpenApiResponse,
+    extend_schema,
+    extend_schema_field,
+)
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,7 +19,10 @@ from rest_framework.views import APIView
 from annotation import judging, leasing
 from annotation.api.leases import LeaseSerializer, lease_json
 from annotation.api.serializers import Body, Instant, problems, read
+from annotation.judging import criteria_seen
 from annotation.models import Judgment, Verdict
+
+CRITERION_VERDICTS = ["first", "second", "tie"]
 
 
 class JudgmentBody(Body):
@@ -41,6 +48,11 @@ class JudgmentBody(Body):
         max_length=judging.MAX_EDITED,
         help_text="the better answer, improved",
     )
+    criteria = serializers.DictField(
+        child=serializers.ChoiceField(choices=CRITERION_VERDICTS),
+        required=False,
+        help_text='the project\'s criteria, any of them: {"helpful": "first"}',
+    )
 
 
 class JudgmentSerializer(serializers.Serializer):
@@ -52,10 +64,17 @@ class JudgmentSerializer(serializers.Serializer):
     reasons = serializers.ListField(child=serializers.CharField())
     comment = serializers.CharField()
     edited = serializers.SerializerMethodField()
+    criteria = serializers.SerializerMethodField()
     created_at = Instant()
 
     def get_edited(self, judgment: Judgment) -> str | None:
         return judgment.edited.text if judgment.edited else None
+
+    @extend_schema_field(
+        serializers.DictField(child=serializers.ChoiceField(CRITERION_VERDICTS))
+    )
+    def get_criteria(self, judgment: Judgment) -> dict[str, str]:
+        return criteria_seen(judgment)
 
 
 class SubmittedSerializer(serializers.Serializer):

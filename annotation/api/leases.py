@@ -101,15 +101,31 @@ class SkipBody(Body):
     reason = serializers.CharField(
         max_length=200, required=False, allow_blank=True, default=""
     )
+    flag = serializers.ChoiceField(
+        choices=Lease.Flag.choices,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="something is wrong with the pair itself; reviewers see it",
+    )
 
 
 class LeaseDetail(APIView):
     @extend_schema(
         operation_id="leases_skip",
         summary="Skip it: it is not offered to you again",
-        description='The reason may also come in a JSON body: `{"reason": …}`.',
+        description="Reason and flag may also come in a JSON body:"
+        ' `{"reason": …, "flag": "unsafe"}`. The flag `other` needs a reason.',
         request=SkipBody,
-        parameters=[OpenApiParameter("reason", str, description="why, if you like")],
+        parameters=[
+            OpenApiParameter("reason", str, description="why, if you like"),
+            OpenApiParameter(
+                "flag",
+                str,
+                enum=Lease.Flag.values,
+                description="what is wrong with the pair, for reviewers to look at",
+            ),
+        ],
         responses={204: None, **problems(400, 404, 409, 415, 422)},
     )
     def delete(self, request: Request, key: UUID) -> Response:
@@ -117,5 +133,5 @@ class LeaseDetail(APIView):
         # Many clients cannot send a body with DELETE, so ?reason= is read as well.
         body = SkipBody(data=request.data or request.query_params.dict())
         body.is_valid(raise_exception=True)
-        leasing.skip(lease, body.validated_data["reason"])
+        leasing.skip(lease, **body.validated_data)
         return Response(status=204)

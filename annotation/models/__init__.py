@@ -23,6 +23,7 @@ from annotation.models.pairs import (
     PromptBand,
     RuleVerdict,
 )
+from annotation.models.preferences import Preferences
 from annotation.models.projects import (
     Membership,
     Project,
@@ -41,6 +42,7 @@ __all__ = [
     "LetThrough",
     "Membership",
     "PreferencePair",
+    "Preferences",
     "Project",
     "Prompt",
     "PromptBand",

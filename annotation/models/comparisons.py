@@ -152,6 +152,14 @@ class Lease(models.Model):
         SKIPPED = "skipped", _("skipped")
         EXPIRED = "expired", _("expired")
 
+    class Flag(models.TextChoices):
+        """What is wrong with a pair that somebody flagged instead of judging it."""
+
+        UNSAFE = "unsafe", _("unsafe")
+        BROKEN = "broken", _("broken")
+        LANGUAGE = "language", _("not my language")
+        OTHER = "other", _("something else")
+
     key = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.CASCADE, related_name="leases")
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="leases")
@@ -167,6 +175,8 @@ class Lease(models.Model):
     expires_at = models.DateTimeField()
     outcome = models.CharField(max_length=8, choices=Outcome, default="", blank=True)
     skip_reason = models.CharField(max_length=200, blank=True)
+    flag = models.CharField(max_length=8, choices=Flag, default="", blank=True)
+    """Of a skip: what is wrong with the pair; empty where nothing was said to be."""
     ended_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -184,9 +194,23 @@ class Lease(models.Model):
                 condition=Q(outcome__in=["", "judged", "skipped", "expired"]),
                 name="lease_outcome_known",
             ),
+            models.CheckConstraint(
+                condition=Q(flag="")
+                | Q(
+                    flag__in=["unsafe", "broken", "language", "other"],
+                    outcome="skipped",
+                ),
+                name="flag_ends_a_lease",
+            ),
         ]
         indexes = [
-            models.Index(fields=["annotator", "comparison"], name="lease_by_annotator")
+            models.Index(fields=["annotator", "comparison"], name="lease_by_annotator"),
+            # Serves the list of flagged pairs, newest first.
+            models.Index(
+                fields=["project", "-ended_at"],
+                condition=~Q(flag=""),
+                name="lease_flagged",
+            ),
         ]
 
     def __str__(self) -> str:

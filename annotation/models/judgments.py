@@ -38,6 +38,8 @@ class Judgment(models.Model):
     """1 slightly, 2 clearly, 3 much better; null where not asked."""
     reasons = models.JSONField(default=list, blank=True)
     comment = models.TextField(blank=True)
+    criteria = models.JSONField(default=dict, blank=True)
+    """{criterion: id of the completion that is better by it, or null for a tie}."""
     edited = models.ForeignKey(
         Completion, models.PROTECT, null=True, blank=True, related_name="+"
     )

@@ -1,9 +1,10 @@
-"""Compare: one pair on the desk, and the acts on it: judge, skip, undo.
+"""Compare: one pair on the desk, and the acts on it: judge, skip, flag, undo.
 
 Every act answers with the next pair in the same request: as the partial `#pair` for
 htmx, by a redirect for a plain form.
 """
 
+import json
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -17,10 +18,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation import desk, judging, leasing
+from annotation import desk, judging, keys, leasing, preferences
 from annotation.access import needs, role_of
 from annotation.errors import InvalidJudgment, Refused
-from annotation.forms import JudgmentForm
+from annotation.forms import CRITERION, JudgmentForm
 from annotation.models import Judgment, Lease, Role
 from annotation.pages import page, safe_html
 from annotation.words import verdict_words
@@ -67,11 +68,11 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 @on_own(leasing.lease_for)
 def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
-    form = JudgmentForm(request.POST)
+    form = JudgmentForm(request.POST, lease)
     if not form.is_valid():
         return _show(request, lease, form=form, status=422)
     try:
-        submitted = judging.submit_judgment(lease, **form.cleaned_data)
+        submitted = judging.submit_judgment(lease, **form.submission())
     except InvalidJudgment as error:
         form.add_error(
             error.field if error.field in form.fields else None, error.message
@@ -89,13 +90,25 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
 @require_POST
 @on_own(leasing.lease_for)
 def skip(request: HttpRequest, lease: Lease) -> HttpResponse:
-    """What was typed as a comment is kept as the reason."""
-    form = JudgmentForm(request.POST)
+    """With a flag: what is wrong with the pair, and its words are the reason.
+
+    Without one, what was typed as a comment is kept as the reason.
+    """
+    form = JudgmentForm(request.POST, lease)
     form.is_valid()
+    flag = str(form.cleaned_data.get("flag") or "")
+    reason = str(form.cleaned_data.get("flag_text" if flag else "comment") or "")
     try:
-        leasing.skip(lease, str(form.cleaned_data.get("comment") or "")[:200])
+        leasing.skip(lease, reason if flag else reason[:200], flag)
+    except InvalidJudgment as error:
+        form.errors.clear()
+        form.add_error(None, error.message)
+        return _show(request, lease, form=form, status=422)
     except Refused as error:
         return _over(request, form, error)
+    if flag:
+        done = _("Flagged: %(flag)s") % {"flag": Lease.Flag(flag).label}
+        return _next(request, done)
     return _next(request, _("Skipped"))
 
 
@@ -110,6 +123,19 @@ def undo(request: HttpRequest, judgment: Judgment) -> HttpResponse:
     if request.htmx:
         return _show(request, lease, done=_("Undone"), typed=_typed_before(judgment))
     return redirect("compare", request.project.slug)
+
+
+@require_safe
+@never_cache
+@needs(Role.ANNOTATOR)
+def last_ten(request: HttpRequest, slug: str) -> HttpResponse:
+    """What the desk's drawer holds, fetched when it is opened; else the history."""
+    if not request.htmx:
+        return redirect("history", slug)
+    judgments = desk.last_ten(request.project, request.user)
+    for judgment in judgments:
+        judgment.words = verdict_words(judgment.verdict)
+    return page(request, "annotation/_last_ten.html", {"judgments": judgments})
 
 
 def _next(
@@ -133,10 +159,17 @@ def _show(
     last: Judgment | None = None,
     status: int = 200,
 ) -> HttpResponse:
+    typed = form.typed() if form else typed or desk.Typed()
+    laid_out = desk.lay_out(request.user, request.project, lease, last)
     context = {
-        "desk": desk.lay_out(request.user, request.project, lease, last),
+        "desk": laid_out,
         "form": form,
-        "typed": form.typed() if form else typed or desk.Typed(),
+        "typed": typed,
+        "criteria": [
+            (name, CRITERION + name, typed.criteria.get(name, ""))
+            for name in laid_out.criteria
+        ],
+        "flags": Lease.Flag.choices,
         "reasons": reasons or [],
         "done": done,
     }
@@ -155,16 +188,40 @@ def _over(request: HttpRequest, form: JudgmentForm, error: Refused) -> HttpRespo
 
 def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
     if request.htmx:
+        # The page around it knows the reader's own keys and puts them on the buttons.
+        context |= _with_keys(keys.defaults(), context["desk"])
         return page(request, f"{TEMPLATE}#pair", context, status=status)
     if not hasattr(request, "role"):
         request.role = role_of(request.user, request.project)
-    context["guidelines"] = safe_html(request.project.guidelines)
+    own = preferences.of(request.user)
+    own_keys = keys.keys_of(own.keys)
+    context |= _with_keys(own_keys, context["desk"]) | {
+        "guidelines": safe_html(request.project.guidelines),
+        "preferences": own,
+        "keys_json": json.dumps(own_keys),
+        "acts": preferences.acts_in_words(own, context["desk"]),
+        "days": desk.days_in_a_row(request.project, request.user),
+        "waiting": desk.waiting_count(request.project, request.user),
+    }
     return page(request, TEMPLATE, context, status=status)
 
 
+def _with_keys(own: dict[str, str], laid_out: desk.Desk) -> dict[str, Any]:
+    """The keys by act, and the reasons with theirs; those after the ninth have none."""
+    acts = [*keys.REASONS, *[""] * len(laid_out.ask_reasons)]
+    chips = [
+        (reason, act, own.get(act, ""))
+        for reason, act in zip(laid_out.ask_reasons, acts, strict=False)
+    ]
+    return {"keys": own, "reason_chips": chips}
+
+
 def _typed_before(judgment: Judgment) -> desk.Typed:
+    edited = judgment.edited.text if judgment.edited else ""
     return desk.Typed(
         comment=judgment.comment,
         strength=str(judgment.strength or ""),
         reasons=tuple(judgment.reasons),
+        criteria=judging.criteria_seen(judgment),
+        **({f"edited_{judgment.verdict}": edited} if edited else {}),
     )

@@ -6,9 +6,11 @@ from django.views.decorators.http import require_safe
 
 from annotation import queries
 from annotation.access import needs
+from annotation.diffing import word_diff
+from annotation.judging import criteria_seen
 from annotation.models import Role
 from annotation.pages import completion_html, message_turns, page
-from annotation.words import verdict_words
+from annotation.words import criterion_words, strength_words, verdict_words
 
 PAGE_SIZE = 25
 UNSEEN = [
@@ -29,4 +31,12 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         judgment.turns = message_turns(judgment.comparison.prompt.messages)
         judgment.first_html = completion_html(lease.first)
         judgment.second_html = completion_html(lease.second)
+        judgment.strength_words = strength_words(judgment.strength)
+        judgment.criteria_words = [
+            (name, criterion_words(side))
+            for name, side in criteria_seen(judgment).items()
+        ]
+        if judgment.edited is not None:
+            improved = lease.first if judgment.verdict == "first" else lease.second
+            judgment.edit = word_diff(improved.text, judgment.edited.text)
     return page(request, "annotation/history.html", {"judgments": judgments})

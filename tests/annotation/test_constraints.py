@@ -50,6 +50,14 @@ def copy_of(row, **changes):
     return type(row)(**{**values, **changes})
 
 
+def test_only_a_skipped_lease_has_a_flag_and_only_a_known_one():
+    lease = make_lease()
+    leases = Lease.objects.filter(pk=lease.pk)
+    refused(leases.update, flag="unsafe")
+    refused(leases.update, flag="boring", outcome="skipped")
+    leases.update(flag="unsafe", outcome="skipped")
+
+
 def test_one_standing_judgment_for_an_annotator_and_a_comparison():
     judgment = make_judgment(comparison=make_comparison(quota=2))
     lease = make_lease(comparison=judgment.comparison)

@@ -15,7 +15,7 @@ from annotation.errors import (
     TooLate,
 )
 from annotation.freezing import freeze_pairs
-from annotation.judging import judgment_for, submit_judgment, undo
+from annotation.judging import criteria_seen, judgment_for, submit_judgment, undo
 from annotation.leasing import skip, take_lease
 from annotation.models import (
     Comparison,
@@ -143,6 +143,8 @@ def test_a_replay_after_undo_still_answers_the_same_judgment(lease):
         ("edited", {"verdict": "first", "edited": " \n "}),
         ("edited", {"verdict": "tie", "edited": "Better."}),
         ("edited", {"verdict": "both_bad", "edited": "Better."}),
+        ("criteria", {"verdict": "first", "criteria": {"helpful": "first"}}),
+        ("criteria", {"verdict": "first", "criteria": ["helpful"]}),
     ],
 )
 def test_what_makes_no_judgment_is_refused_by_field_and_the_lease_stays(
@@ -154,6 +156,57 @@ def test_what_makes_no_judgment_is_refused_by_field_and_the_lease_stays(
     assert (refused.value.status, bool(refused.value.message)) == (422, True)
     assert Slot.objects.get().state == "leased"
     assert not Judgment.objects.exists()
+
+
+def with_criteria(lease, *names):
+    lease.project.settings = {"criteria": list(names)}
+    lease.project.save()
+    return lease
+
+
+def test_criteria_are_stored_by_completion_and_told_as_they_were_seen(lease):
+    with_criteria(lease, "helpful", "harmless", "honest")
+    judgment = submit_judgment(
+        lease, verdict="first", criteria={"harmless": "tie", "helpful": "second"}
+    ).judgment
+    judgment.refresh_from_db()
+    assert judgment.criteria == {"helpful": lease.second_id, "harmless": None}
+    assert criteria_seen(judgment) == {"helpful": "second", "harmless": "tie"}
+
+
+def test_criteria_are_part_of_the_body_that_a_repeat_must_have(lease):
+    with_criteria(lease, "helpful")
+    submit_judgment(lease, verdict="tie", criteria={"helpful": "first"})
+    again = submit_judgment(lease, verdict="tie", criteria={"helpful": "first"})
+    assert again.is_replay
+    for other in ({"helpful": "second"}, {}, None):
+        with pytest.raises(OtherBody):
+            submit_judgment(lease, verdict="tie", criteria=other)
+
+
+def test_no_criteria_and_empty_criteria_are_the_same_body(lease):
+    submit_judgment(lease, verdict="tie")
+    assert submit_judgment(lease, verdict="tie", criteria={}).is_replay
+
+
+@pytest.mark.parametrize("criteria", [{"kind": "first"}, {"helpful": "both_bad"}])
+def test_an_unknown_criterion_or_verdict_is_refused_and_the_lease_stays(
+    lease, criteria
+):
+    with_criteria(lease, "helpful")
+    with pytest.raises(InvalidJudgment) as refused:
+        submit_judgment(lease, verdict="first", criteria=criteria)
+    assert refused.value.field == "criteria"
+    assert "helpful" in refused.value.message
+    assert Slot.objects.get().state == "leased"
+
+
+def test_a_criterion_taken_out_of_the_project_still_answers_its_repeat(lease):
+    with_criteria(lease, "helpful")
+    submit_judgment(lease, verdict="tie", criteria={"helpful": "first"})
+    with_criteria(lease)
+    again = submit_judgment(lease, verdict="tie", criteria={"helpful": "first"})
+    assert again.is_replay
 
 
 def test_an_edit_that_changes_nothing_is_refused(lease):

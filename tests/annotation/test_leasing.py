@@ -142,6 +142,28 @@ def test_a_skip_reason_that_cannot_be_stored_is_refused_by_name(project, annotat
     assert Slot.objects.get().state == "leased"
 
 
+def test_a_flag_ends_the_lease_as_a_skip_does_and_says_what_is_wrong(
+    project, annotator, other_annotator
+):
+    comparison = make_comparison(project=project)
+    skip(take_lease(project, annotator), "it insults people", "unsafe")
+    lease = Lease.objects.get()
+    assert (lease.outcome, lease.flag) == ("skipped", "unsafe")
+    assert lease.skip_reason == "it insults people"
+    assert take_lease(project, annotator) is None
+    assert take_lease(project, other_annotator).comparison == comparison
+
+
+def test_an_unknown_flag_and_an_empty_other_are_refused_by_name(project, annotator):
+    make_comparison(project=project)
+    lease = take_lease(project, annotator)
+    for flag, field in (("boring", "flag"), ("other", "reason")):
+        with pytest.raises(InvalidJudgment) as refused:
+            skip(lease, " ", flag)
+        assert refused.value.field == field
+    assert Slot.objects.get().state == "leased"
+
+
 def test_a_withdrawn_comparison_is_not_offered_and_a_held_one_ends_withdrawn(
     project, annotator, other_annotator
 ):

@@ -13,7 +13,9 @@ from tests.factories import (
     make_lease,
     make_pair,
     make_policy,
+    make_project,
     make_prompt,
+    make_user,
 )
 
 HTMX = {"HX-Request": "true"}
@@ -66,6 +68,235 @@ def test_nothing_tells_which_policy_answered_or_which_row_it_is(signed_in, proje
     assert policy.name not in text and "4711" not in text
     assert "88000" not in text
     assert "stop" not in re.findall(r'data-\w+="([^"]*)"', text)
+
+
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TOKEN = re.compile(r'(csrfmiddlewaretoken" value="|X-CSRFToken": ")\w+')
+
+
+def without_chance(text: str) -> str:
+    """The page without what is random: the lease's ids and the CSRF token."""
+    return TOKEN.sub(r"\1", UUID.sub("ID", text))
+
+
+def answered(project, text="The answer.", **differences):
+    """A comparison whose answers differ from others in `differences` alone."""
+    prompt = make_prompt(project=project, messages=[{"role": "user", "content": "Q?"}])
+    a, b = (
+        make_completion(text, prompt=prompt, html=f"<p>{text}</p>", **differences)
+        for _side in "ab"
+    )
+    return make_comparison(a=a, b=b)
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        {"finish_reason": "length", "seed": 77},
+        {"token_ids": list(range(300)), "logprobs": [-3.5] * 300},
+        {"sampling": {"temperature": 0.2, "max_tokens": 4096, "latency": 9.5}},
+        {"source": "imported", "finish_reason": ""},
+        {"pk_from": 990_000},
+        {"another_policy": True},
+        {"purpose": "gold"},
+        {"purpose": "repeat"},
+        {"purpose": "head_to_head"},
+        {"text": "A much, much longer answer. " * 40},
+    ],
+    ids=lambda differences: next(iter(differences)),
+)
+def test_two_pairs_that_differ_in_what_must_not_be_told_give_the_same_page(
+    db, client, differences
+):
+    """Byte by byte, but for the random ids and the answers' own text."""
+    differences = dict(differences)
+    purpose = differences.pop("purpose", "train")
+    text = differences.pop("text", "The answer.")
+    pages = []
+    for number, changed in enumerate((False, True)):
+        project = make_project(slug=f"same{number}")
+        user = make_user(f"user{number}", project=project)
+        client.force_login(user)
+        kept = {}
+        if changed:
+            kept = {
+                k: v
+                for k, v in differences.items()
+                if k not in ("pk_from", "another_policy")
+            }
+            if "another_policy" in differences:
+                kept["policy"] = make_policy(channel=project.channel, number=4711)
+            if "pk_from" in differences:
+                make_prompt(project=project, pk=990_001)
+                make_completion(pk=990_002)
+        own_text = text if changed else "The answer."
+        comparison = answered(project, own_text, **kept)
+        if changed:
+            comparison.purpose = purpose
+            comparison.save()
+        page = html(client.get(reverse("compare", args=[f"same{number}"])))
+        assert own_text in page
+        for own in (f"same{number}", f"Same{number}", f"user{number}", own_text):
+            page = page.replace(own, "OWN")
+        page = re.sub(r'data-user="\d+"', "", page)
+        pages.append(without_chance(page))
+    assert pages[0] == pages[1]
+
+
+def test_what_is_given_to_the_editor_is_the_answer_and_nothing_beside_it(
+    signed_in, project
+):
+    a = make_completion(
+        "\n  raw **text** </textarea>", prompt=make_prompt(project=project)
+    )
+    make_comparison(a=a, b=make_completion("other", prompt=a.prompt))
+    text = html(signed_in.get(compare_url(project)))
+    boxes = re.findall(
+        r"<textarea[^>]*name=\"edited_\w+\"[^>]*>\n(.*?)</textarea>", text, re.S
+    )
+    assert sorted(boxes) == sorted(["\n  raw **text** &lt;/textarea&gt;", "other"])
+
+
+def test_an_edit_sent_by_a_plain_form_is_stored_under_the_picked_answer(
+    signed_in, project, lease
+):
+    """A plain form sends both boxes; the one that was left alone is no edit."""
+    data = {
+        "verdict": "second",
+        "edited_first": lease.first.text,
+        "edited_second": "Better\r\nby far.",
+    }
+    assert signed_in.post(judge_url(lease), data).status_code == 302
+    judgment = Judgment.objects.get()
+    assert judgment.edited.text == "Better\nby far."
+    assert judgment.edited.edited_from == lease.second
+
+
+@pytest.mark.parametrize("verdict", ["second", "tie", "both_bad"])
+def test_an_edit_of_what_was_not_picked_is_422_and_comes_back(
+    signed_in, lease, verdict
+):
+    data = {"verdict": verdict, "edited_first": "Improved A."}
+    response = signed_in.post(judge_url(lease), data, headers=HTMX)
+    assert response.status_code == 422
+    assert "You have improved answer A" in html(response)
+    assert "\nImproved A.</textarea>" in html(response)
+    assert not Judgment.objects.exists()
+
+
+def test_an_emptied_edit_is_422(signed_in, lease):
+    data = {"verdict": "first", "edited_first": ""}
+    response = signed_in.post(judge_url(lease), data, headers=HTMX)
+    assert response.status_code == 422
+    assert "You have emptied answer A" in html(response)
+
+
+def test_criteria_are_asked_where_the_project_has_some_and_stored_by_completion(
+    signed_in, project, lease
+):
+    project.settings = {"criteria": ['it\'s "helpful"', "harmless"]}
+    project.save()
+    text = html(signed_in.get(compare_url(project)))
+    assert text.count('name="criterion:') == 6
+    assert "checked" not in text, "nothing may be chosen beforehand"
+    data = {"verdict": "tie", 'criterion:it\'s "helpful"': "second"}
+    assert signed_in.post(judge_url(lease), data).status_code == 302
+    assert Judgment.objects.get().criteria == {'it\'s "helpful"': lease.second_id}
+
+
+def test_a_criterion_that_is_gone_is_422_and_nothing_typed_is_lost(signed_in, lease):
+    data = {"verdict": "tie", "criterion:kind": "first", "comment": "keep me"}
+    response = signed_in.post(judge_url(lease), data, headers=HTMX)
+    assert response.status_code == 422
+    assert "keep me" in html(response)
+
+
+def test_undo_brings_edit_and_criteria_back(signed_in, project, lease):
+    project.settings = {"criteria": ["helpful"]}
+    project.save()
+    data = {
+        "verdict": "second",
+        "edited_second": "Better.",
+        "criterion:helpful": "first",
+    }
+    signed_in.post(judge_url(lease), data)
+    response = signed_in.post(
+        reverse("undo", args=[Judgment.objects.get().pk]), headers=HTMX
+    )
+    text = html(response)
+    assert "\nBetter.</textarea>" in text
+    assert re.search(r'name="criterion:helpful" value="first" checked', text)
+
+
+def test_a_flag_is_kept_with_its_words_and_the_next_pair_comes(
+    signed_in, project, lease
+):
+    following = make_comparison(project=project)
+    url = reverse("skip", args=[lease.key])
+    data = {"flag": "unsafe", "flag_text": "insults", "comment": "not this"}
+    response = signed_in.post(url, data, headers=HTMX)
+    lease.refresh_from_db()
+    assert (lease.outcome, lease.flag) == ("skipped", "unsafe")
+    assert lease.skip_reason == "insults"
+    assert "Flagged: unsafe" in html(response)
+    assert following.a.text in html(response)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"flag": "other"}, {"flag": "boring"}, {"flag": "unsafe", "flag_text": "x" * 201}],
+)
+def test_a_wrong_flag_is_422_and_keeps_the_pair_and_what_was_typed(
+    signed_in, lease, data
+):
+    data = {"comment": "keep me", **data}
+    url = reverse("skip", args=[lease.key])
+    response = signed_in.post(url, data, headers=HTMX)
+    assert response.status_code == 422
+    assert f'data-lease="{lease.key}"' in html(response)
+    assert "keep me" in html(response)
+    lease.refresh_from_db()
+    assert lease.outcome == ""
+
+
+def test_what_is_asked_beside_the_verdict_costs_the_judging_request_no_query(
+    signed_in, project, django_assert_max_num_queries
+):
+    """Reasons and criteria are in the judgment's own row."""
+
+    def judge_one(**data):
+        signed_in.get(compare_url(project))
+        held = Lease.objects.get(outcome="")
+        with django_assert_max_num_queries(60) as counted:
+            response = signed_in.post(
+                judge_url(held), {"verdict": "first", **data}, headers=HTMX
+            )
+        assert response.status_code == 200
+        return len(counted)
+
+    for _number in range(4):
+        make_comparison(project=project)
+    judge_one()
+    plain = judge_one()
+    project.settings = {
+        **project.settings,
+        "criteria": ["helpful"],
+        "ask_reasons": ["clear"],
+    }
+    project.save()
+    data = {"criterion:helpful": "first", "reasons": ["clear"]}
+    assert judge_one(**data) == plain
+
+
+def test_the_last_ten_are_a_drawer_for_the_script_and_the_history_without(
+    signed_in, project, lease
+):
+    signed_in.post(judge_url(lease), {"verdict": "second"})
+    url = reverse("last_ten", args=[project.slug])
+    text = html(signed_in.get(url, headers=HTMX))
+    assert "<html" not in text and "B is better" in text
+    assert reverse("undo", args=[Judgment.objects.get().pk]) in text
+    assert signed_in.get(url)["Location"] == reverse("history", args=[project.slug])
 
 
 def test_answers_are_shown_as_rendered_and_markup_of_a_prompt_is_harmless(

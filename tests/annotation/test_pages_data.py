@@ -12,7 +12,9 @@ from annotation.models import Judgment, PreferencePair, Prompt, Role
 from annotation.settings_form import SettingsForm
 from tests.factories import (
     make_comparison,
+    make_completion,
     make_judgment,
+    make_lease,
     make_pair,
     make_prompt,
     make_user,
@@ -207,6 +209,29 @@ def test_history_shows_ones_own_judgments_with_undo(
     assert other.lease.first.text not in text
 
 
+def test_history_shows_strength_criteria_and_an_edit_as_a_word_diff(
+    client, project, annotator, history_url
+):
+    lease = make_lease(project=project, annotator=annotator)
+    better = lease.first
+    edited = make_completion(
+        f"{better.text} And kinder.",
+        prompt=better.prompt,
+        source="edited",
+        edited_from=better,
+    )
+    make_judgment(
+        lease=lease,
+        strength=3,
+        criteria={"helpful": better.pk, "harmless": None},
+        edited=edited,
+    )
+    text = html(client.get(history_url))
+    assert f"<span>{better.text}</span><ins> And kinder.</ins>" in text
+    assert "much better" in text
+    assert "helpful: A" in text and "harmless: Tie" in text
+
+
 def test_history_offers_no_undo_for_what_has_trained_or_is_undone(
     client, project, annotator, history_url
 ):
@@ -277,6 +302,7 @@ def test_settings_are_saved_each_in_its_place(client, project, settings_url):
         name="New name",
         sampling__temperature="0.7",
         ask_reasons="correct\r\n\r\n polite ",
+        criteria="helpful\r\nharmless",
         round__config__beta="0.2",
         round__config__lora__r="8",
     )
@@ -287,6 +313,7 @@ def test_settings_are_saved_each_in_its_place(client, project, settings_url):
     assert project.name == "New name"
     assert own.sampling["temperature"] == 0.7
     assert own.ask_reasons == ["correct", "polite"]
+    assert own.criteria == ["helpful", "harmless"]
     assert own.round["config"] == {"beta": 0.2, "lora": {"r": 8}}
 
 

@@ -120,6 +120,10 @@ def test_an_update_merges_settings_and_leaves_the_rest(project):
         ("ask_reasons", {"ask_reasons": "correct"}),
         ("ask_reasons", {"ask_reasons": ["a", "a "]}),
         ("ask_reasons.0", {"ask_reasons": [3]}),
+        ("criteria", {"criteria": "helpful"}),
+        ("criteria", {"criteria": ["a", "a "]}),
+        ("criteria", {"criteria": list("abcdefg")}),
+        ("criteria.0", {"criteria": ["x" * 41]}),
     ],
 )
 def test_a_wrong_setting_is_named(field, given):

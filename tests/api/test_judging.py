@@ -52,6 +52,56 @@ def test_a_lease_shows_the_system_prompt_that_was_sampled_with(project, alice):
     }
 
 
+def test_a_pair_is_flagged_by_the_body_or_the_query(project, alice):
+    for sent in ("body", "query"):
+        make_comparison(project=project)
+        url = f"{V1}/leases/{alice.post(LEASES).json()['key']}"
+        if sent == "body":
+            body = {"reason": "insults", "flag": "unsafe"}
+            response = alice.delete(url, body, format="json")
+        else:
+            response = alice.delete(f"{url}?reason=insults&flag=unsafe")
+        assert response.status_code == 204
+    flagged = Lease.objects.filter(flag="unsafe", skip_reason="insults")
+    assert flagged.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "field"), [({"flag": "boring"}, "flag"), ({"flag": "other"}, "reason")]
+)
+def test_a_wrong_flag_is_422_and_the_lease_stays(project, alice, body, field):
+    make_comparison(project=project)
+    url = f"{V1}/leases/{alice.post(LEASES).json()['key']}"
+    response = alice.delete(url, body, format="json")
+    assert_problem(response, 422, field=field)
+    assert Lease.objects.get().outcome == ""
+
+
+def test_criteria_are_taken_and_told_as_what_was_seen(project, alice):
+    project.settings = {"criteria": ["helpful", "harmless"]}
+    project.save()
+    make_comparison(project=project)
+    lease = alice.post(LEASES).json()
+    given = {"helpful": "second", "harmless": "tie"}
+    for status in (201, 200):
+        response = judge(alice, lease, criteria=given)
+        assert response.status_code == status
+        assert response.json()["judgment"]["criteria"] == given
+
+
+@pytest.mark.parametrize(
+    "criteria", [{"kind": "first"}, {"helpful": "both_bad"}, ["helpful"], "helpful"]
+)
+def test_wrong_criteria_are_422_by_name(project, alice, criteria):
+    project.settings = {"criteria": ["helpful"]}
+    project.save()
+    make_comparison(project=project)
+    lease = alice.post(LEASES).json()
+    problem = assert_problem(judge(alice, lease, criteria=criteria), 422)
+    assert any(e["field"].startswith("criteria") for e in problem["errors"])
+    assert not Judgment.objects.exists()
+
+
 def test_nothing_in_a_lease_tells_the_policy_or_the_rows(project, alice):
     comparison = make_comparison(project=project)
     response = alice.post(LEASES)

@@ -12,6 +12,7 @@ from tests.factories import (
     make_comparison,
     make_completion,
     make_judgment,
+    make_lease,
     make_pair,
     make_project,
     make_prompt,
@@ -41,9 +42,10 @@ PATHS = {
         name: f"/projects/kitchen/{name}/"
         for name in (
             *("compare", "history", "prompts", "members", "settings", "pairs"),
-            *("quality", "review"),
+            *("quality", "review", "flagged"),
         )
     },
+    "preferences": "/preferences/",
     "overview": "/projects/kitchen/",
     "waiting": "/projects/empty/compare/",
     "nothing to review": "/projects/empty/review/",
@@ -58,7 +60,11 @@ def manager(transactional_db):
         slug="kitchen",
         name="厨房帮手 with a name that is rather long for a telephone",
         guidelines=TEXT,
-        settings={"ask_strength": True, "ask_reasons": ["correct", "clear"]},
+        settings={
+            "ask_strength": True,
+            "ask_reasons": ["correct", "clear"],
+            "criteria": ["helpful", "a criterion with a rather long name"],
+        },
         members={user: Role.MANAGER, make_user("rita"): Role.REVIEWER},
     )
     make_project(slug="empty", members={user: Role.MANAGER})
@@ -75,6 +81,14 @@ def manager(transactional_db):
     make_comparison(a=answers[0], b=answers[1])
     make_judgment(project=project, annotator=user, verdict="tie", comment="both fine")
     make_judgment(project=project, annotator=user, undone_at="2026-01-01T00:00Z")
+    make_lease(
+        project=project,
+        annotator=user,
+        outcome="skipped",
+        flag="unsafe",
+        skip_reason="https://example.org/words-without-any-space-for-the-phone" * 3,
+        ended_at="2026-01-01T00:00Z",
+    )
     rejected = make_pair(project=project, annotator=user, state="rejected")
     rejected.verdicts.create(rule="cut_off", result="reject", reason="at 256 tokens")
     make_pair(project=project)

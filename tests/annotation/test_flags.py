@@ -1,0 +1,116 @@
+"""Flagged pairs: who sees them, how they are found, and taking one out of the stock."""
+
+import pytest
+from django.http import Http404
+from django.urls import reverse
+from django.utils import timezone
+
+from annotation import flags
+from annotation.errors import Refused
+from annotation.leasing import skip, take_lease
+from annotation.models import Comparison, Role, Slot
+from tests.factories import make_comparison, make_judgment, make_lease, make_user
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+
+def flag(project, annotator, kind="unsafe", reason="", **fields):
+    return make_lease(
+        project=project,
+        annotator=annotator,
+        outcome="skipped",
+        flag=kind,
+        skip_reason=reason,
+        ended_at=timezone.now(),
+        **fields,
+    )
+
+
+@pytest.fixture
+def url(client, project):
+    client.force_login(make_user("rita", project=project, role=Role.REVIEWER))
+    return reverse("flagged", args=[project.slug])
+
+
+def test_reviewers_find_flags_newest_first_and_by_kind(client, project, annotator, url):
+    flag(project, annotator, "unsafe", "it insults people")
+    flag(project, annotator, "language")
+    make_lease(project=project, annotator=annotator, outcome="skipped")
+    response = client.get(url)
+    assert [lease.flag for lease in response.context["leases"]] == [
+        "language",
+        "unsafe",
+    ]
+    assert "it insults people" in response.content.decode()
+    only = client.get(url, {"flag": "unsafe"}).context["leases"]
+    assert [lease.flag for lease in only] == ["unsafe"]
+
+
+def test_flags_of_other_projects_are_not_shown(client, project, annotator, url):
+    flag(None, annotator)
+    assert not client.get(url).context["leases"]
+
+
+def test_queries_of_the_page_do_not_grow_with_the_flags(
+    client, project, annotator, url, django_assert_num_queries
+):
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    flag(project, annotator)
+    with CaptureQueriesContext(connection) as one:
+        client.get(url)
+    for _number in range(5):
+        flag(project, annotator)
+    with django_assert_num_queries(len(one)):
+        client.get(url)
+
+
+def test_a_withdrawn_pair_is_offered_to_nobody(
+    client, project, annotator, other_annotator, url
+):
+    make_comparison(project=project)
+    lease = take_lease(project, annotator)
+    skip(lease, flag="broken")
+    assert client.post(url, {"lease": str(lease.key)}).status_code == 302
+    assert take_lease(project, other_annotator) is None
+    assert Comparison.objects.get().state == "withdrawn"
+    assert set(Slot.objects.values_list("state", flat=True)) == {"withdrawn"}
+
+
+def test_who_holds_the_pair_may_finish_it(project, annotator, other_annotator):
+    make_comparison(project=project, quota=2)
+    lease = take_lease(project, annotator)
+    held = take_lease(project, other_annotator)
+    skip(lease, flag="broken")
+    flags.withdraw(project, str(lease.key))
+    held.refresh_from_db()
+    assert held.outcome == "" and held.slot.state == "leased"
+
+
+def test_what_was_judged_before_decides_a_withdrawn_pair(
+    project, annotator, other_annotator
+):
+    comparison = make_comparison(project=project, quota=2)
+    make_judgment(comparison=comparison, annotator=other_annotator)
+    lease = take_lease(project, annotator)
+    skip(lease, flag="language")
+    flags.withdraw(project, str(lease.key))
+    comparison.refresh_from_db()
+    assert comparison.state == "decided"
+
+
+def test_withdrawing_twice_or_what_nobody_flagged_is_refused(project, annotator):
+    make_comparison(project=project)
+    lease = take_lease(project, annotator)
+    with pytest.raises(Http404):
+        flags.withdraw(project, str(lease.key))
+    skip(lease, flag="broken")
+    flags.withdraw(project, str(lease.key))
+    with pytest.raises(Refused):
+        flags.withdraw(project, str(lease.key))
+
+
+@pytest.mark.parametrize("key", ["", "no key", "\0"])
+def test_nonsense_for_a_key_is_no_server_error(client, url, key):
+    assert client.post(url, {"lease": key}).status_code in (302, 404)

@@ -37,7 +37,7 @@ def locked(comparison_id: int) -> Comparison:
 
 @transaction.atomic
 def decide(comparison: Comparison) -> Decision | None:
-    """The standing decision; None while a slot waits. Raises Frozen.
+    """The standing decision; None while a slot or a judgment waits. Raises Frozen.
 
     One verdict of more than half of the judgments decides; else they are split. A
     decision that a person made (another `method`) stands whatever the count.
@@ -64,6 +64,7 @@ def decide_locked(comparison: Comparison) -> Decision | None:
         else [Slot.State.OPEN, Slot.State.LEASED]
     )
     waits = Slot.objects.filter(comparison=comparison, state__in=unfilled).exists()
+    waits = waits or any(judgment.waits_for_review for judgment in judgments)
     if waits or not judgments:
         if standing is not None:
             supersede(standing)

@@ -59,6 +59,14 @@ class ProjectSettings:
     """
     ask_reasons: list[str] = field(default_factory=list)
     """Reasons an annotator may tick, e.g. ["correct", "clear"]."""
+    gold_rate: float = 0.0
+    """Share of comparisons handed out that are gold; 0 until a project has some."""
+    repeat_rate: float = 0.0
+    """Share that are one's own earlier comparisons again, sides swapped."""
+    gold_least: int = 10
+    """Judgments on gold before the floor holds for an annotator."""
+    gold_floor: float = 0.7
+    """Share right on the latest gold below which judgments wait for review."""
 
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -66,6 +74,10 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "quota": (int, 1, 20),
     "lease_minutes": (float, 0.05, 24 * 60),
     "held_out_share": (float, 0.0, 0.9),
+    "gold_rate": (float, 0.0, 0.5),
+    "repeat_rate": (float, 0.0, 0.5),
+    "gold_least": (int, 1, 1000),
+    "gold_floor": (float, 0.0, 1.0),
 }
 _FLAGS = ("auto_deploy", "accept_unchecked", "ask_strength")
 _NAMES = [known.name for known in fields(ProjectSettings)]

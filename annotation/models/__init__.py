@@ -20,6 +20,7 @@ from annotation.models.pairs import (
     PreferencePair,
     RuleVerdict,
 )
+from annotation.models.probes import GoldItem, Probe
 from annotation.models.projects import (
     Membership,
     Project,
@@ -31,10 +32,12 @@ __all__ = [
     "Comparison",
     "Completion",
     "Decision",
+    "GoldItem",
     "Judgment",
     "Lease",
     "Membership",
     "PreferencePair",
+    "Probe",
     "Project",
     "Prompt",
     "Role",

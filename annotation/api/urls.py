@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from annotation.api import judgments, leases, pairs, projects, prompts, stats
+from annotation.api import gold, judgments, leases, pairs, projects, prompts, stats
 
 urlpatterns = [
     path("projects", projects.ProjectList.as_view(), name="api_projects"),
@@ -26,5 +26,12 @@ urlpatterns = [
         name="api_undo",
     ),
     path("projects/<slug:slug>/pairs", pairs.Pairs.as_view(), name="api_pairs"),
+    path("projects/<slug:slug>/gold", gold.GoldItems.as_view(), name="api_gold"),
+    path("gold/<int:pk>/retire", gold.GoldRetire.as_view(), name="api_retire_gold"),
+    path(
+        "projects/<slug:slug>/annotators/<str:username>/count",
+        gold.LetCount.as_view(),
+        name="api_let_count",
+    ),
     path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
 ]

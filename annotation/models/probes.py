@@ -24,6 +24,7 @@ class GoldItem(models.Model):
     project = models.ForeignKey(Project, models.CASCADE, related_name="gold_items")
     prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
     a = models.ForeignKey(Completion, models.PROTECT, related_name="+")
+    """The better one, where one is."""
     b = models.ForeignKey(Completion, models.PROTECT, related_name="+")
     expected = models.CharField(max_length=8, choices=Expected)
     winner = models.ForeignKey(
@@ -51,8 +52,7 @@ class GoldItem(models.Model):
         constraints = [
             models.CheckConstraint(condition=~Q(a=F("b")), name="gold_of_two"),
             models.CheckConstraint(
-                condition=Q(expected="winner", winner=F("a"))
-                | Q(expected="winner", winner=F("b"))
+                condition=Q(expected="winner", winner__isnull=False, winner=F("a"))
                 | Q(expected__in=["tie", "both_bad"], winner=None),
                 name="gold_names_its_winner",
             ),

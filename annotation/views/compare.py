@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation import desk, judging, leasing
+from annotation import desk, judging, leasing, trust
 from annotation.access import needs, role_of
 from annotation.errors import InvalidJudgment, Refused
 from annotation.forms import JudgmentForm
@@ -159,6 +159,7 @@ def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
     if not hasattr(request, "role"):
         request.role = role_of(request.user, request.project)
     context["guidelines"] = safe_html(request.project.guidelines)
+    context["is_told"] = trust.is_told(request.project, request.user)
     return page(request, TEMPLATE, context, status=status)
 
 

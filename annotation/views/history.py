@@ -1,10 +1,12 @@
 """My history: one annotator's own judgments in a project, newest first, with undo."""
 
+from typing import Any
+
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from annotation import queries
+from annotation import project_settings, queries, trust
 from annotation.access import needs
 from annotation.models import Role
 from annotation.pages import completion_html, message_turns, page
@@ -29,4 +31,8 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         judgment.turns = message_turns(judgment.comparison.prompt.messages)
         judgment.first_html = completion_html(lease.first)
         judgment.second_html = completion_html(lease.second)
-    return page(request, "annotation/history.html", {"judgments": judgments})
+    own = project_settings.of(request.project)
+    context: dict[str, Any] = {"judgments": judgments}
+    if own.gold_rate or own.repeat_rate:
+        context["told"] = trust.told_to(request.project, request.user)
+    return page(request, "annotation/history.html", context)

@@ -144,8 +144,11 @@ def found_by(
 
 
 def needs_reviewer(own: ProjectSettings, judgments: Sequence[Judgment]) -> bool:
-    """Whether counting is not to decide, whatever the judgments say."""
-    return own.decide_by == Method.REVIEWER
+    """Whether counting is not to decide, whatever the judgments say: the project wants
+    it so, or one of them is by somebody below the floor on gold."""
+    return own.decide_by == Method.REVIEWER or any(
+        judgment.waits_for_review for judgment in judgments
+    )
 
 
 def _majority(judgments: Sequence[Judgment]) -> tuple[str, int | None]:

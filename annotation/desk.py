@@ -168,7 +168,7 @@ def waiting_count(project: Project, user) -> int:
 
 def waited_for(project: Project) -> list[str]:
     """Why no pair is there, as sentences; what is not ready comes first."""
-    if not project.prompts.exists():
+    if not project.prompts.filter(is_gold=False).exists():
         return [_("No prompts have been imported yet. A manager can import some.")]
     stopped = stopped_on_purpose()
     if stopped:

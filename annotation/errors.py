@@ -94,3 +94,14 @@ class ImportRefused(Refused):
     """The file as a whole cannot be read; single bad lines are reported instead."""
 
     status = 422
+
+
+class GoldRefused(Refused):
+    """What would be gold is gold already, or can't be."""
+
+
+class BadExplanation(Refused):
+    """The explanation of a gold item can't be stored."""
+
+    status = 422
+    field = "explanation"

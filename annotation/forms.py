@@ -179,6 +179,16 @@ class ImportForm(forms.Form):
         return self.cleaned_data["format"] or None
 
 
+class GoldImportForm(ImportForm):
+    format = None  # type: ignore[assignment]
+    file = forms.FileField(
+        label=gettext_lazy("File"),
+        required=False,
+        allow_empty_file=True,
+        help_text=gettext_lazy("JSONL, UTF-8, in any language."),
+    )
+
+
 class NewProjectForm(forms.Form):
     name = forms.CharField(
         label=gettext_lazy("Name"),

@@ -16,7 +16,7 @@ from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import leasing, project_settings, texts
+from annotation import leasing, project_settings, texts, trust
 from annotation.access import role_of
 from annotation.deciding import (
     decide_locked,
@@ -168,6 +168,7 @@ def _store(lease: Lease, body: _Body, body_sha256: str) -> Submitted:
         edited=_edited_completion(lease, winner, body),
         body_sha256=body_sha256,
         seconds=max(0.0, (now - lease.created_at).total_seconds()),
+        waits_for_review=trust.waits(lease),
     )
     Lease.objects.filter(pk=lease.pk).update(outcome=Lease.Outcome.JUDGED, ended_at=now)
     lease.outcome, lease.ended_at = Lease.Outcome.JUDGED, now

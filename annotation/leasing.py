@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 
-from annotation import project_settings, texts
+from annotation import probing, project_settings, texts
 from annotation.access import role_of
 from annotation.deciding import decide, locked
 from annotation.errors import InvalidJudgment, Refused
@@ -40,7 +40,8 @@ def take_lease(project: Project, annotator) -> Lease | None:
     None where nothing waits that they haven't judged or skipped. `lease.is_new` says
     whether it was made now.
     """
-    minutes = project_settings.of(project).lease_minutes
+    own = project_settings.of(project)
+    minutes = own.lease_minutes
     for _attempt in range(3):
         held = _held(project, annotator, minutes)
         if held is not None:
@@ -48,7 +49,9 @@ def take_lease(project: Project, annotator) -> Lease | None:
             return held
         try:
             with transaction.atomic():
-                key = _claim(project, annotator, minutes)
+                key = _claim_probe(project, annotator, own) or _claim(
+                    project, annotator, minutes
+                )
         except IntegrityError:
             continue  # Another tab was quicker: what it took is held now.
         nudge(project)
@@ -85,7 +88,12 @@ def with_content(leases: QuerySet[Lease]) -> QuerySet[Lease]:
 
 def prompt_shown(lease: Lease) -> list[dict]:
     """What the answers answer: with the system prompt they were sampled with."""
-    system_prompt = lease.first.sampling.get("system_prompt", "")
+    if lease.comparison.purpose == Comparison.Purpose.GOLD:
+        # Gold may be imported, or older than today's: it must look like the others.
+        sampling = project_settings.of(lease.project).sampling
+    else:
+        sampling = lease.first.sampling
+    system_prompt = sampling.get("system_prompt", "")
     return with_system(lease.comparison.prompt.messages, system_prompt)
 
 
@@ -124,10 +132,24 @@ def _held(project: Project, annotator, minutes: float) -> Lease | None:
     return lease
 
 
+def _claim_probe(
+    project: Project, annotator, own: project_settings.ProjectSettings
+) -> uuid.UUID | None:
+    """A probe made and leased in one transaction, where one is due."""
+    slot = probing.slot_for(project, annotator, own)
+    if slot is None:
+        return None
+    return _grant(slot, annotator, timezone.now(), own.lease_minutes)
+
+
 def _claim(project: Project, annotator, minutes: float) -> uuid.UUID | None:
     now = timezone.now()
     waiting = (
-        Comparison.objects.filter(project=project, state=Comparison.State.OPEN)
+        Comparison.objects.filter(
+            project=project,
+            state=Comparison.State.OPEN,
+            purpose__in=Comparison.OFFERED,
+        )
         .filter(
             Exists(Slot.objects.filter(free_slots(now), comparison=OuterRef("pk"))),
             ~Exists(
@@ -197,7 +219,9 @@ def make_lease(
 ) -> None:
     """The lease's row for a slot that already names its key."""
     first, second = comparison.a_id, comparison.b_id
-    if not shows_a_first(annotator_id, comparison.pk):
+    # A repeat was made with the sides as they are to be shown.
+    is_repeat = comparison.purpose == Comparison.Purpose.REPEAT
+    if not is_repeat and not shows_a_first(annotator_id, comparison.pk):
         first, second = second, first
     Lease.objects.create(
         key=key,
@@ -248,6 +272,7 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
     now = timezone.now()
     with transaction.atomic():
         comparison = locked(lease.comparison_id)
+        probing.end_skipped(comparison)
         free(lease.pk, comparison)
         Lease.objects.filter(
             pk=lease.pk, outcome__in=[Lease.Outcome.ACTIVE, Lease.Outcome.EXPIRED]

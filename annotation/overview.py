@@ -34,10 +34,12 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         role_here=Subquery(
             Membership.objects.filter(project=OuterRef("pk"), user=user).values("role")
         ),
-        n_prompts=_number(Prompt.objects.all()),
+        n_prompts=_number(Prompt.objects.filter(is_gold=False)),
         n_held_out=_number(Prompt.objects.filter(is_held_out=True)),
         n_waiting=_number(waiting_for(user)),
-        n_open=_number(Comparison.objects.filter(state="open")),
+        n_open=_number(
+            Comparison.objects.filter(state="open", purpose__in=Comparison.OFFERED)
+        ),
         n_judgments=_number(Judgment.objects.filter(undone_at=None)),
         n_mine=_number(mine),
         n_mine_today=_number(mine.filter(created_at__gte=midnight())),
@@ -75,12 +77,16 @@ def member_counts(project: Project) -> QuerySet[Membership]:
 
 
 def waiting_for(user) -> QuerySet[Comparison]:
-    """Open comparisons with room that the user has neither judged nor skipped."""
+    """Open comparisons with room that the user has neither judged nor skipped.
+
+    Their own probe counts as any other would, or the count would tell it.
+    """
     now = timezone.now()
     room = Q(state="open") | Q(state="leased", expires_at__lte=now)
     own = Q(state="leased", lease__annotator=user)
     here = OuterRef("pk")
     return Comparison.objects.filter(
+        Q(purpose__in=Comparison.OFFERED) | Q(probe__annotator=user),
         Exists(Slot.objects.filter(room | own, comparison=here)),
         ~Exists(
             Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)

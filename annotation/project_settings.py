@@ -69,6 +69,14 @@ class ProjectSettings:
     """Reasons an annotator may tick, e.g. ["correct", "clear"]."""
     criteria: list[str] = field(default_factory=list)
     """Judged one by one beside the verdict, e.g. ["helpful", "harmless"]; none by default."""
+    gold_rate: float = 0.0
+    """Share of comparisons handed out that are gold; 0 until a project has some."""
+    repeat_rate: float = 0.0
+    """Share that are one's own earlier comparisons again, sides swapped."""
+    gold_least: int = 10
+    """Judgments on gold before the floor holds for an annotator."""
+    gold_floor: float = 0.7
+    """Share right on the latest gold below which judgments wait for review."""
 
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -78,6 +86,10 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "held_out_share": (float, 0.0, 0.9),
     "overlap_share": (float, 0.0, 1.0),
     "min_posterior": (float, 0.5, 0.999),
+    "gold_rate": (float, 0.0, 0.5),
+    "repeat_rate": (float, 0.0, 0.5),
+    "gold_least": (int, 1, 1000),
+    "gold_floor": (float, 0.0, 1.0),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "decide_by": ("majority", "weighted", "reviewer"),

@@ -94,16 +94,28 @@ def _sniffed(lines: _Lines) -> Format:
     return "jsonl"
 
 
-def _jsonl_rows(lines: _Lines) -> Iterator[tuple[int, Messages | BadRow]]:
+def jsonl_objects(
+    stream: "BinaryIO | _Lines",
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """(line from 1, object or what is wrong) for each line of JSONL that isn't blank."""
+    lines = stream if isinstance(stream, _Lines) else _Lines(stream)
     for line in lines:
         number = lines.number
         if number in lines.too_long:
             yield number, _too_long()
         elif line.strip():
             try:
-                yield number, _messages_of(_parsed(line))
+                yield number, _parsed(line)
             except BadRow as bad:
                 yield number, bad
+
+
+def _jsonl_rows(lines: _Lines) -> Iterator[tuple[int, Messages | BadRow]]:
+    for number, row in jsonl_objects(lines):
+        try:
+            yield number, row if isinstance(row, BadRow) else messages_of(row)
+        except BadRow as bad:
+            yield number, bad
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -164,7 +176,7 @@ def _csv_rows(lines: _Lines) -> Iterator[tuple[int, Messages | BadRow]]:
             yield start, _too_long()
         elif any(value.strip() for value in record):
             try:
-                yield start, _messages_of({"prompt": _cell(record, column, width)})
+                yield start, messages_of({"prompt": _cell(record, column, width)})
             except BadRow as bad:
                 yield start, bad
 
@@ -206,7 +218,7 @@ def _cell(record: list[str], column: int, width: int) -> str:
     return record[column]
 
 
-def _messages_of(row: dict[str, Any]) -> Messages:
+def messages_of(row: dict[str, Any]) -> Messages:
     """The chat messages that a row means; raises BadRow naming field and fix."""
     given = [name for name in ("prompt", "messages") if row.get(name) is not None]
     if not given:

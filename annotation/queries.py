@@ -78,7 +78,10 @@ def waiting(project: Project) -> int:
     """Comparisons that somebody could be given now."""
     free = Slot.objects.filter(free_slots(timezone.now()), comparison=OuterRef("pk"))
     return Comparison.objects.filter(
-        Exists(free), project=project, state=Comparison.State.OPEN
+        Exists(free),
+        project=project,
+        state=Comparison.State.OPEN,
+        purpose__in=Comparison.OFFERED,
     ).count()
 
 

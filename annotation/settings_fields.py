@@ -248,6 +248,42 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
         ],
     ),
     (
+        _("Gold and repeats"),
+        _(
+            "Comparisons mixed in silently to measure annotators: pairs whose answer is"
+            " known, and their own earlier ones with sides swapped. They never train."
+        ),
+        [
+            Setting(
+                "gold_rate",
+                "float",
+                _("Share of gold"),
+                _("Of what is handed out. Usual: 0.05. 0: none, and no floor."),
+            ),
+            Setting(
+                "repeat_rate",
+                "float",
+                _("Share of repeats"),
+                _("Of what is handed out. Usual: 0.03. 0: none."),
+            ),
+            Setting(
+                "gold_floor",
+                "float",
+                _("Floor on gold"),
+                _(
+                    "Below this share right, an annotator’s new judgments wait for a"
+                    " reviewer. Usual: 0.7. 0: no floor."
+                ),
+            ),
+            Setting(
+                "gold_least",
+                "int",
+                _("Gold judged before the floor holds"),
+                _("Usual: 10. The latest three times as many count."),
+            ),
+        ],
+    ),
+    (
         _("Rounds"),
         _(
             "What a round starts with when its starter says nothing. Empty: chosen by the trainer."

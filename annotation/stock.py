@@ -80,6 +80,7 @@ def fresh(project: Project) -> int:
             ),
             project=project,
             state=Comparison.State.OPEN,
+            purpose__in=Comparison.OFFERED,
         )
         .order_by()
         .count()
@@ -99,7 +100,8 @@ def is_wanting(project: Project) -> bool:
     policy = inference_queries.serving_policy(project.channel)
     if _left_behind(project, policy, timezone.now()).exists():
         return True
-    return missing(project) > 0 and Prompt.objects.filter(project=project).exists()
+    answered = Prompt.objects.filter(project=project, is_gold=False)
+    return missing(project) > 0 and answered.exists()
 
 
 def fill_stock(project: Project) -> int:
@@ -152,17 +154,21 @@ def _reserve(project: Project) -> list[_Order]:
 
 
 def _least_used(project: Project, count: int) -> list[Prompt]:
-    free = Prompt.objects.filter(project=project).exclude(
+    free = Prompt.objects.filter(project=project, is_gold=False).exclude(
         pk__in=StockReservation.objects.filter(project=project).values("prompt")
     )
-    used = Comparison.objects.filter(prompt=OuterRef("pk")).exclude(
-        state=Comparison.State.WITHDRAWN
-    )
+    used = Comparison.objects.filter(
+        prompt=OuterRef("pk"), purpose__in=Comparison.OFFERED
+    ).exclude(state=Comparison.State.WITHDRAWN)
     # Counting is dear with a million comparisons and needless while a prompt is new.
     unused = list(free.filter(~Exists(used)).order_by("sha256")[:count])
     if len(unused) == count:
         return unused
-    uses = Count("comparisons", filter=~Q(comparisons__state="withdrawn"))
+    uses = Count(
+        "comparisons",
+        filter=~Q(comparisons__state="withdrawn")
+        & Q(comparisons__purpose__in=Comparison.OFFERED),
+    )
     again = free.annotate(uses=uses).filter(uses__gt=0).order_by("uses", "sha256")
     return unused + list(again[: count - len(unused)])
 

@@ -5,6 +5,7 @@ from django.urls import path
 from annotation.views import (
     compare,
     flags,
+    gold,
     history,
     home,
     members,
@@ -65,5 +66,14 @@ urlpatterns = [
     ),
     path("projects/<slug:slug>/flagged/", flags.flagged, name="flagged"),
     path("projects/<slug:slug>/quality/", quality.quality, name="quality"),
+    path("projects/<slug:slug>/gold/", gold.gold_items, name="gold"),
+    path("gold/<int:pk>/retire/", gold.retire_gold, name="retire_gold"),
+    path("pairs/<int:pk>/gold/", gold.pair_as_gold, name="pair_as_gold"),
+    path("judgments/<uuid:pk>/gold/", gold.judgment_as_gold, name="judgment_as_gold"),
+    path(
+        "projects/<slug:slug>/annotators/<str:username>/count/",
+        gold.let_count,
+        name="let_count",
+    ),
     path("projects/<slug:slug>/pairs.jsonl", pairs.export_pairs, name="export_pairs"),
 ]

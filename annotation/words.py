@@ -46,14 +46,6 @@ def lost_words(reason: str) -> str:
     return str(LOST[reason]) if reason in LOST else rule_words(reason)
 
 
-def strength_words(strength: int | None) -> str:
-    return {
-        1: _("slightly better"),
-        2: _("clearly better"),
-        3: _("much better"),
-    }.get(strength or 0, "")
-
-
 def criterion_words(side: str) -> str:
     """How an answer did by one criterion: A, B or a tie."""
     return {"first": "A", "second": "B"}.get(side) or _("Tie")

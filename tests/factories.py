@@ -17,10 +17,12 @@ from annotation.models import (
     Comparison,
     Completion,
     Decision,
+    GoldItem,
     Judgment,
     Lease,
     Membership,
     PreferencePair,
+    Probe,
     Project,
     Prompt,
     Role,
@@ -207,5 +209,61 @@ def make_pair(
         project=comparison.project,
         prompt=comparison.prompt,
         decision=decision,
+        **fields,
+    )
+
+
+def make_gold(*, project=None, a=None, b=None, expected="winner", **fields):
+    """A gold item of two fresh answers, of which `a` is the better one."""
+    prompt = fields.pop("prompt", None) or (
+        a.prompt if a else make_prompt(project=project)
+    )
+    a = a or make_completion(prompt=prompt)
+    b = b or make_completion(prompt=prompt)
+    fields.setdefault("winner", a if expected == "winner" else None)
+    if "author" not in fields:
+        fields["author"] = make_user()
+    return GoldItem.objects.create(
+        project=prompt.project,
+        prompt=prompt,
+        a=a,
+        b=b,
+        expected=expected,
+        sha256=_digest(f"gold {next(_numbers)}"),
+        **fields,
+    )
+
+
+def make_probe(annotator, *, gold=None, repeats=None, after=None):
+    """A comparison made for this annotator alone: `gold`, or their judgment again."""
+    if gold is not None:
+        of = {"prompt": gold.prompt, "a": gold.a, "b": gold.b, "purpose": "gold"}
+    else:
+        lease = repeats.lease
+        of = {
+            "prompt": repeats.comparison.prompt,
+            "a": lease.second,
+            "b": lease.first,
+            "purpose": "repeat",
+        }
+    comparison = make_comparison(**of, policy=None)
+    after = after or make_judgment(project=comparison.project, annotator=annotator)
+    return Probe.objects.create(
+        project=comparison.project,
+        annotator=annotator,
+        comparison=comparison,
+        gold=gold,
+        repeats=repeats,
+        after=after,
+    )
+
+
+def judge_gold(annotator, gold, is_right=True, **fields):
+    """The annotator's judgment on the gold item, which expects a winner."""
+    comparison = make_probe(annotator, gold=gold).comparison
+    return make_judgment(
+        comparison=comparison,
+        annotator=annotator,
+        verdict="first" if is_right else "second",
         **fields,
     )

@@ -15,6 +15,7 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from tests.factories import (
     make_comparison,
+    make_gold,
     make_judgment,
     make_lease,
     make_pair,
@@ -62,6 +63,11 @@ PAGES = {
     "review": {"GET": REVIEWER},
     "settle": {"POST": REVIEWER},
     "undo_settled": {"POST": REVIEWER},
+    "gold": {"GET": MANAGER, "POST": MANAGER},
+    "retire_gold": {"POST": MANAGER},
+    "pair_as_gold": {"POST": REVIEWER},
+    "judgment_as_gold": {"POST": REVIEWER},
+    "let_count": {"POST": REVIEWER},
     "export_pairs": {"GET": REVIEWER},
     "rounds": {"GET": REVIEWER, "POST": MANAGER},
     "round": {"GET": REVIEWER},
@@ -89,6 +95,9 @@ CALLS = {
     "api_stats": {"GET": REVIEWER},
     "api_review": {"GET": REVIEWER},
     "api_settle": {"POST": REVIEWER, "DELETE": REVIEWER},
+    "api_gold": {"GET": MANAGER, "POST": MANAGER},
+    "api_retire_gold": {"POST": MANAGER},
+    "api_let_count": {"POST": REVIEWER},
     "api_rounds": {"GET": REVIEWER, "POST": MANAGER},
     "api_round": {"GET": REVIEWER},
     "api_metrics": {"GET": REVIEWER},
@@ -157,6 +166,7 @@ def world(db):
         clients[name].force_login(user)
     make_comparison(project=project)
     pair = make_pair(project=project)
+    gold = make_gold(project=project)
     judgment = make_judgment(project=project, annotator=users["annotator"])
     lease = make_lease(project=project, annotator=users["annotator"])
     training_round = TrainingRound.objects.create(
@@ -164,13 +174,18 @@ def world(db):
     )
     policy = make_policy(project=project)
     arguments = {
-        "of the project": {"slug": "demo", "name": policy.name, "key": lease.key}
+        "of the project": {"slug": "demo", "name": policy.name, "key": lease.key},
+        "let_count": {"slug": "demo", "username": "annotator"},
+        "api_let_count": {"slug": "demo", "username": "annotator"},
+        "retire_gold": {"pk": gold.pk},
+        "api_retire_gold": {"pk": gold.pk},
+        "pair_as_gold": {"pk": pair.pk},
     }
     for name in ("settle", "undo_settled", "api_settle"):
         arguments[name] = {"slug": "demo", "pk": judgment.comparison_id}
     for name in ("pair", "let_through", "take_back", "repair"):
         arguments[name] = {"slug": "demo", "pk": pair.pk}
-    for name in ("undo", "api_undo"):
+    for name in ("undo", "api_undo", "judgment_as_gold"):
         arguments[name] = {"pk": judgment.pk}
     for name in ("round", "round_status", "cancel_round", "resume_round"):
         arguments[name] = {"pk": training_round.pk}

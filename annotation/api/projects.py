@@ -45,9 +45,9 @@ def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
         )
 
     return rows.annotate(
-        n_prompts=number(Prompt),
+        n_prompts=number(Prompt, is_gold=False),
         n_held_out=number(Prompt, is_held_out=True),
-        n_waiting=number(Comparison, state="open"),
+        n_waiting=number(Comparison, state="open", purpose__in=Comparison.OFFERED),
         n_judgments=number(Judgment, undone_at=None),
         n_pairs=number(PreferencePair, state="accepted", superseded_at=None),
         n_unchecked=number(PreferencePair, state="unchecked", superseded_at=None),

@@ -2,14 +2,16 @@
 is null.
 """
 
+from typing import Any
+
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import quality, queries
-from annotation.access import needs
+from annotation import quality, queries, trust
+from annotation.access import at_least, needs
 from annotation.api.serializers import Instant, problems
 from annotation.models import Role
 
@@ -29,12 +31,35 @@ class FunnelStepSerializer(serializers.Serializer):
     )
 
 
+class ShareSerializer(serializers.Serializer):
+    count = serializers.IntegerField()
+    of = serializers.IntegerField()
+    value = serializers.FloatField(allow_null=True)
+    low = serializers.FloatField(allow_null=True, help_text="of its 95 % interval")
+    high = serializers.FloatField(allow_null=True)
+
+
+class ChecksSerializer(serializers.Serializer):
+    gold = ShareSerializer(help_text="right, of the latest gold")
+    gold_seen = serializers.IntegerField(help_text="gold judged in all")
+    consistency = ShareSerializer(
+        source="consistent", help_text="the same when their own pair came again"
+    )
+    too_fast = ShareSerializer(help_text="far below their own pace, of recent ones")
+    waiting = serializers.IntegerField(help_text="judgments that wait for review")
+    below_floor = serializers.BooleanField(source="is_below")
+
+
 class AnnotatorSerializer(serializers.Serializer):
     username = serializers.CharField()
     judgments = serializers.IntegerField(help_text="that stand")
     mean_seconds = serializers.FloatField(allow_null=True)
     last_at = Instant(allow_null=True)
     skips = serializers.IntegerField()
+    checks = ChecksSerializer(
+        allow_null=True,
+        help_text="for managers; of yourself, as of the last full hour; else null",
+    )
 
 
 class FigureSerializer(serializers.Serializer):
@@ -61,14 +86,6 @@ class AgreementSerializer(serializers.Serializer):
     fleiss_kappa = FigureSerializer(source="fleiss")
     pairs = TogetherSerializer(many=True)
     weeks = WeekSerializer(many=True)
-
-
-class ShareSerializer(serializers.Serializer):
-    count = serializers.IntegerField()
-    of = serializers.IntegerField()
-    value = serializers.FloatField(allow_null=True)
-    low = serializers.FloatField(allow_null=True, help_text="of its 95 % interval")
-    high = serializers.FloatField(allow_null=True)
 
 
 class SwayedSerializer(serializers.Serializer):
@@ -109,6 +126,19 @@ class Stats(APIView):
             "funnel": queries.funnel(request.project),
             "agreement": quality.agreement(request.project),
             "bias": quality.bias(request.project),
-            "annotators": queries.annotator_counts(request.project),
+            "annotators": _annotators(request),
         }
         return Response(StatsSerializer(data).data)
+
+
+def _annotators(request: Request) -> list[dict[str, Any]]:
+    """Who did how much; what is known of each only for those who may know it."""
+    rest = None
+    if at_least(request.role, Role.MANAGER):
+        known, rest = trust.checks(request.project), trust.NOTHING
+    else:
+        known = {request.user.username: trust.told_to(request.project, request.user)}
+    return [
+        row | {"checks": known.get(row["username"], rest)}
+        for row in queries.annotator_counts(request.project)
+    ]

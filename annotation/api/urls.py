@@ -3,6 +3,7 @@
 from django.urls import path
 
 from annotation.api import (
+    gold,
     judgments,
     leases,
     pairs,
@@ -49,6 +50,13 @@ urlpatterns = [
         "projects/<slug:slug>/rules/preview",
         rules.RulesPreview.as_view(),
         name="api_rules_preview",
+    ),
+    path("projects/<slug:slug>/gold", gold.GoldItems.as_view(), name="api_gold"),
+    path("gold/<int:pk>/retire", gold.GoldRetire.as_view(), name="api_retire_gold"),
+    path(
+        "projects/<slug:slug>/annotators/<str:username>/count",
+        gold.LetCount.as_view(),
+        name="api_let_count",
     ),
     path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
 ]

@@ -24,6 +24,7 @@ from annotation.models.pairs import (
     RuleVerdict,
 )
 from annotation.models.preferences import Preferences
+from annotation.models.probes import GoldItem, Probe
 from annotation.models.projects import (
     Membership,
     Project,
@@ -37,12 +38,14 @@ __all__ = [
     "Comparison",
     "Completion",
     "Decision",
+    "GoldItem",
     "Judgment",
     "Lease",
     "LetThrough",
     "Membership",
     "PreferencePair",
     "Preferences",
+    "Probe",
     "Project",
     "Prompt",
     "PromptBand",

@@ -97,6 +97,9 @@ class Comparison(models.Model):
         GOLD = "gold", _("gold")
         REPEAT = "repeat", _("repeat")
 
+    OFFERED = ("train", "head_to_head")
+    """Purposes that wait for whoever comes; the others are made for one annotator."""
+
     class State(models.TextChoices):
         OPEN = "open", _("open")
         DECIDED = "decided", _("decided")

@@ -49,6 +49,13 @@ class Judgment(models.Model):
     """From the lease to the judgment."""
     created_at = models.DateTimeField(auto_now_add=True)
     undone_at = models.DateTimeField(null=True, blank=True)
+    waits_for_review = models.BooleanField(default=False, db_default=False)
+    """Its annotator was below the floor on gold: it decides nothing until somebody
+    decides the comparison or lets it count."""
+    let_count_by = models.ForeignKey(
+        USER, models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    let_count_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-created_at"]
@@ -70,12 +77,26 @@ class Judgment(models.Model):
                 condition=Q(strength=None) | Q(strength__in=[1, 2, 3]),
                 name="strength_1_to_3",
             ),
+            models.CheckConstraint(
+                condition=Q(let_count_by=None, let_count_at=None)
+                | Q(
+                    let_count_by__isnull=False,
+                    let_count_at__isnull=False,
+                    waits_for_review=False,
+                ),
+                name="let_count_by_somebody",
+            ),
         ]
         indexes = [
             models.Index(
                 fields=["project", "annotator", "-created_at"], name="my_history"
             ),
             models.Index(fields=["project", "-created_at"], name="project_judgments"),
+            models.Index(
+                fields=["project", "annotator"],
+                condition=Q(waits_for_review=True, undone_at=None),
+                name="waiting_judgments",
+            ),
         ]
 
     def __str__(self) -> str:

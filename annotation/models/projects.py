@@ -64,6 +64,8 @@ class Prompt(models.Model):
     """Of the messages' canonical JSON: the same prompt is imported once."""
     is_held_out = models.BooleanField(default=False)
     """Set aside by its hash on import: its pairs measure, they never train."""
+    is_gold = models.BooleanField(default=False, db_default=False)
+    """Came with a gold item and is there for that alone: the model never answers it."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation import desk, judging, keys, leasing, preferences
+from annotation import desk, judging, keys, leasing, preferences, trust
 from annotation.access import needs, role_of
 from annotation.errors import InvalidJudgment, Refused
 from annotation.forms import CRITERION, JudgmentForm
@@ -201,6 +201,7 @@ def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
         "keys_json": json.dumps(own_keys),
         "acts": preferences.acts_in_words(own, context["desk"]),
         "days": desk.days_in_a_row(request.project, request.user),
+        "is_told": trust.is_told(request.project, request.user),
         "waiting": desk.waiting_count(request.project, request.user),
     }
     return page(request, TEMPLATE, context, status=status)

@@ -1,10 +1,12 @@
 """My history: one annotator's own judgments in a project, newest first, with undo."""
 
+from typing import Any
+
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from annotation import queries
+from annotation import project_settings, queries, trust
 from annotation.access import needs
 from annotation.diffing import word_diff
 from annotation.judging import criteria_seen
@@ -39,4 +41,8 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         if judgment.edited is not None:
             improved = lease.first if judgment.verdict == "first" else lease.second
             judgment.edit = word_diff(improved.text, judgment.edited.text)
-    return page(request, "annotation/history.html", {"judgments": judgments})
+    own = project_settings.of(request.project)
+    context: dict[str, Any] = {"judgments": judgments}
+    if own.gold_rate or own.repeat_rate:
+        context["told"] = trust.told_to(request.project, request.user)
+    return page(request, "annotation/history.html", context)

@@ -43,7 +43,7 @@ def _import(request: HttpRequest) -> HttpResponse:
 def _list(
     request: HttpRequest, form: ImportForm, *, report=None, status: int = 200
 ) -> HttpResponse:
-    rows = request.project.prompts.order_by("-id")
+    rows = request.project.prompts.filter(is_gold=False).order_by("-id")
     figures = with_figures(type(request.project).objects, request.user)
     context = {
         "form": form,

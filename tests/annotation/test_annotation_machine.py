@@ -1,7 +1,8 @@
 """Random histories of everything that moves a slot, against a model of plain dicts.
 
 The model is written from the design, not from the services: it says who may hold and
-judge what, and after every step each slot, lease and judgment must be as it says.
+judge what, and after every step each slot, lease and judgment must be as it says. Probes
+come in where a judgment is followed by one; they are for one annotator alone.
 """
 
 from datetime import timedelta
@@ -30,10 +31,17 @@ from annotation.models import (
     Judgment,
     Lease,
     PreferencePair,
+    Probe,
     Slot,
 )
 from annotation.stock import withdraw_stock
-from tests.factories import make_comparison, make_policy, make_project, make_user
+from tests.factories import (
+    make_comparison,
+    make_gold,
+    make_policy,
+    make_project,
+    make_user,
+)
 
 VERDICTS = ["first", "second", "tie", "both_bad"]
 PICK = st.integers(0, 5)
@@ -47,7 +55,9 @@ class Annotation(RuleBasedStateMachine):
         self.history = transaction.atomic()
         self.history.__enter__()
         self.slots = {}  # comparison: [{"state", "lease"}, …]
-        self.comparisons = {}  # comparison: {"state", "frozen"}
+        self.comparisons = {}  # comparison: {"state", "frozen", "of"}
+        self.met = set()  # (user, gold)
+        self.newest = {}  # user: the judgment (its lease's key) that draws next
         self.leases = {}  # key: {"user", "comparison", "outcome", "expired"}
         self.judgments = {}  # key of the lease: {"id", "verdict", "winner", "stands"}
 
@@ -57,17 +67,25 @@ class Annotation(RuleBasedStateMachine):
 
     @initialize(quotas=st.lists(st.integers(1, 3), min_size=1, max_size=3))
     def begin(self, quotas):
-        self.project = make_project()
+        # Every draw is due, so that probes are many.
+        self.project = make_project(settings={"gold_rate": 1.0})
+        self.golds = [make_gold(project=self.project).pk for _ in range(2)]
         self.users = [make_user(project=self.project) for _ in range(3)]
         self.later_policy = make_policy(project=self.project)
         for quota in quotas:
             self.add(quota)
 
-    @precondition(lambda self: len(self.comparisons) < 5)
+    @precondition(
+        lambda self: sum(row["of"] is None for row in self.comparisons.values()) < 5
+    )
     @rule(quota=st.integers(1, 2))
     def add(self, quota):
         comparison = make_comparison(project=self.project, quota=quota)
-        self.comparisons[comparison.pk] = {"state": "open", "frozen": False}
+        self.comparisons[comparison.pk] = {
+            "state": "open",
+            "frozen": False,
+            "of": None,  # whose probe it is
+        }
         self.slots[comparison.pk] = [
             {"state": "open", "lease": None} for _ in range(quota)
         ]
@@ -135,6 +153,40 @@ class Annotation(RuleBasedStateMachine):
         if set(states) <= over and "judged" in states:
             row["state"] = "decided"
 
+    def put_off(self, user):
+        """The user's own probe that waits for them: an undo ended their lease on it."""
+        return next(
+            (
+                comparison
+                for comparison, row in self.comparisons.items()
+                if row["of"] == user
+                and row["state"] == "open"
+                and self.slots[comparison][0]["state"] == "open"
+            ),
+            None,
+        )
+
+    def is_due(self, user):
+        """Whether gold comes: their newest judgment has drawn none, and some is new."""
+        return self.newest.get(user) is not None and any(
+            (user, gold) not in self.met for gold in self.golds
+        )
+
+    def new_probe(self, lease, user):
+        assert lease.comparison_id not in self.comparisons
+        probe = Probe.objects.get(comparison=lease.comparison_id)
+        assert probe.annotator == self.users[user]
+        assert probe.gold_id in self.golds and (user, probe.gold_id) not in self.met
+        assert probe.after.lease_id == self.newest[user]
+        self.met.add((user, probe.gold_id))
+        self.newest[user] = None
+        self.comparisons[lease.comparison_id] = {
+            "state": "open",
+            "frozen": False,
+            "of": user,
+        }
+        self.slots[lease.comparison_id] = [{"state": "open", "lease": None}]
+
     def new_lease(self, lease, user):
         assert lease.key not in self.leases
         self.leases[lease.key] = {
@@ -153,11 +205,21 @@ class Annotation(RuleBasedStateMachine):
             assert lease.key == held
             self.leases[held]["expired"] = False
             return
+        probe = self.put_off(user)
+        if probe is None and self.is_due(user):
+            self.new_probe(lease, user)
+            probe = lease.comparison_id
+        if probe is not None:
+            assert lease.comparison_id == probe
+            self.new_lease(lease, user)
+            self.give(self.slots[probe][0], "leased", lease.key)
+            return
         offered = [
             (comparison, slot)
             for comparison, slots in sorted(self.slots.items())
             for slot in slots
             if self.comparisons[comparison]["state"] == "open"
+            and self.comparisons[comparison]["of"] is None
             and self.is_free(slot)
             and not self.has_judged(user, comparison)
             and not self.has_skipped(user, comparison)
@@ -214,6 +276,7 @@ class Annotation(RuleBasedStateMachine):
             "winner": winner,
             "stands": True,
         }
+        self.newest[self.leases[key]["user"]] = key
         self.settle(self.leases[key]["comparison"])
 
     def expected(self, key, verdict):
@@ -267,6 +330,12 @@ class Annotation(RuleBasedStateMachine):
                 skip(row)
             return
         skip(row)
+        comparison = self.comparisons[row.comparison_id]
+        if comparison["of"] is not None and comparison["state"] == "open":
+            comparison["state"] = "withdrawn"
+            slot = self.slots[row.comparison_id][0]
+            if slot["state"] == "open":
+                slot["state"] = "withdrawn"
         self.release(key, "skipped")
         if self.comparisons[row.comparison_id]["state"] == "withdrawn":
             self.settle(row.comparison_id)
@@ -332,7 +401,7 @@ class Annotation(RuleBasedStateMachine):
         for comparison, slots in self.slots.items():
             row = self.comparisons[comparison]
             used = any(s["state"] != "withdrawn" and not self.is_free(s) for s in slots)
-            if row["state"] == "open" and not used:
+            if row["state"] == "open" and row["of"] is None and not used:
                 row["state"] = "withdrawn"
                 for slot in slots:
                     self.give(slot, "withdrawn", None)
@@ -377,6 +446,7 @@ class Annotation(RuleBasedStateMachine):
             pk for pk, row in self.comparisons.items() if row["state"] == "decided"
         }
         for pair in PreferencePair.objects.filter(superseded_at=None):
+            assert self.comparisons[pair.decision.comparison_id]["of"] is None
             assert pair.decision.superseded_at is None
             assert pair.chosen_id == pair.decision.winner_id
 

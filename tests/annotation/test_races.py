@@ -12,19 +12,21 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
+from annotation import trust
 from annotation.adjudicating import settle, take
 from annotation.deciding import decide
 from annotation.errors import AlreadyUndone, Frozen, PairsChanged, Settled
 from annotation.freezing import freeze_pairs
 from annotation.importing import import_prompts
-from annotation.judging import undo
-from annotation.leasing import take_lease
+from annotation.judging import submit_judgment, undo
+from annotation.leasing import skip, take_lease
 from annotation.models import (
     Comparison,
     Decision,
     Judgment,
     Lease,
     PreferencePair,
+    Probe,
     Project,
     Prompt,
     Slot,
@@ -34,8 +36,11 @@ from annotation.redeciding import decide_again
 from annotation.stock import fill_stock
 from inference.services import Sampled
 from tests.factories import (
+    judge_gold,
     make_comparison,
+    make_gold,
     make_judgment,
+    make_lease,
     make_pair,
     make_project,
     make_prompt,
@@ -181,6 +186,47 @@ def test_one_annotator_in_many_tabs_holds_one_lease():
 
     assert {lease.pk for lease in leases} == {Lease.objects.get().pk}
     assert Slot.objects.filter(state="leased").count() == 1
+
+
+def test_one_annotator_in_many_tabs_is_given_one_probe():
+    """Six tabs after each judgment: one lease, one probe of it, on gold never met."""
+    project = make_project(settings={"stock": 0, "gold_rate": 1.0})
+    user = make_user(project=project)
+    make_judgment(project=project, annotator=user)
+    for _ in range(3):
+        make_gold(project=project)
+    make_comparison(project=project)
+    for number in range(1, 4):
+        leases = together(*[lambda: take_lease(project, user)] * 6)
+        assert len({lease.pk for lease in leases}) == 1, leases
+        assert Probe.objects.count() == number
+        assert Slot.objects.filter(state__in=["open", "leased"]).count() == 2
+        submit_judgment(leases[0], verdict="first")
+    assert take_lease(project, user).comparison.purpose == "train"
+
+
+def test_letting_count_and_undoing_at_the_same_moment_leaves_no_half_decision():
+    settings = {"stock": 0, "gold_rate": 1e-9, "gold_least": 1}
+    project = make_project(settings=settings)
+    user, manager = make_user(project=project), make_user()
+    judge_gold(user, make_gold(project=project), is_right=False)
+    for _ in range(6):
+        comparison = make_comparison(project=project)
+        lease = make_lease(comparison=comparison, annotator=user)
+        judgment = submit_judgment(lease, verdict="first").judgment
+        assert judgment.waits_for_review
+        counted, undone = together(
+            lambda: trust.let_count(project, user, manager),
+            lambda judgment=judgment: undo(judgment),
+        )
+        assert isinstance(undone, Lease), undone
+        assert counted in (0, 1)
+        # Whichever came first, the undo has taken back what stood.
+        assert not Decision.objects.filter(
+            comparison=comparison, superseded_at=None
+        ).exists()
+        assert not PreferencePair.objects.filter(superseded_at=None).exists()
+        skip(undone)
 
 
 def test_workers_that_fill_together_never_make_a_pile(monkeypatch):

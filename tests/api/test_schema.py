@@ -21,6 +21,7 @@ from annotation.deciding import decide
 from tests.factories import (
     make_base,
     make_comparison,
+    make_gold,
     make_judgment,
     make_lease,
     make_pair,
@@ -79,6 +80,8 @@ def world(db, monkeypatch):
         "slug": "demo",
         "key": str(lease.key),
         "name": policy.name,
+        "username": "mona",
+        ("gold", "id"): make_gold(project=project).pk,
         ("judgments", "id"): str(judgment.pk),
         ("rounds", "id"): training_round.pk,
         ("projects", "id"): split.pk,
@@ -98,7 +101,7 @@ def api(world):
 def test_no_request_makes_the_server_fail_or_answer_against_its_schema(api, world):
     """Every other example is sent to rows that exist, the rest wherever it falls."""
     operations = [result.ok() for result in api.get_all_operations()]
-    assert len(operations) == 25
+    assert len(operations) == 28
     for operation in operations:
         _attack(operation, world)
 

@@ -5,12 +5,14 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from annotation.deciding import decide
-from annotation.models import Role
+from annotation.models import Judgment, Role
 from annotation.rendering import render_markdown
 from tests.browser.conftest import NARROW, WIDE
 from tests.factories import (
+    judge_gold,
     make_comparison,
     make_completion,
+    make_gold,
     make_judgment,
     make_lease,
     make_pair,
@@ -42,7 +44,7 @@ PATHS = {
         name: f"/projects/kitchen/{name}/"
         for name in (
             *("compare", "history", "prompts", "members", "settings", "pairs"),
-            *("quality", "review", "flagged"),
+            *("quality", "review", "flagged", "gold"),
         )
     },
     "preferences": "/preferences/",
@@ -64,6 +66,8 @@ def manager(transactional_db):
             "ask_strength": True,
             "ask_reasons": ["correct", "clear"],
             "criteria": ["helpful", "a criterion with a rather long name"],
+            "gold_rate": 1e-9,
+            "gold_least": 1,
         },
         members={user: Role.MANAGER, make_user("rita"): Role.REVIEWER},
     )
@@ -92,6 +96,11 @@ def manager(transactional_db):
     rejected = make_pair(project=project, annotator=user, state="rejected")
     rejected.verdicts.create(rule="cut_off", result="reject", reason="at 256 tokens")
     make_pair(project=project)
+    for expected in ("winner", "tie"):
+        make_gold(project=project, author=user, expected=expected, explanation="sums")
+    judge_gold(user, make_gold(project=project, author=user), is_right=False)
+    waiting = make_judgment(project=project, annotator=user, waits_for_review=True)
+    Judgment.objects.filter(pk=waiting.pk).update(created_at="2026-01-01T00:00Z")
     shared = make_comparison(project=project, quota=2)
     for who in (user, make_user("bob", project=project)):
         make_judgment(comparison=shared, annotator=who)

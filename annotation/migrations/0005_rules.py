@@ -15,7 +15,7 @@ def check_again(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotation', '0003_completion_features'),
+        ('annotation', '0004_adjudication'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

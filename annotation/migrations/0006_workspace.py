@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotation', '0003_completion_features'),
+        ('annotation', '0005_rules'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

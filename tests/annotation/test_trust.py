@@ -1,0 +1,290 @@
+"""What is known of an annotator, and what follows from being below the floor."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from annotation import quality, queries, trust
+from annotation.adjudicating import queue
+from annotation.deciding import decide
+from annotation.exporting import export
+from annotation.judging import submit_judgment, undo
+from annotation.leasing import take_lease
+from annotation.models import Decision, Judgment, PreferencePair
+from annotation.stock import fresh
+from tests.factories import (
+    judge_gold,
+    make_comparison,
+    make_gold,
+    make_judgment,
+    make_lease,
+    make_probe,
+    make_project,
+    make_user,
+)
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+# A rate that never comes true: gold counts, and none is mixed in between.
+SETTINGS = {"stock": 0, "gold_rate": 1e-9, "gold_least": 4, "gold_floor": 0.7}
+
+
+@pytest.fixture
+def project(db):
+    return make_project(settings=SETTINGS)
+
+
+def on_gold(project, annotator, *rights):
+    return [
+        judge_gold(annotator, make_gold(project=project), right) for right in rights
+    ]
+
+
+def judge(project, annotator, comparison=None, verdict="first"):
+    comparison = comparison or make_comparison(project=project)
+    lease = make_lease(comparison=comparison, annotator=annotator)
+    return submit_judgment(lease, verdict=verdict).judgment
+
+
+def test_right_on_gold_is_the_winner_or_the_verdict_that_was_expected(
+    project, annotator
+):
+    """Two of four: a winner and a both-bad; a tie where one is better, and a winner
+    where both are bad, are wrong. Wilson's interval of 2 of 4 is 0.15 to 0.85."""
+    for expected, verdict in [
+        ("winner", "first"),
+        ("winner", "tie"),
+        ("both_bad", "both_bad"),
+        ("both_bad", "second"),
+    ]:
+        probe = make_probe(
+            annotator, gold=make_gold(project=project, expected=expected)
+        )
+        make_judgment(comparison=probe.comparison, annotator=annotator, verdict=verdict)
+    known = trust.checks(project)["alice"]
+    assert (known.gold.count, known.gold.of, known.gold_seen) == (2, 4, 4)
+    assert (known.gold.low, known.gold.high) == pytest.approx((0.150, 0.850), abs=1e-3)
+
+
+def test_below_the_floor_after_enough_gold_new_judgments_wait(project, annotator):
+    on_gold(project, annotator, True, False, False)
+    assert not judge(project, annotator).waits_for_review  # too little gold yet
+    on_gold(project, annotator, True)  # 2 of 4 < 0.7
+
+    judgment = judge(project, annotator)
+    assert judgment.waits_for_review
+    assert judgment.slot.state == "judged"
+    decision = decide(judgment.comparison)
+    assert decision is not None and (decision.outcome, decision.winner) == (
+        "review",
+        None,
+    )
+    assert list(queue(project)) == [judgment.comparison]
+    known = trust.checks(project)["alice"]
+    assert known.is_below and known.waiting == 1
+
+
+def test_the_floor_itself_is_enough(project, annotator):
+    """11 of 20 is 0.55 exactly, which 0.55 · 20 = 11.000000000000002 would miss."""
+    project.settings = SETTINGS | {"gold_least": 20, "gold_floor": 0.55}
+    project.save()
+    on_gold(project, annotator, *[True] * 11, *[False] * 9)
+    assert not judge(project, annotator).waits_for_review
+
+
+def test_only_the_latest_gold_counts_so_one_can_recover(project, annotator):
+    """Of 3 · 4 = 12: after four wrong and nine right, 9 of the latest 12."""
+    on_gold(project, annotator, *[False] * 4, *[True] * 8)
+    assert judge(project, annotator).waits_for_review  # 8 of 12 = 0.67
+    on_gold(project, annotator, True)
+    assert not judge(project, annotator).waits_for_review
+    known = trust.checks(project)["alice"]
+    assert (known.gold.count, known.gold.of, known.gold_seen) == (9, 12, 13)
+    assert not known.is_below and known.waiting == 1
+
+
+@pytest.mark.parametrize("off", [{"gold_rate": 0}, {"gold_floor": 0}])
+def test_without_gold_or_floor_nothing_waits(project, annotator, off):
+    project.settings = SETTINGS | off
+    project.save()
+    on_gold(project, annotator, *[False] * 5)
+    assert not judge(project, annotator).waits_for_review
+
+
+def test_gold_that_was_wrong_or_undone_counts_for_nothing(project, annotator):
+    judgments = on_gold(project, annotator, *[False] * 5)
+    undo(judgments[0])
+    gold = judgments[1].comparison.probe.gold
+    gold.retired_at, gold.retired_by = timezone.now(), make_user()
+    gold.was_wrong = True
+    gold.save()
+    assert trust.checks(project)["alice"].gold.of == 3
+    assert not trust.is_below(
+        project.pk, annotator.pk, trust.project_settings.of(project)
+    )
+
+
+def test_judgments_on_probes_never_wait(project, annotator):
+    on_gold(project, annotator, *[False] * 4)
+    probe = make_probe(annotator, gold=make_gold(project=project))
+    assert not judge(project, annotator, probe.comparison).waits_for_review
+
+
+def test_the_floor_is_one_project_s_own(project, annotator):
+    on_gold(project, annotator, *[False] * 4)
+    other = make_project(settings=SETTINGS, members={annotator: "annotator"})
+    assert not judge(other, annotator).waits_for_review
+
+
+def test_a_comparison_waits_for_one_of_its_judgments(project, annotator):
+    """Three slots: while one is open others may still judge; then the waiting one
+    holds the decision back."""
+    on_gold(project, annotator, *[False] * 4)
+    comparison = make_comparison(project=project, quota=2)
+    waiting = judge(project, annotator, comparison)
+    assert not queue(project)
+    judge(project, make_user(project=project), comparison)
+    assert list(queue(project)) == [comparison]
+    assert not comparison.decisions.filter(winner__isnull=False).exists()
+    undo(waiting)
+    assert not queue(project)
+
+
+def test_letting_them_count_decides_and_says_who_did(project, annotator, manager):
+    on_gold(project, annotator, *[False] * 4)
+    judgments = [judge(project, annotator) for _ in range(3)]
+    assert trust.let_count(project, annotator, manager) == 3
+    assert trust.let_count(project, annotator, manager) == 0
+
+    for judgment in judgments:
+        judgment.refresh_from_db()
+        assert judgment.let_count_by == manager and judgment.let_count_at
+        assert not judgment.waits_for_review
+    assert PreferencePair.objects.filter(superseded_at=None).count() == 3
+    assert not queue(project)
+    # They are below the floor as before: what comes now waits again.
+    assert judge(project, annotator).waits_for_review
+
+
+def test_a_judgment_let_count_can_still_be_undone(project, annotator, manager):
+    on_gold(project, annotator, *[False] * 4)
+    judgment = judge(project, annotator)
+    trust.let_count(project, annotator, manager)
+    fresh = undo(Judgment.objects.get(pk=judgment.pk))
+    assert submit_judgment(fresh, verdict="second").judgment.waits_for_review
+    standing = Decision.objects.get(comparison=judgment.comparison, superseded_at=None)
+    assert standing.outcome == "review"
+
+
+def test_consistency_is_the_same_winner_or_verdict_again(project, annotator):
+    """First won and, shown second, won again; a tie again; a both-bad and then a tie.
+    Two of three; what was undone since doesn't count."""
+    for earlier, verdict in [
+        ("first", "second"),
+        ("tie", "tie"),
+        ("both_bad", "tie"),
+        ("first", "first"),
+    ]:
+        judgment = make_judgment(project=project, annotator=annotator, verdict=earlier)
+        probe = make_probe(annotator, repeats=judgment)
+        make_judgment(comparison=probe.comparison, annotator=annotator, verdict=verdict)
+    Judgment.objects.filter(pk=judgment.pk).update(undone_at=timezone.now())
+    same = trust.checks(project)["alice"].consistent
+    assert (same.count, same.of) == (2, 3)
+
+
+def test_too_fast_is_by_ones_own_pace(project, annotator):
+    """Alice always takes 20 s, once 1 s; Bob takes 1 s always, and that is his pace."""
+    bob = make_user("bob", project=project)
+    for seconds in [20.0] * 24 + [1.0]:
+        make_judgment(project=project, annotator=annotator, seconds=seconds)
+        make_judgment(project=project, annotator=bob, seconds=1.0)
+    known = trust.checks(project)
+    assert (known["alice"].too_fast.count, known["alice"].too_fast.of) == (1, 25)
+    assert (known["bob"].too_fast.count, known["bob"].too_fast.of) == (0, 25)
+
+
+def test_the_person_is_told_of_the_last_full_hour_only(project, annotator):
+    judgments = on_gold(project, annotator, *[False] * 4)
+    waiting = judge(project, annotator)
+    assert trust.told_to(project, annotator) == trust.NOTHING
+    assert not trust.is_told(project, annotator)
+    hour = timezone.now() - timedelta(hours=1)
+    for judgment in (*judgments[:3], waiting):
+        Judgment.objects.filter(pk=judgment.pk).update(created_at=hour)
+    told = trust.told_to(project, annotator)
+    assert (told.gold.count, told.gold.of, told.waiting) == (0, 3, 1)
+    assert trust.is_told(project, annotator)
+    assert not trust.is_told(project, make_user(project=project))
+
+
+def test_the_figures_cost_the_same_queries_for_many_people(
+    project, django_assert_num_queries
+):
+    def somebody():
+        user = make_user(project=project)
+        on_gold(project, user, True, False)
+        judgment = make_judgment(project=project, annotator=user)
+        make_judgment(
+            comparison=make_probe(user, repeats=judgment).comparison, annotator=user
+        )
+
+    somebody()
+    with django_assert_num_queries(4):
+        assert len(trust.checks(project)) == 1
+    for _ in range(4):
+        somebody()
+    with django_assert_num_queries(4):
+        assert len(trust.checks(project)) == 5
+
+
+def test_submitting_costs_one_query_more_with_a_floor_and_none_without(annotator):
+    def cost(settings):
+        project = make_project(settings=settings, members={annotator: "annotator"})
+        make_comparison(project=project)
+        lease = take_lease(project, annotator)
+        with CaptureQueriesContext(connection) as queries:
+            submit_judgment(lease, verdict="tie")
+        return len(queries)
+
+    assert cost(SETTINGS) == cost({"stock": 0}) + 1
+    assert cost(SETTINGS | {"gold_rate": 0}) == cost({"stock": 0})
+
+
+def test_probes_are_left_out_of_whatever_speaks_of_training(project, annotator):
+    """Gold and repeats, decided and with an open slot: nothing counts them but what
+    counts a person's work."""
+    assert fresh(project) == queries.waiting(project) == 0
+    source = make_judgment(project=project, annotator=annotator, undone_at=None)
+    before = (
+        queries.funnel(project),
+        quality.agreement(project),
+        list(export(project, "kto")),
+    )
+    bias = quality.bias(project)
+    gold = make_gold(project=project)
+    make_probe(make_user(project=project), gold=gold)  # its slot stays open
+    for made in (
+        {"gold": gold},
+        {"gold": make_gold(project=project, expected="tie")},
+        {"repeats": source},
+    ):
+        after = make_judgment(annotator=annotator, project=project)
+        probe = make_probe(annotator, **made, after=after)
+        judge(project, annotator, probe.comparison, verdict="tie")
+    Judgment.objects.filter(comparison__purpose="train").exclude(pk=source.pk).update(
+        undone_at=timezone.now()
+    )
+    assert Decision.objects.filter(outcome="tie").count() == 3
+    assert before == (
+        queries.funnel(project),
+        quality.agreement(project),
+        list(export(project, "kto")),
+    )
+    assert quality.bias(project) == bias
+    assert fresh(project) == queries.waiting(project) == 0
+    assert not queries.standing_pairs(project)
+    assert not queries.alike_decisions(project)

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from annotation import checking, stock
+from annotation import checking, figures, stock
 from annotation.models import Project
 from annotation.nudging import send
 
@@ -25,3 +25,15 @@ def fill_stocks() -> None:
 @shared_task(name="annotation.tasks.check_pairs")
 def check_pairs() -> None:
     checking.check_waiting()
+
+
+@shared_task(name="annotation.tasks.refresh_figures")
+def refresh_figures(project_id: int) -> None:
+    project = Project.objects.select_related("channel").filter(pk=project_id).first()
+    if project is not None:
+        figures.refresh(project)
+
+
+@shared_task(name="annotation.tasks.refresh_wanted_figures")
+def refresh_wanted_figures() -> None:
+    figures.refresh_wanted()

@@ -2,16 +2,34 @@
 is null.
 """
 
+from typing import Any
+
+from django.utils.http import http_date
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
+from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import quality, queries
+from annotation import annotators, figures, sways
 from annotation.access import needs
 from annotation.api.serializers import Instant, problems
 from annotation.models import Role
+from annotation.retelling import retold
+
+
+PARTS = ("funnel", "agreement", "bias", "annotators", "rounds")
+PRIVATE = "null but for managers and the person"
+HIDDEN = {"median_seconds": None, "agreement": None, "first": None}
+
+
+class NotCounted(APIException):
+    status_code = 503
+    default_detail = _("The figures are being counted. Ask again in a minute.")
+    default_code = "not_counted"
+    wait = 60
 
 
 class FunnelStepSerializer(serializers.Serializer):
@@ -24,14 +42,6 @@ class FunnelStepSerializer(serializers.Serializer):
     could_not_check = serializers.IntegerField(
         required=False, help_text="of a rule: passed on, marked"
     )
-
-
-class AnnotatorSerializer(serializers.Serializer):
-    username = serializers.CharField()
-    judgments = serializers.IntegerField(help_text="that stand")
-    mean_seconds = serializers.FloatField(allow_null=True)
-    last_at = Instant(allow_null=True)
-    skips = serializers.IntegerField()
 
 
 class FigureSerializer(serializers.Serializer):
@@ -68,18 +78,68 @@ class ShareSerializer(serializers.Serializer):
     high = serializers.FloatField(allow_null=True)
 
 
+class AnnotatorSerializer(serializers.Serializer):
+    username = serializers.CharField()
+    judgments = serializers.IntegerField(help_text="that stand")
+    mean_seconds = serializers.FloatField(allow_null=True)
+    last_at = Instant(allow_null=True)
+    skips = serializers.IntegerField()
+    median_seconds = serializers.FloatField(
+        allow_null=True, help_text="to a tenth; this and what follows: " + PRIVATE
+    )
+    agreement = ShareSerializer(
+        allow_null=True,
+        help_text="verdicts of others on the same comparisons that theirs was the same as",
+    )
+    first = ShareSerializer(
+        allow_null=True, help_text="verdicts for one answer: for the one shown first"
+    )
+
+
 class SwayedSerializer(serializers.Serializer):
     first = ShareSerializer(help_text="for the answer shown first; half is expected")
     longer = ShareSerializer(help_text="for the longer one, where lengths differ")
     marked = ShareSerializer(help_text="for the one with more Markdown, likewise")
+    own = ShareSerializer(
+        help_text="for the one in the prompt’s script, where one alone is"
+    )
+    strayed = ShareSerializer(
+        help_text="winners in another script than the prompt, of all with letters"
+    )
 
 
 class SwayedAnnotatorSerializer(SwayedSerializer):
     username = serializers.CharField()
 
 
+class FlagSerializer(serializers.Serializer):
+    sway = serializers.ChoiceField(choices=sways.SWAYS)
+    share = ShareSerializer(help_text="its whole interval lies beyond what is usual")
+    username = serializers.CharField(allow_null=True, help_text="null: of everybody")
+
+
+class PairsBiasSerializer(SwayedSerializer):
+    pairs = serializers.IntegerField()
+    flags = FlagSerializer(many=True)
+
+
+class NextRoundSerializer(PairsBiasSerializer):
+    annotators = SwayedAnnotatorSerializer(many=True)
+
+
+class PastRoundSerializer(PairsBiasSerializer):
+    number = serializers.IntegerField()
+    id = serializers.IntegerField(source="pk")
+    state = serializers.CharField()
+
+
 class BiasSerializer(SwayedSerializer):
     annotators = SwayedAnnotatorSerializer(many=True)
+    flags = FlagSerializer(many=True)
+    next_round = NextRoundSerializer(
+        help_text="of the sound pairs that no usable round has trained on"
+    )
+    rounds = PastRoundSerializer(many=True, help_text="of their pairs; newest first")
 
 
 class StatsSerializer(serializers.Serializer):
@@ -98,14 +158,59 @@ class Stats(APIView):
     @extend_schema(
         operation_id="stats_read",
         summary="The funnel from judgments to pairs, agreement, each one's share",
-        responses={200: StatsSerializer, **problems(403, 404)},
+        description=(
+            "Of a big project a worker counts these every few minutes: Last-Modified says"
+            " when. Before it has done so once, 503 with Retry-After."
+        ),
+        responses={200: StatsSerializer, **problems(403, 404, p503="not counted yet")},
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> Response:
+        known = figures.of(request.project, *PARTS)
+        if known.is_pending:
+            raise NotCounted
         data = {
-            "funnel": queries.funnel(request.project),
-            "agreement": quality.agreement(request.project),
-            "bias": quality.bias(request.project),
-            "annotators": queries.annotator_counts(request.project),
+            "funnel": [
+                step | {"label": retold(step["label"])} for step in known["funnel"]
+            ],
+            "agreement": known["agreement"],
+            "bias": _bias(request, known["bias"], known["rounds"]),
+            "annotators": [
+                row if _may_see(request, row["username"]) else row | HIDDEN
+                for row in annotators.rows(known)
+            ],
         }
-        return Response(StatsSerializer(data).data)
+        headers = {}
+        if known.as_of:
+            headers["Last-Modified"] = http_date(known.as_of.timestamp())
+        return Response(StatsSerializer(data).data, headers=headers)
+
+
+def _bias(
+    request: Request, bias: dict[str, Any] | None, rounds: dict[str, Any]
+) -> dict[str, Any] | None:
+    coming = rounds["next"]
+    if bias is None and not coming["pairs"]:
+        return None
+    # Only imported pairs: nobody preferred anything, and yet they will train.
+    bias = bias or sways.NOBODYS
+    return bias | {
+        "flags": _seen(request, bias["flags"]),
+        "next_round": coming
+        | {
+            "annotators": _seen(request, coming["annotators"]),
+            "flags": _seen(request, coming["flags"]),
+        },
+        "rounds": rounds["past"],
+    }
+
+
+def _seen(request: Request, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of rows about people those the reader may see, and those about everybody."""
+    return [
+        row for row in rows if not row["username"] or _may_see(request, row["username"])
+    ]
+
+
+def _may_see(request: Request, username: str) -> bool:
+    return request.role == Role.MANAGER or username == request.user.get_username()

@@ -11,6 +11,7 @@ from annotation.models.comparisons import (
     Slot,
     StockReservation,
 )
+from annotation.models.figures import ProjectFigures
 from annotation.models.judgments import (
     Decision,
     Judgment,
@@ -36,6 +37,7 @@ __all__ = [
     "Membership",
     "PreferencePair",
     "Project",
+    "ProjectFigures",
     "Prompt",
     "Role",
     "RuleVerdict",

@@ -1,21 +1,50 @@
-"""How well the judgments of a project can be trusted."""
+"""How well the judgments of a project can be trusted, and what a round would learn."""
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from annotation import project_settings
+from annotation import figures, project_settings
 from annotation.access import needs
+from annotation.annotators import visible
 from annotation.models import Role
 from annotation.pages import page
-from annotation.quality import agreement, bias
+from annotation.words import SWAYS
 
 
 @require_safe
 @needs(Role.REVIEWER)
 def quality(request: HttpRequest, slug: str) -> HttpResponse:
+    """Of single annotators a manager sees all, a reviewer what is about themself."""
+    known = figures.of(request.project, "agreement", "bias", "rounds")
+    agreement, bias, rounds = known["agreement"], known["bias"], known["rounds"]
+
+    def mine(found: list[dict]) -> list[dict]:
+        return visible(found, request.role, request.user)
+
     context = {
-        "agreement": agreement(request.project),
-        "bias": bias(request.project),
+        "figures": known,
+        "sways": SWAYS,
+        "agreement": agreement and agreement | {"pairs": mine(agreement["pairs"])},
+        "bias": bias and bias | {"annotators": mine(bias["annotators"])},
+        "past": rounds["past"] if rounds else [],
         "quota": project_settings.of(request.project).quota,
     }
+    if rounds:
+        coming = rounds["next"]
+        # A flag of nobody in particular is everybody's to see.
+        flags = [f for f in coming["flags"] if not f["username"] or mine([f])]
+        context["coming"] = coming | {
+            "annotators": mine(coming["annotators"]),
+            "flags": flags,
+        }
+    everybody, coming = context["bias"], context.get("coming")
+    context["compared"] = [
+        (
+            label,
+            about,
+            coming and coming[sway],
+            everybody and everybody[sway],
+        )
+        for sway, (label, about) in SWAYS.items()
+    ]
     return page(request, "annotation/quality.html", context)

@@ -116,11 +116,13 @@ def flags(row: dict[str, Any], username: str | None = None) -> list[dict[str, An
     return [
         {"sway": sway, "share": row[sway], "username": username}
         for sway in SWAYS
-        if _is_beyond(row[sway], *USUAL[sway])
+        if is_beyond(sway, row[sway])
     ]
 
 
-def _is_beyond(found: Share, least: float, most: float) -> bool:
+def is_beyond(sway: str, found: Share) -> bool:
+    """Whether the whole interval lies outside what is usual."""
+    least, most = USUAL[sway]
     if found.low is None or found.high is None:
         return False
     return found.high < least or found.low > most

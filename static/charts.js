@@ -71,7 +71,7 @@ function options(figure, titles) {
     },
     plugins: {
       legend: {
-        labels: { color: css("--ink"), boxWidth: 18, boxHeight: 8, filter: (item, data) => !data.datasets[item.datasetIndex].isBand },
+        labels: { color: css("--ink"), boxWidth: 18, boxHeight: 8, sort: (one, other) => one.datasetIndex - other.datasetIndex, filter: (item, data) => !data.datasets[item.datasetIndex].isBand },
       },
       tooltip: {
         filter: isNoBand,

@@ -46,6 +46,7 @@ PAGES = {
     "history": {"GET": ANNOTATOR},
     "undo": {"POST": OWNER},
     "prompts": {"GET": MANAGER, "POST": MANAGER},
+    "prompt": {"GET": REVIEWER},
     "project_settings": {"GET": MANAGER, "POST": MANAGER},
     "members": {"GET": MANAGER, "POST": MANAGER},
     "pairs": {"GET": REVIEWER},
@@ -151,6 +152,7 @@ def world(db):
     arguments = {
         "of the project": {"slug": "demo", "name": policy.name, "key": lease.key}
     }
+    arguments["prompt"] = {"slug": "demo", "pk": project.prompts.first().pk}
     for name in ("undo", "api_undo"):
         arguments[name] = {"pk": judgment.pk}
     for name in ("round", "round_status", "cancel_round", "resume_round"):

@@ -19,7 +19,6 @@ from annotation.api.serializers import Instant, problems
 from annotation.models import Role
 from annotation.retelling import retold
 
-
 PARTS = ("funnel", "agreement", "bias", "annotators", "rounds")
 PRIVATE = "null but for managers and the person"
 HIDDEN = {"median_seconds": None, "agreement": None, "first": None}

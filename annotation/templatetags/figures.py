@@ -3,7 +3,7 @@
 from django import template
 
 from annotation.shares import Share
-from annotation.sways import SWAYS
+from annotation.sways import SWAYS, is_beyond
 from annotation.words import flag_words
 
 register = template.Library()
@@ -11,9 +11,9 @@ register.filter("flag_words", flag_words)
 
 
 @register.filter
-def shares(report: dict) -> list[Share]:
-    """A report's shares in the order of their columns."""
-    return [report[sway] for sway in SWAYS]
+def shares(report: dict) -> list[tuple[Share, bool]]:
+    """A report's shares in the order of their columns, and whether each is flagged."""
+    return [(report[sway], is_beyond(sway, report[sway])) for sway in SWAYS]
 
 
 @register.filter

@@ -8,6 +8,7 @@ from annotation.access import needs
 from annotation.annotators import visible
 from annotation.models import Role
 from annotation.pages import page
+from annotation.sways import NOBODYS, flags, is_beyond
 from annotation.words import SWAYS
 
 
@@ -31,20 +32,18 @@ def quality(request: HttpRequest, slug: str) -> HttpResponse:
     }
     if rounds:
         coming = rounds["next"]
-        # A flag of nobody in particular is everybody's to see.
-        flags = [f for f in coming["flags"] if not f["username"] or mine([f])]
+        seen = mine(coming["annotators"])
         context["coming"] = coming | {
-            "annotators": mine(coming["annotators"]),
-            "flags": flags,
+            "annotators": seen,
+            "flags": [flag for flag in coming["flags"] if not flag["username"]],
         }
-    everybody, coming = context["bias"], context.get("coming")
-    context["compared"] = [
-        (
-            label,
-            about,
-            coming and coming[sway],
-            everybody and everybody[sway],
+        context["n_standing_out"] = len(
+            {flag["username"] for row in seen for flag in flags(row, row["username"])}
         )
+    everybody, coming = context["bias"], context.get("coming")
+    reports = [coming or NOBODYS, everybody or NOBODYS]
+    context["compared"] = [
+        (label, about, [(r[sway], is_beyond(sway, r[sway])) for r in reports])
         for sway, (label, about) in SWAYS.items()
     ]
     return page(request, "annotation/quality.html", context)

@@ -7,8 +7,8 @@ from django.urls import reverse
 
 from annotation.models import Judgment
 from annotation.quality import agreement
-from annotation.sways import SWAYS, bias
 from annotation.shares import share
+from annotation.sways import SWAYS, bias
 from tests.factories import (
     make_comparison,
     make_completion,

@@ -110,12 +110,15 @@ def ask(project: Project) -> None:
 
 
 def refresh(project: Project) -> bool:
-    """Count all parts and keep them; False where another worker is at it."""
+    """Count all parts and keep them; False where a worker counts this or another
+    project: one at a time, so that the queue's other worker goes on checking pairs."""
     ProjectFigures.objects.bulk_create(
         [ProjectFigures(project=project)], ignore_conflicts=True
     )
     began, mine = timezone.now(), ProjectFigures.objects.filter(project=project)
     free = Q(started_at=None) | Q(started_at__lt=began - LOST)
+    if ProjectFigures.objects.exclude(free).exists():
+        return False
     if not mine.filter(free).update(started_at=began):
         return False
     clock = time.monotonic()

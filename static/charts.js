@@ -39,7 +39,7 @@ function datasets(series) {
   return series.flatMap((line, place) => {
     const color = css(`--chart-${place + 1}`);
     const shared = { label: line.name, data: line.values, texts: line.texts, borderColor: color, backgroundColor: color };
-    if (line.kind === "bar") return [{ ...shared, type: "bar", order: 2, maxBarThickness: 26, borderRadius: 2 }];
+    if (line.kind === "bar") return [{ ...shared, type: "bar", order: 2, backgroundColor: css(`--chart-${place + 1}-fill`), borderWidth: 1, maxBarThickness: 26, borderRadius: 2 }];
     const main = { ...shared, type: "line", order: 1, borderWidth: 2, pointRadius: line.values.length > 14 ? 2 : 4, pointHoverRadius: 6, spanGaps: true };
     if (!line.lows.some((low) => low !== null)) return [main];
     const edge = { type: "line", order: 3, isBand: true, borderWidth: 0, pointRadius: 0, pointHoverRadius: 0, spanGaps: true, backgroundColor: css("--chart-band") };

@@ -200,19 +200,20 @@ def member_counts(project: Project) -> QuerySet[Membership]:
 
 
 def _waiting_for(user) -> QuerySet[Comparison]:
-    """Open comparisons with room that the user has neither judged nor skipped."""
+    """Open comparisons with room that the user has neither judged nor skipped, and the
+    one on their own desk."""
     now = timezone.now()
     room = Q(state="open") | Q(state="leased", expires_at__lte=now)
-    own = Q(state="leased", lease__annotator=user)
     here = OuterRef("pk")
+    mine = Lease.objects.filter(comparison=here, annotator=user)
     return Comparison.objects.filter(
-        Exists(Slot.objects.filter(room | own, comparison=here)),
+        # Apart, not as a join from slots to leases: PostgreSQL would read all leases.
+        Exists(Slot.objects.filter(room, comparison=here))
+        | Exists(mine.filter(outcome=Lease.Outcome.ACTIVE)),
         ~Exists(
             Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)
         ),
-        ~Exists(
-            Lease.objects.filter(comparison=here, annotator=user, outcome="skipped")
-        ),
+        ~Exists(mine.filter(outcome=Lease.Outcome.SKIPPED)),
         state="open",
     )
 

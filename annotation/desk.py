@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from annotation import project_settings, queries
 from annotation.leasing import prompt_shown
 from annotation.models import Judgment, Lease, Project
-from annotation.overview import midnight, waiting_for
+from annotation.overview import midnight, ready_for
 from annotation.pages import completion_html, message_turns
 from annotation.retelling import retold
 from annotation.words import verdict_words
@@ -163,7 +163,7 @@ def count_row(days: set[date], today: date) -> int:
 
 def waiting_count(project: Project, user) -> int:
     """Pairs this person could judge now, at most MOST_WAITING of them counted."""
-    return waiting_for(user).filter(project=project).order_by()[:MOST_WAITING].count()
+    return ready_for(user).filter(project=project).order_by()[:MOST_WAITING].count()
 
 
 def waited_for(project: Project) -> list[str]:

@@ -1,26 +1,33 @@
 """Figures of the home page and of a project's overview: what there is to do, and for whom.
 
-A fixed number of queries, however many projects, prompts or pairs there are. Rounds
-belong to training, which puts theirs in by the template tag `put_rounds`.
+A fixed number of queries, however many projects, prompts or pairs there are. What reads
+all of a project's rows is a part of its figures (`figures.py`), counted by a worker once
+there is much. Rounds belong to training, which puts theirs in by the template tag
+`put_rounds` and as a part of the figures.
 """
 
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, TruncDate
 from django.utils import timezone
 
 from annotation import queries
 from annotation.adjudicating import waiting
 from annotation.models import (
     Comparison,
+    Decision,
     Judgment,
     Lease,
     Membership,
+    PreferencePair,
     Project,
     Prompt,
+    Role,
     Slot,
 )
+from annotation.outlook import LOOK_BACK
 from inference.models import Policy, Replica
 from inference.replicas import replica_urls
 
@@ -36,7 +43,7 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         ),
         n_prompts=_number(Prompt.objects.filter(is_gold=False)),
         n_held_out=_number(Prompt.objects.filter(is_held_out=True)),
-        n_waiting=_number(waiting_for(user)),
+        n_waiting=_number(ready_for(user)),
         n_open=_number(
             Comparison.objects.filter(state="open", purpose__in=Comparison.OFFERED)
         ),
@@ -47,6 +54,126 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         n_unchecked=_number(pairs.filter(state="unchecked")),
         n_rejected=_number(pairs.filter(state="rejected")),
         n_review=_number(waiting()),
+    )
+
+
+MOST_WAITING = 100
+"""Of what waits for somebody; more is told as "100+", for counting it would take long."""
+
+MOST_DISLIKED = 10
+"""Prompts listed of those that nobody likes an answer of."""
+
+
+def totals(project: Project) -> dict[str, int]:
+    """How many of each there are. Four queries."""
+    prompts = Prompt.objects.filter(project=project).aggregate(
+        prompts=Count("pk"), held_out=Count("pk", filter=Q(is_held_out=True))
+    )
+    states = PreferencePair.State
+    pairs = (
+        queries.standing_pairs(project)
+        .order_by()
+        .aggregate(
+            unchecked=Count("pk", filter=Q(state=states.UNCHECKED)),
+            rejected=Count("pk", filter=Q(state=states.REJECTED)),
+            sound=Count(
+                "pk", filter=Q(state=states.ACCEPTED, prompt__is_held_out=False)
+            ),
+        )
+    )
+    return {
+        **prompts,
+        **pairs,
+        "open": Comparison.objects.filter(project=project, state="open").count(),
+        "judgments": project.judgments.filter(undone_at=None).count(),
+    }
+
+
+def days(project: Project) -> list[dict[str, Any]]:
+    """The last LOOK_BACK days, the oldest first: {"day", "judgments", "pairs"}.
+
+    `pairs` are sound ones that came of judging, by the day they were made; imported
+    ones say nothing of the pace. Two queries.
+    """
+    today = timezone.localdate()
+    first = today - timedelta(days=LOOK_BACK - 1)
+    since = midnight() - timedelta(days=LOOK_BACK - 1)
+
+    def by_day(rows: QuerySet) -> dict:
+        found = rows.filter(created_at__gte=since).order_by()
+        found = found.annotate(day=TruncDate("created_at")).values_list("day")
+        return dict(found.annotate(Count("pk")))
+
+    judged = by_day(project.judgments.filter(undone_at=None))
+    judging = ~Q(kind=PreferencePair.Kind.IMPORTED)
+    made = by_day(queries.sound_pairs(project).filter(judging))
+    all_days = [first + timedelta(days=n) for n in range(LOOK_BACK)]
+    return [
+        {"day": day, "judgments": judged.get(day, 0), "pairs": made.get(day, 0)}
+        for day in all_days
+    ]
+
+
+def idle_annotators(project: Project) -> list[str]:
+    """Members of the role annotator for whom nothing is ready to judge; one query."""
+    ready = ready_for(OuterRef(OuterRef("user"))).filter(project=project)
+    return list(
+        project.memberships.filter(~Exists(ready), role=Role.ANNOTATOR)
+        .order_by("user__username")
+        .values_list("user__username", flat=True)
+    )
+
+
+def disliked_prompts(project: Project) -> list[dict[str, Any]]:
+    """Prompts neither answer of which was good enough: {"prompt": its id, "text",
+    "both_bad", "decided"} comparisons, most both-bads first. Two queries."""
+    both_bad = Q(outcome=Decision.Outcome.BOTH_BAD)
+    standing = Decision.objects.filter(
+        comparison__project=project,
+        comparison__purpose=Comparison.Purpose.TRAIN,
+        superseded_at=None,
+    )
+    found = list(
+        standing.filter(both_bad)
+        .order_by()
+        .values(prompt=F("comparison__prompt"))
+        .annotate(both_bad=Count("pk"))
+        .order_by("-both_bad", "prompt")[:MOST_DISLIKED]
+    )
+    prompts = Prompt.objects.filter(pk__in=[row["prompt"] for row in found]).annotate(
+        decided=Count(
+            "comparisons__decisions",
+            filter=Q(
+                comparisons__decisions__superseded_at=None,
+                comparisons__purpose=Comparison.Purpose.TRAIN,
+            ),
+        )
+    )
+    by_pk = {prompt.pk: prompt for prompt in prompts}
+    return [
+        {
+            **row,
+            "text": str(by_pk[row["prompt"]]),
+            "decided": by_pk[row["prompt"]].decided,
+        }
+        for row in found
+        if row["prompt"] in by_pk
+    ]
+
+
+def waiting_for(project: Project, user) -> int | str:
+    """Comparisons ready for the user; "100+" where there are more."""
+    rows = ready_for(user).filter(project=project).order_by()
+    count = rows[: MOST_WAITING + 1].count()
+    return count if count <= MOST_WAITING else f"{MOST_WAITING}+"
+
+
+def my_counts(project: Project, user) -> dict[str, int]:
+    """The user's own standing judgments: {"all", "today"}; one query."""
+    return Judgment.objects.filter(
+        project=project, annotator=user, undone_at=None
+    ).aggregate(
+        all=Count("pk"), today=Count("pk", filter=Q(created_at__gte=midnight()))
     )
 
 
@@ -76,24 +203,25 @@ def member_counts(project: Project) -> QuerySet[Membership]:
     )
 
 
-def waiting_for(user) -> QuerySet[Comparison]:
-    """Open comparisons with room that the user has neither judged nor skipped.
+def ready_for(user) -> QuerySet[Comparison]:
+    """Open comparisons with room that the user has neither judged nor skipped, and the
+    one on their own desk.
 
     Their own probe counts as any other would, or the count would tell it.
     """
     now = timezone.now()
     room = Q(state="open") | Q(state="leased", expires_at__lte=now)
-    own = Q(state="leased", lease__annotator=user)
     here = OuterRef("pk")
+    mine = Lease.objects.filter(comparison=here, annotator=user)
     return Comparison.objects.filter(
         Q(purpose__in=Comparison.OFFERED) | Q(probe__annotator=user),
-        Exists(Slot.objects.filter(room | own, comparison=here)),
+        # Apart, not as a join from slots to leases: PostgreSQL would read all leases.
+        Exists(Slot.objects.filter(room, comparison=here))
+        | Exists(mine.filter(outcome=Lease.Outcome.ACTIVE)),
         ~Exists(
             Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)
         ),
-        ~Exists(
-            Lease.objects.filter(comparison=here, annotator=user, outcome="skipped")
-        ),
+        ~Exists(mine.filter(outcome=Lease.Outcome.SKIPPED)),
         state="open",
     )
 

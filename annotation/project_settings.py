@@ -56,6 +56,8 @@ class ProjectSettings:
         default_factory=lambda: {"preset": "cumulative", "config": {}}
     )
     """What a round starts with where its starter says nothing (design §5.2)."""
+    round_pairs: int = 50
+    """New sound pairs that are enough for a round; the overview says when."""
     ask_strength: bool = False
     """Whether annotators say how much better."""
     strength_weights: dict[str, float] = field(
@@ -84,6 +86,7 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "quota": (int, 1, 20),
     "lease_minutes": (float, 0.05, 24 * 60),
     "held_out_share": (float, 0.0, 0.9),
+    "round_pairs": (int, 2, 1_000_000),
     "overlap_share": (float, 0.0, 1.0),
     "min_posterior": (float, 0.5, 0.999),
     "gold_rate": (float, 0.0, 0.5),

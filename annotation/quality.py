@@ -1,8 +1,8 @@
-"""How far a project's annotators agree, and what sways them, from its judgments.
+"""How far a project's annotators agree, from its judgments.
 
 The database counts the verdicts; what comes back is a row for each comparison that was
 judged twice, and for each way in which two people's verdicts met. Leaves out the
-statistics; see `agreement.py` and `shares.py`.
+statistics (`agreement.py`, `shares.py`) and what sways verdicts (`sways.py`).
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +22,6 @@ from django.db.models import (
     When,
 )
 from django.db.models.functions import TruncDate, TruncWeek
-from django.db.models.lookups import Exact, GreaterThan
 
 from annotation.agreement import (
     Cell,
@@ -45,7 +44,8 @@ def agreement(project: Project) -> dict[str, Any] | None:
 
     {"alpha", "fleiss": Agreement; "pairs": [{"annotators": (one, other), "kappa"}, …],
     most comparisons first; "weeks": [{"start": its Monday, "alpha"}, …], the oldest
-    first}. Two queries.
+    first; "people": {username: Share of the verdicts of others on the same comparisons
+    that theirs is the same as}}. Two queries.
     """
     by_week = _by_week(project)
     if not by_week:
@@ -54,10 +54,12 @@ def agreement(project: Project) -> dict[str, Any] | None:
     for kinds in by_week.values():
         for labels, count in kinds.items():
             overall[labels] += count
+    cells = _cells(project)
     return {
         "alpha": krippendorff_alpha(overall),
         "fleiss": fleiss_kappa(overall),
-        "pairs": _pairs(project),
+        "pairs": _pairs(cells),
+        "people": _people(cells),
         "weeks": [
             {"start": start, "alpha": krippendorff_alpha(by_week[start])}
             for start in sorted(by_week)[-WEEKS:]
@@ -113,8 +115,12 @@ def _by_week(project: Project) -> dict[date, dict[tuple[int, ...], int]]:
     return found
 
 
-def _pairs(project: Project) -> list[dict[str, Any]]:
-    """Cohen's kappa of every two annotators who judged the same."""
+Cells = dict[tuple[str, str], dict[Cell, int]]
+"""{(one's username, the other's): {their labels: comparisons}}"""
+
+
+def _cells(project: Project) -> Cells:
+    """Of every two annotators who judged the same."""
     together = (
         _standing(project)
         .order_by()
@@ -131,9 +137,13 @@ def _pairs(project: Project) -> list[dict[str, Any]]:
         )
         .annotate(count=Count("pk"))
     )
-    cells: dict[tuple[str, str], dict[Cell, int]] = defaultdict(dict)
+    cells: Cells = defaultdict(dict)
     for one, other, label, other_label, count in together:
         cells[one, other][label, other_label] = count
+    return cells
+
+
+def _pairs(cells: Cells) -> list[dict[str, Any]]:
     return [
         {"annotators": both, "kappa": cohen_kappa(of_both, len(LABELS))}
         for both, of_both in sorted(
@@ -142,48 +152,11 @@ def _pairs(project: Project) -> list[dict[str, Any]]:
     ]
 
 
-SWAYS = ("first", "longer", "marked")
-"""What may win for no good reason: the answer shown first, the longer one in characters,
-the one with more markup. Of the last two, answers that differ in it count."""
-
-
-def bias(project: Project) -> dict[str, Any] | None:
-    """Of verdicts for one answer, the share for the one shown first, the longer, the more
-    marked up: {"first", "longer", "marked": Share, "annotators": [{"username", …}, …]},
-    most verdicts first. None where nobody preferred an answer. One query.
-    """
-    counted = {"judged": Count("pk"), "first": Count("pk", filter=Q(verdict="first"))}
-    for name, measure in (("longer", "characters"), ("marked", "markup")):
-        won, lost = _sides(measure)
-        counted[f"{name}_of"] = Count("pk", filter=~Q(Exact(won, lost)))
-        counted[name] = Count("pk", filter=Q(GreaterThan(won, lost)))
-    rows = list(
-        _standing(project)
-        .filter(winner__isnull=False)
-        .order_by()
-        .values(username=F("annotator__username"))
-        .annotate(**counted)
-        .order_by("-judged", "username")
-    )
-    if not rows:
-        return None
-    total = {name: sum(row[name] for row in rows) for name in counted}
-    return _swayed(total) | {
-        "annotators": [{"username": row["username"]} | _swayed(row) for row in rows]
-    }
-
-
-def _sides(measure: str) -> tuple[Case, Case]:
-    """The measure of the winner and of the loser of a judgment."""
-    of_a, of_b = (F(f"comparison__{side}__{measure}") for side in "ab")
-    a_won = Q(winner=F("comparison__a"))
-    return Case(When(a_won, then=of_a), default=of_b), Case(
-        When(a_won, then=of_b), default=of_a
-    )
-
-
-def _swayed(counts: dict[str, int]) -> dict[str, Share]:
-    return {
-        name: share(counts[name], counts.get(f"{name}_of", counts["judged"]))
-        for name in SWAYS
-    }
+def _people(cells: Cells) -> dict[str, Share]:
+    same, of = Counter[str](), Counter[str]()
+    for both, of_both in cells.items():
+        alike = sum(n for (one, other), n in of_both.items() if one == other)
+        for username in both:
+            same[username] += alike
+            of[username] += sum(of_both.values())
+    return {username: share(same[username], of[username]) for username in sorted(of)}

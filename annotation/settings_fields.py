@@ -303,6 +303,16 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 ),
             ),
             Setting(
+                "round_pairs",
+                "int",
+                _("New pairs that are enough for a round"),
+                _(
+                    "The overview says when there will be so many; a round may start"
+                    " sooner. Usual: 20 to 100 for the starter model, several hundred"
+                    " at 0.5–8B parameters."
+                ),
+            ),
+            Setting(
                 "auto_deploy",
                 "flag",
                 _("Serve a new policy at once"),

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from annotation import checking, project_settings, redeciding, stock
+from annotation import checking, figures, project_settings, redeciding, stock
 from annotation.deciding import Method
 from annotation.models import Project
 from annotation.nudging import send
@@ -42,3 +42,15 @@ def weigh_annotators() -> None:
     for project in Project.objects.all():
         if project_settings.of(project).decide_by == Method.WEIGHTED:
             redeciding.weigh_if_due(project)
+
+
+@shared_task(name="annotation.tasks.refresh_figures")
+def refresh_figures(project_id: int) -> None:
+    project = Project.objects.select_related("channel").filter(pk=project_id).first()
+    if project is not None:
+        figures.refresh(project)
+
+
+@shared_task(name="annotation.tasks.refresh_wanted_figures")
+def refresh_wanted_figures() -> None:
+    figures.refresh_wanted()

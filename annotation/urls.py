@@ -13,6 +13,7 @@ from annotation.views import (
     pairs,
     preferences,
     projects,
+    prompt,
     prompts,
     quality,
     review,
@@ -32,6 +33,7 @@ urlpatterns = [
     path("judgments/<uuid:pk>/undo/", compare.undo, name="undo"),
     path("projects/<slug:slug>/history/", history.history, name="history"),
     path("projects/<slug:slug>/prompts/", prompts.prompts, name="prompts"),
+    path("projects/<slug:slug>/prompts/<int:pk>/", prompt.prompt, name="prompt"),
     path(
         "projects/<slug:slug>/settings/",
         project_settings.project_settings,

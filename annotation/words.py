@@ -4,6 +4,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from annotation.models import Verdict
+from annotation.sways import USUAL
 
 RULES = {
     "identical": gettext_lazy("The two answers are the same"),
@@ -36,6 +37,28 @@ LOST = {
     "not_yet": gettext_lazy("wait for the next round"),
 }
 """Why the funnel narrows where no rule is the reason."""
+
+
+SWAYS = {
+    "first": (gettext_lazy("First won"), gettext_lazy("the answer shown first")),
+    "longer": (
+        gettext_lazy("Longer won"),
+        gettext_lazy("the longer one in characters, where lengths differ"),
+    ),
+    "marked": (
+        gettext_lazy("More Markdown won"),
+        gettext_lazy("bold passages, headings, listed points, where they differ"),
+    ),
+    "own": (
+        gettext_lazy("Prompt’s script won"),
+        gettext_lazy("where only one of the two is written in it"),
+    ),
+    "strayed": (
+        gettext_lazy("Winner in another script"),
+        gettext_lazy("than the prompt, of all with letters"),
+    ),
+}
+"""What may win for no good reason, shortly and in words."""
 
 
 def rule_words(rule: str) -> str:
@@ -74,3 +97,30 @@ def strength_words(strength: int | None) -> str:
     """How much better, as the compare page asks; empty where it was not asked."""
     words = {1: _("slightly"), 2: _("clearly"), 3: _("much better")}
     return words.get(strength or 0, "")
+
+
+def flag_words(flag: dict) -> str:
+    """A flag of annotation/sways.py as a sentence, with its share and interval."""
+    share, sway = flag["share"], flag["sway"]
+    is_more = share.low > USUAL[sway][1]
+    sentence = {
+        ("first", True): _("The answer shown first wins too often"),
+        ("first", False): _("The answer shown second wins too often"),
+        ("longer", True): _("Longer answers win: the policy will learn length"),
+        ("longer", False): _("Shorter answers win: the policy will learn brevity"),
+        ("marked", True): _("Answers with more Markdown win: the policy will learn it"),
+        ("marked", False): _("Answers with less Markdown win: the policy will drop it"),
+        ("own", False): _("Answers in another script than the prompt win"),
+        ("strayed", True): _("Many winners are in another script than the prompt"),
+    }[sway, is_more]
+    value, low, high = share.percents
+    told = _("%(sentence)s: %(value)d%% (%(low)d–%(high)d) of %(of)d.") % {
+        "sentence": sentence,
+        "value": value if is_more or sway == "own" else 100 - value,
+        "low": low if is_more or sway == "own" else 100 - high,
+        "high": high if is_more or sway == "own" else 100 - low,
+        "of": share.of,
+    }
+    if flag["username"]:
+        return _("%(name)s: %(what)s") % {"name": flag["username"], "what": told}
+    return told

@@ -253,6 +253,10 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 300.0,
     },
     "check-pairs": {"task": "annotation.tasks.check_pairs", "schedule": 10.0},
+    "refresh-figures": {
+        "task": "annotation.tasks.refresh_wanted_figures",
+        "schedule": 60.0,
+    },
     "reconcile": {"task": "training.tasks.reconcile", "schedule": 15.0},
 }
 

@@ -50,6 +50,7 @@ PAGES = {
     "preferences": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "flagged": {"GET": REVIEWER, "POST": REVIEWER},
     "prompts": {"GET": MANAGER, "POST": MANAGER},
+    "prompt": {"GET": REVIEWER},
     "project_settings": {"GET": MANAGER, "POST": MANAGER},
     "members": {"GET": MANAGER, "POST": MANAGER},
     "pairs": {"GET": REVIEWER},
@@ -185,6 +186,7 @@ def world(db):
         arguments[name] = {"slug": "demo", "pk": judgment.comparison_id}
     for name in ("pair", "let_through", "take_back", "repair"):
         arguments[name] = {"slug": "demo", "pk": pair.pk}
+    arguments["prompt"] = {"slug": "demo", "pk": project.prompts.first().pk}
     for name in ("undo", "api_undo", "judgment_as_gold"):
         arguments[name] = {"pk": judgment.pk}
     for name in ("round", "round_status", "cancel_round", "resume_round"):

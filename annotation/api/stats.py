@@ -4,16 +4,31 @@ is null.
 
 from typing import Any
 
+from django.utils.http import http_date
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
+from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import quality, queries, trust
+from annotation import annotators, figures, sways, trust
 from annotation.access import at_least, needs
 from annotation.api.serializers import Instant, problems
 from annotation.models import Role
+from annotation.retelling import retold
+
+PARTS = ("funnel", "agreement", "bias", "annotators", "rounds")
+PRIVATE = "null but for managers and the person"
+HIDDEN = {"median_seconds": None, "agreement": None, "first": None}
+
+
+class NotCounted(APIException):
+    status_code = 503
+    default_detail = _("The figures are being counted. Ask again in a minute.")
+    default_code = "not_counted"
+    wait = 60
 
 
 class FunnelStepSerializer(serializers.Serializer):
@@ -50,18 +65,6 @@ class ChecksSerializer(serializers.Serializer):
     below_floor = serializers.BooleanField(source="is_below")
 
 
-class AnnotatorSerializer(serializers.Serializer):
-    username = serializers.CharField()
-    judgments = serializers.IntegerField(help_text="that stand")
-    mean_seconds = serializers.FloatField(allow_null=True)
-    last_at = Instant(allow_null=True)
-    skips = serializers.IntegerField()
-    checks = ChecksSerializer(
-        allow_null=True,
-        help_text="for managers; of yourself, as of the last full hour; else null",
-    )
-
-
 class FigureSerializer(serializers.Serializer):
     value = serializers.FloatField(allow_null=True, help_text="1: full, 0: by chance")
     low = serializers.FloatField(allow_null=True, help_text="of its 95 % interval")
@@ -88,18 +91,71 @@ class AgreementSerializer(serializers.Serializer):
     weeks = WeekSerializer(many=True)
 
 
+class AnnotatorSerializer(serializers.Serializer):
+    username = serializers.CharField()
+    judgments = serializers.IntegerField(help_text="that stand")
+    mean_seconds = serializers.FloatField(allow_null=True)
+    last_at = Instant(allow_null=True)
+    skips = serializers.IntegerField()
+    median_seconds = serializers.FloatField(
+        allow_null=True, help_text="to a tenth; this and what follows: " + PRIVATE
+    )
+    agreement = ShareSerializer(
+        allow_null=True,
+        help_text="verdicts of others on the same comparisons that theirs was the same as",
+    )
+    first = ShareSerializer(
+        allow_null=True, help_text="verdicts for one answer: for the one shown first"
+    )
+    checks = ChecksSerializer(
+        allow_null=True, help_text="of yourself, as of the last full hour"
+    )
+
+
 class SwayedSerializer(serializers.Serializer):
     first = ShareSerializer(help_text="for the answer shown first; half is expected")
     longer = ShareSerializer(help_text="for the longer one, where lengths differ")
     marked = ShareSerializer(help_text="for the one with more Markdown, likewise")
+    own = ShareSerializer(
+        help_text="for the one in the prompt’s script, where one alone is"
+    )
+    strayed = ShareSerializer(
+        help_text="winners in another script than the prompt, of all with letters"
+    )
 
 
 class SwayedAnnotatorSerializer(SwayedSerializer):
     username = serializers.CharField()
 
 
+class FlagSerializer(serializers.Serializer):
+    sway = serializers.ChoiceField(choices=sways.SWAYS)
+    share = ShareSerializer(help_text="its whole interval lies beyond what is usual")
+    username = serializers.CharField(allow_null=True, help_text="null: of everybody")
+
+
+class PairsBiasSerializer(SwayedSerializer):
+    pairs = serializers.IntegerField()
+    flags = FlagSerializer(many=True)
+
+
+class NextRoundSerializer(PairsBiasSerializer):
+    annotators = SwayedAnnotatorSerializer(many=True)
+
+
+class PastRoundSerializer(PairsBiasSerializer):
+    number = serializers.IntegerField()
+    id = serializers.IntegerField(source="pk")
+    state = serializers.CharField()
+
+
 class BiasSerializer(SwayedSerializer):
     annotators = SwayedAnnotatorSerializer(many=True)
+    flags = FlagSerializer(many=True)
+    next_round = NextRoundSerializer(
+        help_text="of the sound pairs that no usable round has trained on"
+    )
+    rounds = PastRoundSerializer(many=True, help_text="of their pairs; newest first")
 
 
 class StatsSerializer(serializers.Serializer):
@@ -118,27 +174,70 @@ class Stats(APIView):
     @extend_schema(
         operation_id="stats_read",
         summary="The funnel from judgments to pairs, agreement, each one's share",
-        responses={200: StatsSerializer, **problems(403, 404)},
+        description=(
+            "Of a big project a worker counts these every few minutes: Last-Modified says"
+            " when. Before it has done so once, 503 with Retry-After."
+        ),
+        responses={200: StatsSerializer, **problems(403, 404, p503="not counted yet")},
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> Response:
+        known = figures.of(request.project, *PARTS)
+        if known.is_pending:
+            raise NotCounted
         data = {
-            "funnel": queries.funnel(request.project),
-            "agreement": quality.agreement(request.project),
-            "bias": quality.bias(request.project),
-            "annotators": _annotators(request),
+            "funnel": [
+                step | {"label": retold(step["label"])} for step in known["funnel"]
+            ],
+            "agreement": known["agreement"],
+            "bias": _bias(request, known["bias"], known["rounds"]),
+            "annotators": _annotators(request, known),
         }
-        return Response(StatsSerializer(data).data)
+        headers = {}
+        if known.as_of:
+            headers["Last-Modified"] = http_date(known.as_of.timestamp())
+        return Response(StatsSerializer(data).data, headers=headers)
 
 
-def _annotators(request: Request) -> list[dict[str, Any]]:
+def _annotators(request: Request, known: Any) -> list[dict[str, Any]]:
     """Who did how much; what is known of each only for those who may know it."""
     rest = None
     if at_least(request.role, Role.MANAGER):
-        known, rest = trust.checks(request.project), trust.NOTHING
+        checks, rest = trust.checks(request.project), trust.NOTHING
     else:
-        known = {request.user.username: trust.told_to(request.project, request.user)}
+        checks = {request.user.username: trust.told_to(request.project, request.user)}
     return [
-        row | {"checks": known.get(row["username"], rest)}
-        for row in queries.annotator_counts(request.project)
+        (row if _may_see(request, row["username"]) else row | HIDDEN)
+        | {"checks": checks.get(row["username"], rest)}
+        for row in annotators.rows(known)
     ]
+
+
+def _bias(
+    request: Request, bias: dict[str, Any] | None, rounds: dict[str, Any]
+) -> dict[str, Any] | None:
+    coming = rounds["next"]
+    if bias is None and not coming["pairs"]:
+        return None
+    # Only imported pairs: nobody preferred anything, and yet they will train.
+    bias = bias or sways.NOBODYS
+    return bias | {
+        "flags": _seen(request, bias["flags"]),
+        "next_round": coming
+        | {
+            "annotators": _seen(request, coming["annotators"]),
+            "flags": _seen(request, coming["flags"]),
+        },
+        "rounds": rounds["past"],
+    }
+
+
+def _seen(request: Request, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of rows about people those the reader may see, and those about everybody."""
+    return [
+        row for row in rows if not row["username"] or _may_see(request, row["username"])
+    ]
+
+
+def _may_see(request: Request, username: str) -> bool:
+    return request.role == Role.MANAGER or username == request.user.get_username()

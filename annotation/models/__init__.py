@@ -11,6 +11,7 @@ from annotation.models.comparisons import (
     Slot,
     StockReservation,
 )
+from annotation.models.figures import ProjectFigures
 from annotation.models.judgments import (
     Decision,
     Judgment,
@@ -47,6 +48,7 @@ __all__ = [
     "Preferences",
     "Probe",
     "Project",
+    "ProjectFigures",
     "Prompt",
     "PromptBand",
     "ReviewClaim",

@@ -8,6 +8,7 @@ from django.db.models import F, Q, Value
 from django.db.models.functions import Concat, Length, Replace
 from django.utils.translation import gettext_lazy as _
 
+from annotation.models.fields import ScriptField
 from annotation.models.projects import USER, Project, Prompt
 
 
@@ -46,6 +47,7 @@ class Completion(models.Model):
         db_persist=True,
     )
     """Bold passages, headings, listed points and numbered lists."""
+    script = ScriptField(reads="text")
     messages = models.JSONField(null=True, blank=True)
     """For imports whose answer is more than one assistant message; else null."""
     policy = models.ForeignKey(

@@ -5,6 +5,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from annotation.models.fields import ScriptField
+
 USER = settings.AUTH_USER_MODEL
 
 
@@ -62,6 +64,8 @@ class Prompt(models.Model):
     """Chat messages before the answer: [{"role": …, "content": …}, …]."""
     sha256 = models.CharField(max_length=64)
     """Of the messages' canonical JSON: the same prompt is imported once."""
+    script = ScriptField(reads="messages")
+    """Of the question, not of a system prompt before it."""
     is_held_out = models.BooleanField(default=False)
     """Set aside by its hash on import: its pairs measure, they never train."""
     is_gold = models.BooleanField(default=False, db_default=False)

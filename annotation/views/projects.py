@@ -1,18 +1,22 @@
 """A project's overview, and making a new project."""
 
+from datetime import timedelta
+
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from annotation import projects, queries
+from annotation import annotators, figures, project_settings, projects
 from annotation.access import at_least, may_create, needs
 from annotation.errors import Refused
 from annotation.forms import NewProjectForm
 from annotation.models import Project, Role
-from annotation.overview import member_counts, other_base, with_figures
+from annotation.outlook import pace
+from annotation.overview import my_counts, other_base, waiting_for
 from annotation.pages import page, safe_html
+from annotation.retelling import retold
 from annotation.words import RULES, lost_words
 from inference.queries import readiness
 
@@ -20,27 +24,88 @@ from inference.queries import readiness
 @require_safe
 @needs(Role.ANNOTATOR)
 def project(request: HttpRequest, slug: str) -> HttpResponse:
-    """Annotators see their own figures; reviewers the funnel; managers the members."""
-    here = with_figures(Project.objects.filter(pk=request.project.pk), request.user)
+    """What needs an act first; then how much, how well, by whom.
+
+    Annotators see their own figures, reviewers the project's, managers each one's too.
+    """
+    is_reviewer = at_least(request.role, Role.REVIEWER)
+    names = EVERYBODYS + (REVIEWERS if is_reviewer else ())
+    known = figures.of(request.project, *names)
+    people = annotators.visible_rows(known, request.role, request.user)
     context = {
-        "row": here.get(),
+        "figures": known,
+        "row": _row(request, known),
         "guidelines": safe_html(request.project.guidelines),
+        "my_figures": annotators.visible_rows(known, None, request.user),
     }
-    if at_least(request.role, Role.REVIEWER):
-        steps = queries.funnel(request.project)
-        # A rule that lost nothing would only lengthen the table.
-        context["funnel"] = [
-            _with_words(step)
-            for step in steps
-            if step["lost"] or step["step"] not in RULES
-        ]
-        context["most"] = max((step["count"] for step in context["funnel"]), default=0)
-        context["serving"] = request.project.channel.serving
-        context["parts"] = readiness()
-        context["other_base"] = other_base(request.project)
+    if is_reviewer:
+        context |= _whole(request.project, known)
     if request.role == Role.MANAGER:
-        context["members"] = member_counts(request.project)
+        context["people"] = annotators.with_members(people, request.project)
     return page(request, "annotation/project.html", context)
+
+
+EVERYBODYS = ("totals", "annotators", "agreement", "bias")
+REVIEWERS = ("days", "funnel", "both_bad", "idle", "rounds")
+
+
+def _row(request: HttpRequest, known: figures.Figures) -> Project:
+    """The project with what _next.html names; a count not known yet is None."""
+    row = request.project
+    mine = my_counts(row, request.user)
+    row.n_mine, row.n_mine_today = mine["all"], mine["today"]
+    row.n_waiting = waiting_for(row, request.user)
+    totals = known["totals"] or {}
+    for name in ("prompts", "held_out", "open", "judgments", "sound", "rejected"):
+        setattr(row, f"n_{name}", totals.get(name))
+    rounds = known.get("rounds")
+    row.n_new = rounds["next"]["pairs"] if rounds else None
+    return row
+
+
+def _whole(project: Project, known: figures.Figures) -> dict:
+    """What reviewers and managers see of the project as a whole."""
+    context: dict = {
+        "serving": project.channel.serving,
+        "parts": readiness(),
+        "other_base": other_base(project),
+    }
+    if known.is_pending:
+        return context
+    steps = [
+        _with_words(step)
+        for step in known["funnel"]
+        # A rule that lost nothing would only lengthen the table.
+        if step["lost"] or step["step"] not in RULES
+    ]
+    days = known["days"]
+    today = days[-1]["day"]
+    monday = today - timedelta(days=today.weekday())
+    needed = project_settings.of(project).round_pairs
+    new = known["rounds"]["next"]["pairs"]
+    split = next(
+        s["lost"].get("split", 0) for s in known["funnel"] if s["step"] == "pairs"
+    )
+    return context | {
+        "funnel": steps,
+        "most": max((step["count"] for step in steps), default=0),
+        "days": days,
+        "today": days[-1]["judgments"],
+        "this_week": sum(d["judgments"] for d in days if d["day"] >= monday),
+        "needed": needed,
+        "pace": pace(
+            {d["day"]: d["judgments"] for d in days},
+            {d["day"]: d["pairs"] for d in days},
+            needed - new,
+            today,
+        ),
+        "split": split,
+        "unchecked": known["totals"]["unchecked"],
+        "candidates": known["rounds"]["candidates"],
+        "open_flags": [
+            flag for flag in known["rounds"]["next"]["flags"] if not flag["username"]
+        ],
+    }
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -69,4 +134,5 @@ def _with_words(step: dict) -> dict:
     lost = [
         (lost_words(rule), number) for rule, number in step["lost"].items() if number
     ]
-    return {**step, "lost": lost}
+    # Marked where they are counted, told here: whoever counts has no reader.
+    return {**step, "label": retold(step["label"]), "lost": lost}

@@ -111,6 +111,46 @@ def test_stats_tell_agreement_where_two_people_judged_the_same(rita, project):
     assert len(agreement["weeks"]) == 1
 
 
+def test_stats_tell_what_the_next_round_would_learn_beside_all_verdicts(
+    rita, project, pair
+):
+    make_judgment(project=project, verdict="second")
+    bias = rita.get(STATS).json()["bias"]
+    assert bias["first"] | {"low": 0, "high": 0} == {
+        "count": 1,
+        "of": 2,
+        "value": 0.5,
+        "low": 0,
+        "high": 0,
+    }
+    assert bias["next_round"]["pairs"] == 1
+    assert bias["next_round"]["first"]["of"] == 1
+    assert bias["rounds"] == [] and bias["flags"] == []
+
+
+def test_stats_of_imported_pairs_alone_have_a_bias(rita, project, pair):
+    pair.decision.comparison.judgments.update(undone_at="2026-01-01T00:00Z")
+    bias = rita.get(STATS).json()["bias"]
+    assert bias["first"]["value"] is None and bias["annotators"] == []
+    assert bias["next_round"]["pairs"] == 1
+
+
+def test_figures_of_single_people_are_for_managers_and_themselves(
+    rita, mona, alice, project
+):
+    """What was always there stays for reviewers; speed and agreement are new."""
+    comparison = make_comparison(project=project, quota=2)
+    for user in (rita.user, alice.user):
+        make_judgment(comparison=comparison, annotator=user, seconds=3.0)
+    other, own = rita.get(STATS).json()["annotators"]
+    assert (other["username"], own["username"]) == ("alice", "rita")
+    assert other["judgments"] == 1 and other["mean_seconds"] == 3.0
+    assert other["median_seconds"] is other["agreement"] is other["first"] is None
+    assert own["median_seconds"] == 3.0 and own["agreement"]["count"] == 1
+    other, own = mona.get(STATS).json()["annotators"]
+    assert other["median_seconds"] == 3.0 and other["first"]["of"] == 1
+
+
 @pytest.mark.parametrize("url", [PAIRS, STATS])
 def test_pairs_and_stats_are_for_reviewers(alice, charlie, nobody, url):
     assert_problem(alice.get(url), 403)

@@ -83,6 +83,8 @@ def manager(transactional_db):
         make_completion(TEXT, prompt=prompt, html=render_markdown(TEXT)) for _ in "ab"
     ]
     make_comparison(a=answers[0], b=answers[1])
+    seen = [make_completion(TEXT, prompt=prompt) for _ in "ab"]
+    make_pair(comparison=make_comparison(a=seen[0], b=seen[1]))
     make_judgment(project=project, annotator=user, verdict="tie", comment="both fine")
     make_judgment(project=project, annotator=user, undone_at="2026-01-01T00:00Z")
     make_lease(

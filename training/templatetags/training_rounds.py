@@ -6,8 +6,8 @@ from django import template
 from django.db.models import Count
 
 from annotation.models import Project
-from inference.models import Deployment
-from training.models import RoundPair, TrainingRound
+from training.figures import used_pairs
+from training.models import TrainingRound
 
 register = template.Library()
 
@@ -19,45 +19,29 @@ def put_rounds(projects: Iterable[Project]) -> str:
     `n_new` are the sound pairs that no round has made a usable policy of: those of
     failed, cancelled and rolled-back rounds are free again. Three queries.
     """
-    active = TrainingRound.objects.filter(
-        project__in=[project.pk for project in projects],
-        state__in=TrainingRound.ACTIVE,
-    )
-    by_project = {
-        training_round.project_id: training_round for training_round in active
-    }
+    _put_running(projects)
     used = dict(
-        RoundPair.objects.filter(
-            training_round__project__in=[project.pk for project in projects],
-            training_round__state=TrainingRound.State.SUCCEEDED,
-            training_round__policy__rejected_reason="",
-        )
-        .exclude(training_round__policy__in=_rolled_back(projects))
+        used_pairs(projects)
         .values_list("training_round__project")
         .annotate(Count("pair", distinct=True))
     )
     for project in projects:
-        project.running_round = by_project.get(project.pk)
         project.n_new = max(0, project.n_sound - used.get(project.pk, 0))
     return ""
 
 
-def _rolled_back(projects: Iterable[Project]) -> set[int]:
-    """Policies that a rollback ended and that have not served since."""
-    ended: set[int] = set()
-    flips = Deployment.objects.filter(
-        channel__in=[project.channel_id for project in projects]
-    ).order_by("id")
-    for policy, previous, is_rollback in flips.values_list(
-        "policy", "previous", "is_rollback"
-    ):
-        if is_rollback:
-            ended.add(previous)
-        ended.discard(policy)
-    return ended
-
-
 @register.simple_tag
 def put_round(project: Project) -> str:
-    """The same for one project."""
-    return put_rounds([project])
+    """Give one project its `running_round`; `n_new` it has from its figures."""
+    _put_running([project])
+    return ""
+
+
+def _put_running(projects: Iterable[Project]) -> None:
+    active = TrainingRound.objects.filter(
+        project__in=[project.pk for project in projects],
+        state__in=TrainingRound.ACTIVE,
+    )
+    by_project = {row.project_id: row for row in active}
+    for project in projects:
+        project.running_round = by_project.get(project.pk)

@@ -17,6 +17,7 @@ from django.views.decorators.http import (
     require_safe,
 )
 
+from annotation import figures
 from annotation.access import needs
 from annotation.models import Project, Role
 from annotation.pages import page
@@ -92,7 +93,16 @@ def _rounds_page(
     if request.role == Role.MANAGER:
         context["form"] = form or _form(project)
         context["ways"] = _ways(project, form)
+        if not context["active"]:
+            context["warnings"] = _warnings(project)
     return page(request, "training/rounds.html", context, status=status)
+
+
+def _warnings(project: Project) -> list[dict[str, Any]]:
+    """What stands out in the new pairs of all annotators, before they train."""
+    part = figures.of(project, "rounds")["rounds"]
+    flags = part["next"]["flags"] if part else []
+    return [flag for flag in flags if not flag["username"]]
 
 
 def _ways(project: Project, form: RoundForm | None) -> list[dict[str, Any]]:

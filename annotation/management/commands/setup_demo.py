@@ -34,6 +34,7 @@ SETTINGS = {
     "sampling": {"temperature": 0.8, "max_tokens": 160},
     # Of some two hundred prompts a tenth would measure a policy by twenty questions.
     "held_out_share": 0.15,
+    "round_pairs": 24,
     # Equal floors: unequal ones favour length, and the starter model is terse.
     "rules": {
         "chosen_width": {"min_columns": 20},

@@ -66,7 +66,7 @@ MOST_DISLIKED = 10
 
 def totals(project: Project) -> dict[str, int]:
     """How many of each there are. Four queries."""
-    prompts = Prompt.objects.filter(project=project).aggregate(
+    prompts = Prompt.objects.filter(project=project, is_gold=False).aggregate(
         prompts=Count("pk"), held_out=Count("pk", filter=Q(is_held_out=True))
     )
     states = PreferencePair.State
@@ -84,7 +84,9 @@ def totals(project: Project) -> dict[str, int]:
     return {
         **prompts,
         **pairs,
-        "open": Comparison.objects.filter(project=project, state="open").count(),
+        "open": Comparison.objects.filter(
+            project=project, state="open", purpose__in=Comparison.OFFERED
+        ).count(),
         "judgments": project.judgments.filter(undone_at=None).count(),
     }
 

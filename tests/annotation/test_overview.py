@@ -280,7 +280,7 @@ def test_a_prompts_page_needs_the_same_queries_for_many_answers(
     client.force_login(reviewer)
     url = reverse("prompt", args=[project.slug, prompt.pk])
     # Session, user, project, role, prompt; how many, the answers, their decisions.
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         client.get(url)
     for _ in range(8):
         decide(prompt, "both_bad")

@@ -11,7 +11,7 @@ from django.shortcuts import render
 from django.utils.safestring import SafeString, mark_safe
 
 from annotation.models import Completion
-from annotation.rendering import render_markdown
+from annotation.rendering import RENDERER_VERSION, render_markdown
 
 
 def page(
@@ -36,8 +36,11 @@ def safe_html(text: str) -> SafeString:
 
 
 def completion_html(completion: Completion) -> SafeString:
-    """The answer as it was rendered and cleaned when its row was made."""
-    if completion.html:
+    """The answer as it was rendered and cleaned when its row was made.
+
+    Anew where an older renderer did that, so that no page mixes the two.
+    """
+    if completion.html and completion.html_version == RENDERER_VERSION:
         return mark_safe(completion.html)
     return safe_html(completion.text)
 

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from annotation import checking, stock
+from annotation import checking, rerendering, stock
 from annotation.models import Project
 from annotation.nudging import send
 
@@ -25,3 +25,9 @@ def fill_stocks() -> None:
 @shared_task(name="annotation.tasks.check_pairs")
 def check_pairs() -> None:
     checking.check_waiting()
+
+
+@shared_task(name="annotation.tasks.rerender")
+def rerender() -> None:
+    """After an upgrade of the renderer; else one look into an index."""
+    rerendering.rerender_some()

@@ -244,6 +244,7 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat")
 CELERY_BEAT_SCHEDULE = {
     "fill-stocks": {"task": "annotation.tasks.fill_stocks", "schedule": 5.0},
     "check-pairs": {"task": "annotation.tasks.check_pairs", "schedule": 10.0},
+    "rerender": {"task": "annotation.tasks.rerender", "schedule": 30.0},
     "reconcile": {"task": "training.tasks.reconcile", "schedule": 15.0},
 }
 

@@ -43,6 +43,7 @@ PAGES = {
     "compare": {"GET": ANNOTATOR},
     "judge": {"POST": OWNER},
     "skip": {"POST": OWNER},
+    "differences": {"GET": OWNER},
     "history": {"GET": ANNOTATOR},
     "undo": {"POST": OWNER},
     "prompts": {"GET": MANAGER, "POST": MANAGER},

@@ -29,7 +29,7 @@ MAX_DEPTH = 40
 # A formula can be forty times as long in MathML.
 MAX_HTML = 2_000_000
 
-_MATHML = {
+MATHML = {
     *("math", "mrow", "mi", "mo", "mn", "mtext", "mspace", "mfrac", "msqrt", "mroot"),
     *(
         "msub",
@@ -44,7 +44,7 @@ _MATHML = {
     ),
     *("mpadded", "mphantom", "mmultiscripts", "mprescripts", "menclose"),
 }
-TAGS = _MATHML | {
+TAGS = MATHML | {
     *(
         "p",
         "br",
@@ -154,7 +154,7 @@ def _clean(rendered: str) -> str:
 
 def _sane(tag: str, name: str, value: str) -> str | None:
     """A formula may not reach out of its place and write over its neighbours."""
-    if tag not in _MATHML or name == "class":
+    if tag not in MATHML or name == "class":
         return value
     if name not in _LENGTHS:
         return value if _WORD.fullmatch(value) else None

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from annotation.adjudicating import queue
 from annotation.models import Completion, Project
-from annotation.rendering import render_markdown
+from annotation.rendering import RENDERER_VERSION, render_markdown
 
 
 def page(
@@ -44,8 +44,11 @@ def safe_html(text: str) -> SafeString:
 
 
 def completion_html(completion: Completion) -> SafeString:
-    """The answer as it was rendered and cleaned when its row was made."""
-    if completion.html:
+    """The answer as it was rendered and cleaned when its row was made.
+
+    Anew where an older renderer did that, so that no page mixes the two.
+    """
+    if completion.html and completion.html_version == RENDERER_VERSION:
         return mark_safe(completion.html)
     return safe_html(completion.text)
 

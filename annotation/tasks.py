@@ -2,7 +2,14 @@
 
 from celery import shared_task
 
-from annotation import checking, figures, project_settings, redeciding, stock
+from annotation import (
+    checking,
+    figures,
+    project_settings,
+    redeciding,
+    rerendering,
+    stock,
+)
 from annotation.deciding import Method
 from annotation.models import Project
 from annotation.nudging import send
@@ -54,3 +61,9 @@ def refresh_figures(project_id: int) -> None:
 @shared_task(name="annotation.tasks.refresh_wanted_figures")
 def refresh_wanted_figures() -> None:
     figures.refresh_wanted()
+
+
+@shared_task(name="annotation.tasks.rerender")
+def rerender() -> None:
+    """After an upgrade of the renderer; else one look into an index."""
+    rerendering.rerender_some()

@@ -4,6 +4,7 @@ from django.urls import path
 
 from annotation.views import (
     compare,
+    differences,
     flags,
     gold,
     history,
@@ -29,6 +30,11 @@ urlpatterns = [
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
     path("projects/<slug:slug>/last-ten/", compare.last_ten, name="last_ten"),
     path("leases/<uuid:key>/judge/", compare.judge, name="judge"),
+    path(
+        "leases/<uuid:key>/differences/",
+        differences.differences,
+        name="differences",
+    ),
     path("leases/<uuid:key>/skip/", compare.skip, name="skip"),
     path("judgments/<uuid:pk>/undo/", compare.undo, name="undo"),
     path("projects/<slug:slug>/history/", history.history, name="history"),

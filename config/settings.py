@@ -257,6 +257,7 @@ CELERY_BEAT_SCHEDULE = {
         "task": "annotation.tasks.refresh_wanted_figures",
         "schedule": 60.0,
     },
+    "rerender": {"task": "annotation.tasks.rerender", "schedule": 30.0},
     "reconcile": {"task": "training.tasks.reconcile", "schedule": 15.0},
 }
 

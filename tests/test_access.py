@@ -44,6 +44,7 @@ PAGES = {
     "compare": {"GET": ANNOTATOR},
     "judge": {"POST": OWNER},
     "skip": {"POST": OWNER},
+    "differences": {"GET": OWNER},
     "history": {"GET": ANNOTATOR},
     "undo": {"POST": OWNER},
     "last_ten": {"GET": ANNOTATOR},

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.models.fields import ScriptField
 from annotation.models.projects import USER, Project, Prompt
+from annotation.rendering import RENDERER_VERSION
 
 
 def _occurrences(mark: str) -> Any:
@@ -17,6 +18,11 @@ def _occurrences(mark: str) -> Any:
     lines = Concat(Value("\n"), F("text"))
     without = Length(Replace(lines, Value(mark), Value("")))
     return (Length(lines) - without) / len(mark)
+
+
+def renderer_version() -> int:
+    """A default that follows the renderer without a migration each time."""
+    return RENDERER_VERSION
 
 
 class Completion(models.Model):
@@ -32,6 +38,10 @@ class Completion(models.Model):
     text = models.TextField(blank=True)
     html = models.TextField(blank=True, editable=False)
     """The text rendered safely, once, when the row is made."""
+    html_version = models.PositiveSmallIntegerField(
+        default=renderer_version, editable=False
+    )
+    """The RENDERER_VERSION that made `html`; an older one is not shown any more."""
     characters = models.GeneratedField(
         expression=Length("text"),
         output_field=models.IntegerField(),
@@ -84,6 +94,10 @@ class Completion(models.Model):
                 | Q(source="imported", policy=None, edited_from=None),
                 name="completion_knows_its_source",
             )
+        ]
+        indexes = [
+            # Serves annotation/rerendering.py, which looks for what is out of date.
+            models.Index(fields=["html_version"], name="completion_by_renderer"),
         ]
 
     def __str__(self) -> str:

@@ -1,0 +1,187 @@
+"""Answers in a real Chromium: what the parser makes of them, code, tables, differences."""
+
+import pytest
+from playwright.sync_api import expect
+
+from annotation.models import Role
+from annotation.rendering import markdown, render_markdown
+from tests.annotation.test_rendering import PAYLOADS
+from tests.browser.conftest import NARROW, WIDE
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_project,
+    make_prompt,
+    make_user,
+)
+
+COLUMNS = "|".join(f"column {number}" for number in range(12))
+A = f"""Boil **six** minutes.
+
+```python
+print("one")
+{"x" * 300}
+```
+
+|{COLUMNS}|
+|{"-|" * 12}
+|{"value|" * 12}
+
+$$
+\\begin{{align}} a &= b \\\\ c &= \\frac12 \\end{{align}}
+$$
+
+مرحبا بالعالم
+
+{"u" * 400} https://example.org/{"v" * 400}
+"""
+B = A.replace("six", "seven").replace("print", "write")
+
+
+@pytest.fixture
+def annotator(transactional_db):
+    user = make_user("ann")
+    project = make_project(slug="kitchen", members={user: Role.ANNOTATOR})
+    prompt = make_prompt("How long?", project=project)
+    for number in "12":
+        a, b = (
+            make_completion(
+                text + number, prompt=prompt, html=render_markdown(text + number)
+            )
+            for text in (A, B)
+        )
+        make_comparison(a=a, b=b)
+    return user
+
+
+def test_chromium_makes_of_every_attack_only_what_is_allowed(browse):
+    """The cleaner parses as browsers do; here a browser has the last word."""
+    page = browse(None, "/login/")
+    for payload in [*PAYLOADS, "".join(PAYLOADS), "\n\n".join(PAYLOADS)]:
+        page.set_content(f'<body><div id="all">{render_markdown(payload)}</div></body>')
+        found = page.evaluate(
+            "[...document.querySelectorAll('#all *')].map(e => [e.localName,"
+            " e.namespaceURI, [...e.attributes].map(a => a.name)])"
+        )
+        for name, namespace, attributes in found:
+            assert name in markdown.TAGS, (payload, name)
+            allowed = markdown.ATTRIBUTES.get(name, set()) | {"class"}
+            assert set(attributes) <= allowed, (payload, attributes)
+            is_mathml = namespace.endswith("MathML")
+            assert is_mathml is (name in markdown.MATHML), (payload, name)
+        assert page.evaluate("document.body.children.length") == 1
+
+
+def test_code_is_copied_by_keyboard_and_that_is_said(browse, annotator):
+    page = browse(annotator, "/projects/kitchen/compare/")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    copy = page.locator(".answer-a").get_by_role("button", name="Copy code")
+    copy.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#live")).to_have_text("Copied")
+    expect(copy.or_(page.locator(".answer-a .copy"))).to_have_text("Copied")
+    text = page.evaluate("() => navigator.clipboard.readText()")
+    assert text.startswith(("print(", "write(")) and text.endswith("x\n")
+
+
+def test_without_a_clipboard_the_code_is_selected_and_copied_the_old_way(
+    browse, annotator
+):
+    page = browse(annotator, "/projects/kitchen/compare/")
+    page.evaluate(
+        "() => Object.defineProperty(navigator, 'clipboard', {value: undefined})"
+    )
+    page.locator(".answer-a .copy").click()
+    expect(page.locator("#live")).to_have_text("Copied")
+    assert "one" in page.evaluate("() => getSelection().toString()")
+
+
+def test_without_javascript_there_is_no_copy_button_and_all_is_readable(
+    browse, annotator
+):
+    page = browse(annotator, "/projects/kitchen/compare/", javascript=False)
+    expect(page.locator(".answer-a .answer-text")).to_contain_text("مرحبا")
+    expect(page.locator(".copy")).to_have_count(0)
+    page.get_by_role("link", name="Differences").click()
+    expect(page.locator("mark").first).to_be_visible()
+    page.get_by_role("link", name="Back to the pair").click()
+    expect(page.locator("#pair")).to_be_visible()
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE])
+def test_what_is_wide_scrolls_inside_and_by_keyboard(browse, annotator, size):
+    page = browse(annotator, "/projects/kitchen/compare/", size=size)
+    answer = page.locator(".answer-a .answer-text")
+    expect(answer.locator("pre")).to_have_attribute("tabindex", "0")
+    assert answer.evaluate("e => e.scrollWidth <= e.clientWidth")
+    assert page.evaluate(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
+    table = answer.locator("div.scroll")
+    expect(table).to_have_attribute("aria-label", "Wide part, scrolls sideways")
+    table.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => document.querySelector('.answer-a div.scroll').scrollLeft > 0"
+    )
+    formula = answer.locator("math").bounding_box()
+    assert formula and formula["height"] > 30  # two lines, not source text
+
+
+def test_d_marks_the_differences_and_takes_the_marks_away(browse, annotator):
+    page = browse(annotator, "/projects/kitchen/compare/")
+    expect(page.locator("button.difference")).to_be_visible()
+    before = page.locator(".answer-a .answer-text").inner_html()
+    assert page.locator("mark").count() == 0
+    page.keyboard.press("d")
+    expect(page.locator(".answer mark")).to_have_count(4)
+    expect(page.locator("button.difference")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#live")).to_have_text("The answers differ in 2 places.")
+    words = page.locator(".answer mark").all_inner_texts()
+    assert sorted(words) == ["print", "seven", "six", "write"]
+    # By more than colour.
+    assert "underline" in page.locator(".answer mark").first.evaluate(
+        "e => getComputedStyle(e).textDecorationLine"
+    )
+    page.keyboard.press("d")
+    expect(page.locator(".answer mark")).to_have_count(0)
+    after = page.locator(".answer-a .answer-text").inner_html()
+    assert after == before
+
+
+def test_the_next_pair_is_marked_too_and_a_pick_is_never_held_up(browse, annotator):
+    page = browse(annotator, "/projects/kitchen/compare/")
+    page.keyboard.press("d")
+    expect(page.locator(".answer mark")).to_have_count(4)
+    lease = page.locator("#pair").get_attribute("data-lease")
+    page.keyboard.press("1")
+    expect(page.locator("#pair")).not_to_have_attribute("data-lease", lease or "")
+    expect(page.locator(".answer mark")).to_have_count(4)
+    page.reload()
+    expect(page.locator(".answer mark")).to_have_count(4)
+
+
+def test_differences_that_come_late_never_land_beside_another_pair(browse, annotator):
+    page = browse(annotator, "/projects/kitchen/compare/")
+    expect(page.locator("button.difference")).to_be_visible()
+    lease = page.locator("#pair").get_attribute("data-lease")
+    waiting = []
+    page.route("**/differences/", lambda route: waiting.append(route))
+    page.keyboard.press("d")
+    page.wait_for_function(
+        "() => document.querySelector('.difference[aria-pressed=true]')"
+    )
+    page.keyboard.press("1")
+    expect(page.locator("#pair")).not_to_have_attribute("data-lease", lease or "")
+    shown = page.locator(".answer-a .answer-text").inner_text()
+    for route in list(waiting):
+        if lease in route.request.url:
+            route.fulfill(
+                body='<div data-for=".answer-a" data-places="1" data-told="x">WRONG</div>'
+            )
+    page.wait_for_timeout(300)
+    assert page.locator(".answer-a .answer-text").inner_text() == shown
+    for route in waiting:
+        if lease not in route.request.url:
+            route.continue_()
+    expect(page.locator(".answer mark")).to_have_count(4)

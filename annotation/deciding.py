@@ -25,7 +25,7 @@ from annotation.models import (
     Verdict,
 )
 from annotation.nudging import send
-from annotation.project_settings import ProjectSettings
+from annotation.project_settings import DecideBy, ProjectSettings
 from annotation.weighing import Weights, newest_weights
 
 Method, Outcome = Decision.Method, Decision.Outcome
@@ -49,10 +49,8 @@ def locked(comparison_id: int) -> Comparison:
     leases, so they queue and never deadlock. `no_key`: a new lease's foreign key may
     still point here meanwhile.
     """
-    return (
-        Comparison.objects.select_for_update(no_key=True, of=("self",))
-        .select_related("project")  # The settings say how to decide.
-        .get(pk=comparison_id)
+    return Comparison.objects.select_for_update(no_key=True, of=("self",)).get(
+        pk=comparison_id
     )
 
 
@@ -107,7 +105,7 @@ def find(comparison: Comparison, judgments: list[Judgment]) -> Finding:
     """What the judgments come to by the project's settings; reads weights at most."""
     own = project_settings.of(comparison.project)
     weights = None
-    if own.decide_by == Method.WEIGHTED and len(judgments) > 1:
+    if own.decide_by == DecideBy.WEIGHTED and len(judgments) > 1:
         people = [judgment.annotator_id for judgment in judgments]
         weights = newest_weights(comparison.project_id, people)
     return found_by(own, comparison, judgments, weights)
@@ -146,7 +144,7 @@ def found_by(
 def needs_reviewer(own: ProjectSettings, judgments: Sequence[Judgment]) -> bool:
     """Whether counting is not to decide, whatever the judgments say: the project wants
     it so, or one of them is by somebody below the floor on gold."""
-    return own.decide_by == Method.REVIEWER or any(
+    return own.decide_by == DecideBy.REVIEWER or any(
         judgment.waits_for_review for judgment in judgments
     )
 

@@ -172,6 +172,7 @@ def _store(lease: Lease, body: _Body, body_sha256: str) -> Submitted:
     )
     Lease.objects.filter(pk=lease.pk).update(outcome=Lease.Outcome.JUDGED, ended_at=now)
     lease.outcome, lease.ended_at = Lease.Outcome.JUDGED, now
+    comparison.project = lease.project  # Read with the lease: its settings decide.
     decide_locked(comparison)
     return Submitted(judgment, is_replay=False)
 

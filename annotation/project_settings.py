@@ -7,7 +7,9 @@ whole deployment shares (model, database, vLLM) is in config/settings.py instead
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from django.db.models import TextChoices
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from annotation.errors import SettingsError
 from annotation.models import Project
@@ -26,6 +28,14 @@ DEFAULT_SAMPLING: dict[str, Any] = {
 }
 
 
+class DecideBy(TextChoices):
+    """What makes a decision of a comparison's judgments."""
+
+    MAJORITY = "majority", gettext_lazy("majority")
+    WEIGHTED = "weighted", gettext_lazy("weighted annotators")
+    REVIEWER = "reviewer", gettext_lazy("a reviewer")
+
+
 @dataclass(frozen=True)
 class ProjectSettings:
     sampling: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_SAMPLING))
@@ -36,8 +46,8 @@ class ProjectSettings:
     """Judgments wanted for each comparison made from now on."""
     overlap_share: float = 1.0
     """Share of them that get `quota` judgments; the others get one."""
-    decide_by: str = "majority"
-    """What makes a decision of judgments: majority, weighted or reviewer."""
+    decide_by: str = DecideBy.MAJORITY.value
+    """What makes a decision of judgments: majority, weighted (annotators) or reviewer."""
     min_posterior: float = 0.8
     """Probability a weighted decision must reach, else a reviewer decides."""
     lease_minutes: float = 15
@@ -94,9 +104,7 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "gold_least": (int, 1, 1000),
     "gold_floor": (float, 0.0, 1.0),
 }
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "decide_by": ("majority", "weighted", "reviewer"),
-}
+_CHOICES: dict[str, type[TextChoices]] = {"decide_by": DecideBy}
 _FLAGS = ("auto_deploy", "accept_unchecked", "ask_strength")
 _NAMES = [known.name for known in fields(ProjectSettings)]
 
@@ -131,7 +139,7 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
         elif name in _FLAGS:
             result[name] = _flag(name, value)
         elif name in _CHOICES:
-            result[name] = _choice(name, value, _CHOICES[name])
+            result[name] = _choice(name, value, _CHOICES[name].values)
         elif name == "sampling":
             result[name] = _sampling(value)
         elif name == "rules":
@@ -187,8 +195,8 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _choice(name: str, value: Any, known: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in known:
+def _choice(name: str, value: Any, known: list[str]) -> str:
+    if value not in known:
         raise SettingsError(
             name,
             _("“%(name)s” must be one of %(known)s.")

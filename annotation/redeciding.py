@@ -18,6 +18,7 @@ from annotation.models import (
     Project,
     Slot,
 )
+from annotation.project_settings import DecideBy, ProjectSettings
 from annotation.weighing import Weights, newest_weights, weigh, weighing_due
 
 BATCH = 500
@@ -28,7 +29,7 @@ def bring_up_to_date(project: Project) -> int:
 
     How many decisions changed.
     """
-    weighs = project_settings.of(project).decide_by == Method.WEIGHTED
+    weighs = project_settings.of(project).decide_by == DecideBy.WEIGHTED
     if weighs and weighing_due(project):
         weigh(project)
     return decide_again(project)
@@ -48,9 +49,10 @@ def decide_again(project: Project) -> int:
     what is judged from now on.
     """
     own = project_settings.of(project)
-    if own.decide_by == Method.REVIEWER:
+    if own.decide_by == DecideBy.REVIEWER:
         return 0
-    weights = newest_weights(project.pk) if own.decide_by == Method.WEIGHTED else None
+    weighs = own.decide_by == DecideBy.WEIGHTED
+    weights = newest_weights(project.pk) if weighs else None
     changed, last = 0, 0
     decisions = _changeable(project)
     while batch := list(decisions.filter(pk__gt=last).order_by("pk")[:BATCH]):
@@ -82,7 +84,7 @@ def _changeable(project: Project) -> QuerySet[Decision]:
 
 def _stale(
     decisions: list[Decision],
-    own: project_settings.ProjectSettings,
+    own: ProjectSettings,
     weights: Weights | None,
 ) -> list[int]:
     """The comparisons of a batch that would be decided otherwise now; one query."""

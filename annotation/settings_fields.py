@@ -9,6 +9,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
+from annotation.project_settings import DecideBy
 from annotation.words import RULES
 
 
@@ -230,11 +231,7 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                     " annotators on. A reviewer: every pair waits for one. What stays"
                     " open waits for a reviewer either way."
                 ),
-                choices=(
-                    ("majority", _("majority")),
-                    ("weighted", _("weighted annotators")),
-                    ("reviewer", _("a reviewer")),
-                ),
+                choices=tuple(DecideBy.choices),
             ),
             Setting(
                 "min_posterior",

@@ -10,9 +10,9 @@ from annotation import (
     rerendering,
     stock,
 )
-from annotation.deciding import Method
 from annotation.models import Project
 from annotation.nudging import send
+from annotation.project_settings import DecideBy
 
 
 @shared_task(name="annotation.tasks.fill_stock")
@@ -47,7 +47,7 @@ def decide_again(project_id: int) -> None:
 def weigh_annotators() -> None:
     """New weights, and what follows of them, where enough was judged since the last."""
     for project in Project.objects.all():
-        if project_settings.of(project).decide_by == Method.WEIGHTED:
+        if project_settings.of(project).decide_by == DecideBy.WEIGHTED:
             redeciding.weigh_if_due(project)
 
 

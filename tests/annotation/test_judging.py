@@ -232,9 +232,9 @@ def test_an_edited_answer_gives_edited_over_better_over_worse(lease, annotator):
     }
 
 
-def test_strength_becomes_the_pairs_weight_where_the_project_says_so(project, lease):
-    project.settings = {"strength_weights": {"1": 0.5}}
-    project.save()
+def test_strength_becomes_the_pairs_weight_where_the_project_says_so(lease):
+    lease.project.settings = {"strength_weights": {"1": 0.5}}
+    lease.project.save()
     submit_judgment(lease, verdict="first", strength=1)
     assert PreferencePair.objects.get().weight == 0.5
 

@@ -11,6 +11,7 @@ import pytest
 from django.utils import timezone, translation
 
 from annotation.checking import check_waiting
+from annotation.deciding import decide
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -29,7 +30,7 @@ from training.rounds import start_round
 NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
 DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL
-temperature epochs json preflight
+temperature epochs json preflight Dawid Skene Escape
 """
 """Words that stay as they are: names, formats, units and fields of files."""
 
@@ -122,6 +123,16 @@ def kitchen(base):
         comment="两个都不错",
         undone_at=timezone.now(),
     )
+    split = comparison(project, 10, quota=2)
+    for who, verdict in (("小明", "first"), ("小刚", "both_bad")):
+        make_judgment(
+            comparison=split,
+            annotator=make_user(who, project=project),
+            verdict=verdict,
+            strength=2,
+            comment="没说时间",
+        )
+    decide(split)
     unsound = make_pair(
         comparison=comparison(project, 9, "短。"), annotator=manager, state="unchecked"
     )
@@ -130,7 +141,7 @@ def kitchen(base):
     return project, manager
 
 
-def comparison(project, number, text=""):
+def comparison(project, number, text="", **fields):
     prompt = make_prompt(f"第{number}个问题：鸡蛋要煮几分钟？", project=project)
     first, second = (
         make_completion(
@@ -139,7 +150,7 @@ def comparison(project, number, text=""):
         )
         for minutes in (6, 9)
     )
-    return make_comparison(a=first, b=second)
+    return make_comparison(a=first, b=second, **fields)
 
 
 def make_comparison_for_judging(project):
@@ -177,6 +188,7 @@ PATHS = [
             "members/",
             "settings/",
             "pairs/",
+            "review/",
             "rounds/",
             "policies/",
         )

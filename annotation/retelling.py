@@ -52,7 +52,7 @@ RULE_REASONS = (
     gettext_noop("only the chosen answer refuses: “%(words)s”"),
     gettext_noop("only the rejected answer refuses: “%(words)s”"),
     gettext_noop(
-        "%(opposing)s pairs prefer it the other way round, %(agreeing)s this way"
+        "pairs that say the opposite: %(opposing)s; that say the same: %(agreeing)s"
     ),
     gettext_noop("nobody looked for the opposite pair"),
     gettext_noop("nobody looked for similar prompts"),
@@ -60,6 +60,20 @@ RULE_REASONS = (
     gettext_noop("the rule failed: %(fault)s"),
 )
 """What the rules in annotation/rules/ say, and annotation/validation.py of broken ones."""
+
+SCRIPTS = (
+    gettext_noop("Latin"),
+    gettext_noop("Chinese"),
+    gettext_noop("Japanese"),
+    gettext_noop("Korean"),
+    gettext_noop("Cyrillic"),
+    gettext_noop("Arabic"),
+    gettext_noop("Hebrew"),
+    gettext_noop("Greek"),
+    gettext_noop("Devanagari"),
+    gettext_noop("Thai"),
+)
+"""What those reasons call the script of a text."""
 
 JSON_FAULTS = (
     gettext_noop("Expecting value"),

@@ -17,9 +17,9 @@ from annotation.rules.facts import (
 
 _SCRIPTS = {
     "Latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff",
-    "Han": "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff",
+    "Chinese": "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff",
     "Kana": "\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff",
-    "Hangul": "\u1100-\u11ff\u3131-\u318e\uac00-\ud7af",
+    "Korean": "\u1100-\u11ff\u3131-\u318e\uac00-\ud7af",
     "Cyrillic": "\u0400-\u052f",
     "Arabic": "\u0620-\u064a\u066e-\u06d3\u0750-\u077f",
     "Hebrew": "\u05d0-\u05ea",
@@ -28,7 +28,7 @@ _SCRIPTS = {
     "Thai": "\u0e01-\u0e33",
 }
 _RUNS = {name: re.compile(f"[{letters}]+") for name, letters in _SCRIPTS.items()}
-_WEIGHT = {"Han": 3, "Kana": 2, "Hangul": 2}
+_WEIGHT = {"Chinese": 3, "Kana": 2, "Korean": 2}
 """Letters of an alphabet that say as much as one character."""
 
 LEAST_PROMPT, LEAST_ANSWER = 6, 30
@@ -78,11 +78,11 @@ def _letters(text: str) -> dict[str, int]:
         for name, run in _RUNS.items()
     }
     found["Japanese"] = 0
-    if found["Kana"] * 10 >= found["Han"] + found["Kana"] > 0:
-        found["Japanese"] = found.pop("Kana") + found["Han"]
-        found["Han"] = 0
+    if found["Kana"] * 10 >= found["Chinese"] + found["Kana"] > 0:
+        found["Japanese"] = found.pop("Kana") + found["Chinese"]
+        found["Chinese"] = 0
     else:
-        found["Han"] += found.pop("Kana")
+        found["Chinese"] += found.pop("Kana")
     return found
 
 

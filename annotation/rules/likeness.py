@@ -86,6 +86,9 @@ def not_contradicted(facts: PairFacts, params: Params) -> RuleResult:
     if facts.agreeing is None or facts.opposing is None:
         return RuleResult("could_not_check", "nobody looked for the opposite pair")
     if facts.opposing and facts.opposing >= facts.agreeing:
-        reason = f"{facts.opposing} pairs prefer it the other way round, {facts.agreeing} this way"
+        reason = (
+            f"pairs that say the opposite: {facts.opposing};"
+            f" that say the same: {facts.agreeing}"
+        )
         return RuleResult("reject", reason)
     return PASS

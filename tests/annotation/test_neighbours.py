@@ -167,7 +167,7 @@ def test_two_pairs_that_contradict_each_other_are_both_lost(project):
     check_waiting()
     assert states(one, other, elsewhere) == ["rejected", "rejected", "accepted"]
     reason = one.verdicts.get(rule="contradiction").reason
-    assert reason == "1 pairs prefer it the other way round, 1 this way"
+    assert reason == "pairs that say the opposite: 1; that say the same: 1"
     assert check_waiting() == 0
 
 

@@ -240,7 +240,7 @@ def test_repairing_on_the_page(client, project, rita):
     text = html(client.get(at("pair", project, made)))
     assert "accepted" in text and "looks again" not in text
     old = html(client.get(at("pair", project, pair)))
-    assert "rita repaired this pair" in old and at("pair", project, made) in old
+    assert "rita repaired this pair." in old and at("pair", project, made) in old
 
 
 def test_what_was_typed_stays_when_somebody_else_was_first(client, project, rita):

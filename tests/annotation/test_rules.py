@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from annotation.retelling import RULE_REASONS, _sentence
 from annotation.rules import personal
 from annotation.rules.facts import without_code
 from annotation.rules.language import same_script
@@ -311,6 +312,40 @@ def test_contradictions_are_settled_by_the_majority():
     assert said(None, None) == "could_not_check"
 
 
+def is_known(reason: str) -> bool:
+    """Whether retelling.py can tell it in another language."""
+    found = [_sentence(sentence, sentence) for sentence in RULE_REASONS]
+    return reason in RULE_REASONS or any(
+        sentence[1].fullmatch(reason) for sentence in found if sentence
+    )
+
+
+def test_every_reason_can_be_told_in_another_language():
+    no, loop = "I'm sorry, I can't help with that.", "I like tea. " * 30
+    reasons = [
+        says("identity", "x", "I am ChatGPT").reason,
+        says("refusal", no, "Yes.").reason,
+        says("refusal", "Yes.", no, side="either").reason,
+        says("repetition", loop).reason,
+        says("repetition", "ha " * 30).reason,
+        says("language", ENGLISH, "", "怎么煮鸡蛋？").reason,
+        says("language", ENGLISH, "", "把“鸡蛋煮六分钟就可以了”翻译过来给我看").reason,
+        says("language", CHINESE, "", "请总结：" + ENGLISH * 5).reason,
+        says("near_duplicate").reason,
+        says("contradiction").reason,
+        run_rule(
+            "near_duplicate", PairFacts("", "", near_prompt=1.0), {"min_likeness": 0.9}
+        ).reason,
+        run_rule("contradiction", PairFacts("", "", agreeing=1, opposing=2), {}).reason,
+        run_rule(
+            "max_length",
+            PairFacts("", "", measured={"max_length": 9}, round_max_length=8),
+            {"max_tokens": 10},
+        ).reason,
+    ]
+    assert all(reasons) and not [reason for reason in reasons if not is_known(reason)]
+
+
 # --- All of them --------------------------------------------------------------------------------
 WORDS = st.sampled_from(
     ["I am ", "as an AI ", "trained by ", "OpenAI", "抱歉，", "我无法", "我是由", "ha ", "中", "\u202e"]
@@ -330,6 +365,7 @@ def test_no_rule_ever_fails_with_sound_parameters(chosen, rejected, prompt):
     for verdict in check(facts, EVERY):
         assert not verdict.reason.startswith(BROKE), verdict
         assert len(verdict.reason) <= 300
+        assert verdict.result == "pass" or is_known(verdict.reason), verdict
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,13 @@ PATHS = {
         name: f"/projects/kitchen/{name}/"
         for name in (
             *("compare", "history", "prompts", "members", "settings", "pairs"),
-            *("quality", "review", "flagged", "gold"),
+            *("quality", "review", "flagged", "gold", "rules"),
         )
     },
     "preferences": "/preferences/",
     "overview": "/projects/kitchen/",
+    # Made below: rejected by one rule, let through against another.
+    "pair": "/projects/kitchen/pairs/1001/",
     "waiting": "/projects/empty/compare/",
     "nothing to review": "/projects/empty/review/",
 }
@@ -95,8 +97,22 @@ def manager(transactional_db):
         skip_reason="https://example.org/words-without-any-space-for-the-phone" * 3,
         ended_at="2026-01-01T00:00Z",
     )
-    rejected = make_pair(project=project, annotator=user, state="rejected")
+    rejected = make_pair(pk=1001, project=project, annotator=user, state="rejected")
     rejected.verdicts.create(rule="cut_off", result="reject", reason="at 256 tokens")
+    rejected.verdicts.create(
+        rule="chosen_width",
+        result="reject",
+        reason="too short",
+        params={"min_columns": 50},
+        is_let_through=True,
+    )
+    rejected.verdicts.create(
+        rule="identity",
+        result="could_not_check",
+        reason="the rule failed: ZeroDivisionError: so it goes",
+        params={"words": ["Nova"]},
+    )
+    rejected.let_throughs.create(by=user, note=TEXT[:300], rules=["chosen_width"])
     make_pair(project=project)
     for expected in ("winner", "tie"):
         make_gold(project=project, author=user, expected=expected, explanation="sums")
@@ -165,6 +181,13 @@ def test_axe_finds_nothing_where_things_went_wrong_or_are_open(browse, manager):
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert").first).to_contain_text("Temperature")
     found["settings"] = violations(page)
+    page.goto(browse.url + "/projects/kitchen/rules/")
+    page.locator("[name='rules.chosen_width.min_columns']").fill("-1")
+    expect(page.locator("#preview").get_by_role("alert")).to_be_visible()
+    found["rules refused"] = violations(page)
+    page.locator("[name='rules.chosen_width.min_columns']").fill("500")
+    expect(page.locator("#preview")).to_contain_text("would be lost")
+    found["rules preview"] = violations(page)
     page.goto(browse.url + "/projects/kitchen/prompts/")
     page.get_by_label("Or paste it here").fill('{"prompt": "ok?"}\n{oops')
     page.get_by_role("button", name="Import").click()

@@ -29,11 +29,14 @@ def reset(user) -> None:
     Preferences.objects.filter(user=user).delete()
 
 
-def acts_in_words(own: Preferences, desk: Desk) -> list[tuple[str, str, str]]:
+def acts_in_words(
+    own: Preferences, desk: Desk, has_guidelines: bool
+) -> list[tuple[str, str, str]]:
     """(act, key, what it does) of every act that this desk has; reasons by name."""
     absent = {
         *(() if desk.ask_strength else ("slightly", "clearly", "much")),
         *(() if desk.criteria else ("criteria",)),
+        *(() if has_guidelines else ("guidelines",)),
         *keys.REASONS[len(desk.ask_reasons) :],
     }
     reasons = dict(zip(keys.REASONS, desk.ask_reasons, strict=False))

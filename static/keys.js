@@ -45,7 +45,7 @@ function unfold(details) {
     return;
   }
   details.open = true;
-  const inside = details.querySelector(details.matches(".flag") ? "button" : "textarea");
+  const inside = details.querySelector(details.matches(".flag") ? "[data-menu-key]" : "textarea");
   inside.disabled = false;
   if (details.matches(".edit")) drawDiff(details);
   inside.focus();

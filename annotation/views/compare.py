@@ -199,7 +199,9 @@ def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
         "guidelines": safe_html(request.project.guidelines),
         "preferences": own,
         "keys_json": json.dumps(own_keys),
-        "acts": preferences.acts_in_words(own, context["desk"]),
+        "acts": preferences.acts_in_words(
+            own, context["desk"], bool(request.project.guidelines)
+        ),
         "days": desk.days_in_a_row(request.project, request.user),
         "is_told": trust.is_told(request.project, request.user),
         "waiting": desk.waiting_count(request.project, request.user),

@@ -205,6 +205,7 @@ def test_the_flag_panel_shuts_by_escape_and_by_a_press_elsewhere(desk):
     panel = page.locator(".flag-panel")
     page.keyboard.press("f")
     expect(panel).to_be_visible()
+    expect(panel.get_by_role("button", name="unsafe")).to_be_focused()
     page.keyboard.press("Escape")
     expect(panel).to_be_hidden()
     page.keyboard.press("f")

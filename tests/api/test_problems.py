@@ -108,7 +108,7 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing(mona, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("the secret is 42")
 
-    monkeypatch.setattr("annotation.queries.funnel", fail)
+    monkeypatch.setattr("annotation.figures.of", fail)
     mona.raise_request_exception = False
     response = mona.get(f"{V1}/projects/demo/stats")
     assert_problem(response, 500)

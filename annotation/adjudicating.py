@@ -42,6 +42,7 @@ from annotation.models import (
 
 MAX_NOTE = 10_000
 CLAIMED_FOR = timedelta(minutes=15)
+MOST_COUNTED = 1000
 WINDOW = 16
 """Comparisons looked at together: more than reviewers who may claim at one moment."""
 
@@ -65,6 +66,15 @@ def waiting() -> QuerySet[Comparison]:
 def queue(project: Project) -> QuerySet[Comparison]:
     """Those of one project; add here whatever else is to wait for a reviewer."""
     return waiting().filter(project=project)
+
+
+def how_many(project: Project) -> int:
+    """How many wait, told on every page of a reviewer: counted to MOST_COUNTED only."""
+    return queue(project)[:MOST_COUNTED].count()
+
+
+def count_words(number: int) -> str:
+    return f"{MOST_COUNTED - 1}+" if number >= MOST_COUNTED else str(number)
 
 
 def queue_for(project: Project, reviewer) -> QuerySet[Comparison]:

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.safestring import SafeString, mark_safe
 
-from annotation.adjudicating import queue
+from annotation.adjudicating import count_words, how_many
 from annotation.models import Completion, Project
 from annotation.rendering import RENDERER_VERSION, render_markdown
 
@@ -33,8 +33,10 @@ def page(
     return render(request, template, shared | (context or {}), status=status)
 
 
-def waiting_for_review(project: Project) -> int:
-    return queue(project).count()
+def waiting_for_review(project: Project) -> str:
+    """How many, in words; empty where none."""
+    number = how_many(project)
+    return count_words(number) if number else ""
 
 
 @lru_cache(maxsize=2048)

@@ -49,7 +49,7 @@ class ReviewDesk:
 
     comparison: Comparison | None
     left: int
-    """Comparisons in the queue, this one included."""
+    """Comparisons in the queue, this one included; no more are counted than told."""
     yours: int
     """Those of them that the reviewer may settle, whoever looks at them now."""
     last: Decision | None
@@ -61,6 +61,10 @@ class ReviewDesk:
     earlier: list[dict[str, Any]] = field(default_factory=list)
     question: dict[str, Any] | None = None
     opinions: list[Opinion] = field(default_factory=list)
+
+    @property
+    def left_words(self) -> str:
+        return adjudicating.count_words(self.left)
 
 
 def with_content(comparisons: QuerySet[Comparison]) -> QuerySet[Comparison]:
@@ -79,7 +83,7 @@ def lay_out(
     """The desk with this comparison on it; None where nothing is there for them."""
     last = adjudicating.last_settled(project, reviewer)
     shared: dict[str, Any] = {
-        "left": adjudicating.queue(project).count(),
+        "left": adjudicating.how_many(project),
         "last": last,
         "last_words": decided_words(last, reviewer) if last else "",
     }

@@ -212,6 +212,20 @@ def test_how_many_wait_stands_in_the_navigation_of_reviewers_alone(
     assert "reviewer" not in overview.lower()
 
 
+def test_a_long_queue_is_counted_no_further_than_it_is_told(
+    signed_in, project, monkeypatch
+):
+    monkeypatch.setattr("annotation.adjudicating.MOST_COUNTED", 3)
+    split(project)
+    split(project)
+    pairs = reverse("pairs", args=[project.slug])
+    assert '<span class="count">2</span>' in html(signed_in.get(pairs))
+    for _ in range(3):
+        split(project)
+    assert '<span class="count">2+</span>' in html(signed_in.get(pairs))
+    assert "2+ waiting" in html(signed_in.get(address(project)))
+
+
 def test_its_queries_do_not_grow_with_queue_or_judgments(
     signed_in, project, django_assert_max_num_queries
 ):

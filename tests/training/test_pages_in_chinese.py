@@ -15,6 +15,7 @@ from tests.factories import (
     make_comparison,
     make_completion,
     make_judgment,
+    make_lease,
     make_pair,
     make_policy,
     make_project,
@@ -29,9 +30,9 @@ from training.rounds import start_round
 NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
 DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL
-temperature epochs json preflight
+temperature epochs json preflight Ctrl Enter Esc
 """
-"""Words that stay as they are: names, formats, units and fields of files."""
+"""Words that stay as they are: names, formats, units, keys and fields of files."""
 
 VERBATIM = {"pre", "code", "kbd", "script", "title"}
 SPOKEN = {"aria-label", "title", "placeholder", "alt"}
@@ -109,6 +110,7 @@ def kitchen(base):
         settings={
             "ask_strength": True,
             "ask_reasons": ["正确", "清楚"],
+            "criteria": ["有用", "无害"],
             "sampling": {"system_prompt": "请简短回答。"},
         },
     )
@@ -121,6 +123,14 @@ def kitchen(base):
         annotator=manager,
         comment="两个都不错",
         undone_at=timezone.now(),
+    )
+    make_lease(
+        comparison=comparison(project, 10),
+        annotator=manager,
+        outcome="skipped",
+        flag="unsafe",
+        skip_reason="会伤人",
+        ended_at=timezone.now(),
     )
     unsound = make_pair(
         comparison=comparison(project, 9, "短。"), annotator=manager, state="unchecked"
@@ -166,6 +176,7 @@ def read_in_chinese(client, user, path, status=200):
 PATHS = [
     "/",
     "/password/",
+    "/preferences/",
     "/projects/new/",
     *(
         f"/projects/kitchen/{name}"
@@ -177,6 +188,7 @@ PATHS = [
             "members/",
             "settings/",
             "pairs/",
+            "flagged/",
             "rounds/",
             "policies/",
         )

@@ -104,9 +104,9 @@ class ComparisonAdmin(ReadOnly):
 
 @admin.register(models.Lease)
 class LeaseAdmin(ReadOnly):
-    list_display = ["key", "project", "annotator", "comparison_id", "outcome"]
+    list_display = ["key", "project", "annotator", "comparison_id", "outcome", "flag"]
     list_display += ["created_at", "expires_at", "ended_at"]
-    list_filter = ["project", "outcome"]
+    list_filter = ["project", "outcome", "flag"]
     list_select_related = ["project", "annotator"]
     search_fields = ["=key", "annotator__username", "=comparison__id"]
     date_hierarchy = "created_at"

@@ -1,12 +1,13 @@
 """The keys of the compare page: which acts have one, and which one until changed.
 
-Pure. What a key does is in the template (`data-act`) and static/compare.js; whose keys
+What a key does is in the templates (`data-act`) and static/keys.js; whose keys
 differ is in the model Preferences.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 REASONS = [f"reason_{number}" for number in range(1, 10)]
@@ -32,7 +33,7 @@ ACTS: dict[str, tuple[str, Any]] = {
     "guidelines": ("g", _("Open or shut the guidelines")),
     "help": ("?", _("This help")),
     **{
-        act: (key, _("Reason number %(number)d") % {"number": number})
+        act: (key, format_lazy(_("Reason number {number}"), number=number))
         for number, (act, key) in enumerate(
             zip(REASONS, "3456zxvnm", strict=True), start=1
         )

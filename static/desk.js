@@ -152,7 +152,8 @@ function showLeftBehind() {
     if (text) texts.push(text);
     else forget(name);
   }
-  box.hidden = !texts.length;
+  // A pair just closed gives its texts back in its own place.
+  box.hidden = !texts.length || Boolean(pair().querySelector("#kept, #kept-edit"));
   box.querySelector("textarea").value = texts.join("\n\n———\n\n");
 }
 

@@ -479,6 +479,11 @@ def test_too_late_gives_edit_and_comment_back(desk, browse, project):
     expect(page.get_by_label("The answer as you improved it")).to_have_value(
         "Improved\nby hand."
     )
+    left = page.get_by_label("This is what you wrote")
+    expect(left).to_be_hidden()
+    page.get_by_role("link", name="Go on to the next pair").click()
+    wait_for_next(page, 2)
+    expect(left).to_have_value("Improved\nby hand.\n\nbecause 1 2 b")
     assert verdicts() == []
 
 
@@ -497,6 +502,25 @@ def test_what_was_written_for_a_pair_that_went_away_is_given_back_after_a_reload
     page.reload()
     wait_for_next(page, 2)
     expect(left).to_be_hidden()
+
+
+# --- Nothing tells the answers apart ----------------------------------------------------------
+def test_a_judgment_and_its_next_pair_are_one_request_and_neither_answer_has_its_own(
+    desk,
+):
+    """Two requests could arrive in an order, or after a time, that says which is which."""
+    page = desk()
+    asked = []
+    page.on("request", lambda request: asked.append((request.method, request.url)))
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    page.keyboard.press("e")
+    editor(page).fill("Better.")
+    expect(page.locator(".diff:visible ins")).to_be_visible()
+    page.keyboard.press("Control+Enter")
+    wait_for_next(page, 3)
+    assert [method for method, _url in asked] == ["POST", "POST"]
+    assert all(url.endswith("/judge/") for _method, url in asked)
 
 
 # --- The whole of it ---------------------------------------------------------------------------

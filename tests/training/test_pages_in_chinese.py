@@ -16,6 +16,7 @@ from tests.factories import (
     make_comparison,
     make_completion,
     make_judgment,
+    make_lease,
     make_pair,
     make_policy,
     make_project,
@@ -30,9 +31,9 @@ from training.rounds import start_round
 NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
 DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL
-temperature epochs json preflight Dawid Skene Escape
+temperature epochs json preflight Dawid Skene Ctrl Enter Esc Escape
 """
-"""Words that stay as they are: names, formats, units and fields of files."""
+"""Words that stay as they are: names, formats, units, keys and fields of files."""
 
 VERBATIM = {"pre", "code", "kbd", "script", "title"}
 SPOKEN = {"aria-label", "title", "placeholder", "alt"}
@@ -110,6 +111,7 @@ def kitchen(base):
         settings={
             "ask_strength": True,
             "ask_reasons": ["正确", "清楚"],
+            "criteria": ["有用", "无害"],
             "sampling": {"system_prompt": "请简短回答。"},
         },
     )
@@ -133,6 +135,14 @@ def kitchen(base):
             comment="没说时间",
         )
     decide(split)
+    make_lease(
+        comparison=comparison(project, 10),
+        annotator=manager,
+        outcome="skipped",
+        flag="unsafe",
+        skip_reason="会伤人",
+        ended_at=timezone.now(),
+    )
     unsound = make_pair(
         comparison=comparison(project, 9, "短。"), annotator=manager, state="unchecked"
     )
@@ -177,6 +187,7 @@ def read_in_chinese(client, user, path, status=200):
 PATHS = [
     "/",
     "/password/",
+    "/preferences/",
     "/projects/new/",
     *(
         f"/projects/kitchen/{name}"
@@ -189,6 +200,7 @@ PATHS = [
             "settings/",
             "pairs/",
             "review/",
+            "flagged/",
             "rounds/",
             "policies/",
         )

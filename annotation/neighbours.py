@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from annotation.models import PreferencePair, Prompt, PromptBand, RuleVerdict
@@ -107,12 +107,16 @@ def _texts(messages: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def counts(pair: PreferencePair) -> tuple[int, int]:
-    """(agreeing, opposing) standing pairs, this one included; see PairFacts."""
+    """(agreeing, opposing) standing pairs, this one included; see PairFacts.
+
+    Two texts that are the same contradict nothing: that they are has a rule of its own.
+    """
     found = _alike(pair).aggregate(
         agreeing=Count("pk", filter=Q(chosen_hash=pair.chosen_hash)),
         opposing=Count("pk", filter=Q(chosen_hash=pair.rejected_hash)),
     )
-    return found["agreeing"], found["opposing"]
+    is_same = pair.chosen_hash == pair.rejected_hash
+    return found["agreeing"], 0 if is_same else found["opposing"]
 
 
 def _alike(pair: PreferencePair) -> QuerySet[PreferencePair]:
@@ -132,8 +136,8 @@ def with_counts(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:
         prompt=OuterRef("prompt"), superseded_at=None
     ).order_by()
 
-    def number(chosen: str, rejected: str) -> Coalesce:
-        alike = here.filter(
+    def number(of: QuerySet, chosen: str, rejected: str) -> Coalesce:
+        alike = of.filter(
             chosen_hash=OuterRef(chosen), rejected_hash=OuterRef(rejected)
         )
         return Coalesce(
@@ -141,8 +145,10 @@ def with_counts(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:
         )
 
     return pairs.annotate(
-        n_agreeing=number("chosen_hash", "rejected_hash"),
-        n_opposing=number("rejected_hash", "chosen_hash"),
+        n_agreeing=number(here, "chosen_hash", "rejected_hash"),
+        n_opposing=number(
+            here.exclude(chosen_hash=F("rejected_hash")), "rejected_hash", "chosen_hash"
+        ),
     )
 
 

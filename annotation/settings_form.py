@@ -78,7 +78,7 @@ class _Fields(forms.Form):
                 value = [line.strip() for line in value.splitlines() if line.strip()]
             elif setting.kind == "text":
                 value = value.replace("\r\n", "\n")
-            elif value is None and not setting.name.startswith("round.config."):
+            elif value in (None, "") and not setting.name.startswith("round.config."):
                 # Saving merges: only naming the default brings it back.
                 value = _lookup(_DEFAULTS, setting.name)
             _put(wanted, setting.name, value)

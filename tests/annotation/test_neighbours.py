@@ -3,7 +3,7 @@
 import pytest
 from django.utils import timezone
 
-from annotation import checking
+from annotation import checking, neighbours
 from annotation.checking import check_pair, check_waiting
 from annotation.freezing import freeze_pairs
 from annotation.models import PreferencePair, PromptBand
@@ -186,6 +186,16 @@ def test_a_majority_stays_and_turns_with_a_later_pair(project):
     while check_waiting():
         pass
     assert states(two, against, more) == ["rejected", "accepted", "accepted"]
+
+
+def test_a_pair_of_the_same_text_twice_does_not_contradict_itself(project):
+    project.settings = {"rules": {"identical": {"on": False}}}
+    project.settings["rules"]["similarity"] = {"on": False}
+    project.save()
+    pair = unchecked(make_prompt(project=project), chosen=GOOD, rejected=GOOD)
+    assert check_pair(pair) == "accepted"
+    (found,) = neighbours.with_counts(PreferencePair.objects.all())
+    assert (found.n_agreeing, found.n_opposing) == (1, 0)
 
 
 def test_a_frozen_pair_keeps_its_state_and_the_new_one_is_lost(project):

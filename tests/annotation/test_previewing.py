@@ -213,7 +213,7 @@ def test_what_is_foretold_is_what_comes(
     )
     prompts = [make_prompt(text, project=project) for text in PROMPTS]
     for _ in range(12):
-        chosen, rejected = chance.sample(TEXTS, 2)
+        chosen, rejected = chance.choices(TEXTS, k=2)
         unchecked(
             project,
             chosen,

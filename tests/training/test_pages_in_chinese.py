@@ -30,7 +30,7 @@ from training.rounds import start_round
 
 NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
-DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL
+DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL IBAN
 temperature epochs json preflight Dawid Skene Ctrl Enter Esc Escape
 """
 """Words that stay as they are: names, formats, units, keys and fields of files."""
@@ -201,6 +201,7 @@ PATHS = [
             "pairs/",
             "review/",
             "flagged/",
+            "rules/",
             "rounds/",
             "policies/",
         )
@@ -209,9 +210,10 @@ PATHS = [
 
 
 def test_no_page_has_english_left_when_read_in_chinese(client, kitchen):
-    _project, manager = kitchen
+    project, manager = kitchen
     left = {}
-    for path in PATHS:
+    pairs = [f"/projects/kitchen/pairs/{pair.pk}/" for pair in project.pairs.all()]
+    for path in [*PATHS, pairs[0], pairs[-1]]:
         page = read_in_chinese(client, manager, path)
         assert 'lang="zh-hans"' in page
         if english := english_in(page):
@@ -334,6 +336,10 @@ def test_what_is_wrong_with_what_was_sent_is_said_in_chinese(client, kitchen):
     sent = {
         (kitchen_at + "prompts/", 200): {"text": lines, "format": "jsonl"},
         (kitchen_at + "settings/", 422): {"name": "厨房", "sampling.temperature": "-1"},
+        (kitchen_at + "rules/", 422): {"rules.similarity.max_ratio": "2"},
+        (kitchen_at + "rules/preview/", 200): {"rules.chosen_width.min_columns": "500"},
+        (kitchen_at + f"pairs/{project.pairs.last().pk}/let-through/", 422): {},
+        (kitchen_at + f"pairs/{project.pairs.last().pk}/repair/", 422): {"chosen": ""},
         (kitchen_at + "members/", 422): {"username": "无此人", "role": "annotator"},
         (kitchen_at + "rounds/", 409): {"preset": "cumulative"},
         ("/projects/empty/rounds/", 422): {"preset": "cumulative"},

@@ -1,10 +1,17 @@
 """Which script a text is mainly written in, and that rows know it of themselves."""
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
+from django.apps import apps
+from django.conf import settings
 
 from annotation.models import Completion, Prompt
 from annotation.scripts import main_script
 from tests.factories import make_completion, make_prompt
+
+MIGRATIONS = Path(settings.BASE_DIR) / "annotation" / "migrations"
 
 
 @pytest.mark.parametrize(
@@ -63,3 +70,14 @@ def test_whoever_makes_a_row_need_not_think_of_its_script(db):
 def test_a_prompts_script_is_that_of_its_last_question(db, messages, script):
     prompt = make_prompt(messages=messages)
     assert Prompt.objects.get(pk=prompt.pk).script == script
+
+
+def test_rows_from_before_the_field_are_told_theirs(db):
+    completion = make_completion("六分钟", prompt=make_prompt("How long?"))
+    Completion.objects.update(script="")
+    Prompt.objects.update(script="")
+    (name,) = (path.stem for path in MIGRATIONS.glob("*_overview.py"))
+    migration = import_module(f"annotation.migrations.{name}")
+    migration.find_scripts(apps, None)
+    completion.refresh_from_db()
+    assert (completion.script, completion.prompt.script) == ("han", "latin")

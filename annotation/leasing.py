@@ -2,85 +2,147 @@
 
 A lease takes a slot by a conditional UPDATE, an expired one's slot the same way, so
 leases and judgments together never exceed the quota. The shown order and the ids the
-page carries are made here; judging is in judging.py.
+page carries are made here; which comparisons are offered is in waiting.py, judging in
+judging.py.
 """
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db import IntegrityError, transaction
+from django.db.models import Q, QuerySet
 from django.http import Http404
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 
-from annotation import project_settings, texts
-from annotation.access import role_of
+from annotation import project_settings, sql, texts, waiting
 from annotation.deciding import decide, locked
 from annotation.errors import InvalidJudgment, Refused
-from annotation.models import Comparison, Judgment, Lease, Project, Slot
+from annotation.models import (
+    Comparison,
+    Completion,
+    Lease,
+    Membership,
+    Project,
+    Prompt,
+    Slot,
+)
 from annotation.stock import nudge, with_system
+from annotation.waiting import Offer
 
-# How many waiting comparisons are looked at together: more than annotators who may
-# be claiming at the same moment, so one look nearly always finds a free slot.
-WINDOW = 16
-
-_UNSEEN = [
-    f"{side}__{name}"
-    for side in ("first", "second")
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "messages")
+# What a page shows of a lease, without tokens and log-probs. The rest is fetched when
+# somebody asks for it.
+_LEASE = sql.Columns(Lease, "l")
+_PROJECT = sql.Columns(Project, "p")
+_SHOWN = [
+    _LEASE,
+    _PROJECT,
+    sql.Columns(Comparison, "c"),
+    sql.Columns(Prompt, "q", "id", "project", "messages"),
+    *(
+        sql.Columns(Completion, side, "id", "prompt", "text", "html", "sampling")
+        for side in ("f", "s")
+    ),
 ]
+_LEASES_SHOWN = f"""
+SELECT {", ".join(columns.sql for columns in _SHOWN)}
+FROM annotation_lease l
+JOIN annotation_project p ON p.id = l.project_id
+JOIN annotation_comparison c ON c.id = l.comparison_id
+JOIN annotation_prompt q ON q.id = c.prompt_id
+JOIN annotation_completion f ON f.id = l.first_id
+JOIN annotation_completion s ON s.id = l.second_id
+WHERE """
+_OWN_LEASE = f"""
+SELECT m.id, {_LEASE.sql}, {_PROJECT.sql}
+FROM annotation_lease l
+JOIN annotation_project p ON p.id = l.project_id
+LEFT JOIN annotation_membership m ON m.project_id = p.id AND m.user_id = l.annotator_id
+WHERE l.key = %s AND l.annotator_id = %s
+"""
+_TAKE = f"""
+UPDATE annotation_slot SET state = 'leased', lease_id = %s, expires_at = %s
+WHERE id = (
+    SELECT s.id FROM annotation_slot s WHERE s.id = %s AND {waiting.FREE}
+    AND (s.lease_id = %s OR (s.lease_id IS NULL AND s.state = 'open'))
+    AND {waiting.NOT_JUDGED.format("s.comparison_id")}"""
 
 
 def take_lease(project: Project, annotator) -> Lease | None:
-    """The lease held, else one on the oldest comparison waiting for this annotator.
+    """The lease held, else one on the next comparison waiting for this annotator.
 
     None where nothing waits that they haven't judged or skipped. `lease.is_new` says
     whether it was made now.
     """
-    minutes = project_settings.of(project).lease_minutes
+    own = project_settings.of(project)
     for _attempt in range(3):
-        held = _held(project, annotator, minutes)
+        held = _held(project, annotator, own.lease_minutes)
         if held is not None:
             held.is_new = False
             return held
         try:
-            with transaction.atomic():
-                key = _claim(project, annotator, minutes)
+            key = _claim_waiting(project, annotator, own)
         except IntegrityError:
             continue  # Another tab was quicker: what it took is held now.
         nudge(project)
-        if key is None:
-            return None
-        lease = lease_of(key)
-        lease.is_new = True
-        return lease
+        return None if key is None else new_lease(key)
     return None
 
 
-def lease_of(key: uuid.UUID) -> Lease:
-    """The lease with what a page shows of it."""
-    return with_content(Lease.objects).get(pk=key)
-
-
-def lease_for(user, key: uuid.UUID | str) -> Lease:
-    """The user's own lease, whatever its outcome; Http404 for anybody else's."""
-    try:
-        lease = with_content(Lease.objects.filter(annotator=user)).get(key=key)
-    except (Lease.DoesNotExist, ValidationError, ValueError, TypeError):
-        raise Http404(_("There is no such lease.")) from None
-    if role_of(user, lease.project) is None:
-        raise Http404(_("There is no such lease."))
+def new_lease(key: uuid.UUID) -> Lease:
+    """A lease that this request has made, with what a page shows of it."""
+    lease = lease_of(key)
+    lease.is_new = True
     return lease
 
 
-def with_content(leases: QuerySet[Lease]) -> QuerySet[Lease]:
-    """Leases with what a page shows of them, without tokens and log-probs."""
-    return leases.select_related(
-        "project__channel", "comparison__prompt", "first", "second"
-    ).defer(*_UNSEEN)
+def lease_of(key: uuid.UUID) -> Lease:
+    """The lease with what a page shows of it. Raises Lease.DoesNotExist."""
+    lease = _shown("l.key = %s", key)
+    if lease is None:
+        raise Lease.DoesNotExist(key)
+    return lease
+
+
+def lease_for(user, key: uuid.UUID | str) -> Lease:
+    """The user's own lease, whatever its outcome; Http404 for anybody else's.
+
+    It brings its project along; what a page shows is fetched where it is asked for.
+    """
+    try:
+        key = key if isinstance(key, uuid.UUID) else uuid.UUID(key)
+    except (ValueError, TypeError, AttributeError):
+        raise Http404(_("There is no such lease.")) from None
+    found = sql.rows(_OWN_LEASE, key, user.pk)
+    may = found and user.is_active and (user.is_superuser or found[0][0] is not None)
+    if not may:
+        raise Http404(_("There is no such lease."))
+    lease, project = _parts([_LEASE, _PROJECT], found[0][1:])
+    lease.project = project
+    return lease
+
+
+def _shown(condition: str, *params: Any) -> Lease | None:
+    found = sql.rows(_LEASES_SHOWN + condition, *params)
+    if not found:
+        return None
+    lease, project, comparison, prompt, first, second = _parts(_SHOWN, found[0])
+    comparison.project = prompt.project = lease.project = project
+    comparison.prompt = first.prompt = second.prompt = prompt
+    lease.comparison, lease.first, lease.second = comparison, first, second
+    return lease
+
+
+def _parts(columns: Sequence[sql.Columns], row: Sequence[Any]) -> list[Any]:
+    """The models' rows that one row of a joined SELECT holds, one after another."""
+    parts, place = [], 0
+    for part in columns:
+        parts.append(part.row(row[place : place + len(part)]))
+        place += len(part)
+    return parts
 
 
 def prompt_shown(lease: Lease) -> list[dict]:
@@ -108,7 +170,8 @@ def shows_a_first(annotator_id: int, comparison_id: int) -> bool:
 
 def _held(project: Project, annotator, minutes: float) -> Lease | None:
     """The active lease, its time prolonged when less than half is left."""
-    lease = with_content(active_leases(project, annotator)).first()
+    active = "l.project_id = %s AND l.annotator_id = %s AND l.outcome = ''"
+    lease = _shown(active, project.pk, annotator.pk)
     if lease is None:
         return None
     now = timezone.now()
@@ -124,72 +187,44 @@ def _held(project: Project, annotator, minutes: float) -> Lease | None:
     return lease
 
 
-def _claim(project: Project, annotator, minutes: float) -> uuid.UUID | None:
-    now = timezone.now()
-    waiting = (
-        Comparison.objects.filter(project=project, state=Comparison.State.OPEN)
-        .filter(
-            Exists(Slot.objects.filter(free_slots(now), comparison=OuterRef("pk"))),
-            ~Exists(
-                Judgment.objects.filter(
-                    comparison=OuterRef("pk"), annotator=annotator, undone_at=None
-                )
-            ),
-            ~Exists(
-                Lease.objects.filter(
-                    comparison=OuterRef("pk"),
-                    annotator=annotator,
-                    outcome=Lease.Outcome.SKIPPED,
-                )
-            ),
-        )
-        .order_by("pk")
-        .values_list("pk", flat=True)
-    )
-    last = 0
+def _claim_waiting(project: Project, annotator, own) -> uuid.UUID | None:
+    tried: list[int] = []
     while True:
-        window = list(waiting.filter(pk__gt=last)[:WINDOW])
-        key = _claim_among(window, annotator, now, minutes)
-        if key is not None or len(window) < WINDOW:
-            return key
-        last = window[-1]
-
-
-def _claim_among(
-    comparison_ids: list[int], annotator, now: datetime, minutes: float
-) -> uuid.UUID | None:
-    while comparison_ids:
-        slots = Slot.objects.filter(free_slots(now), comparison__in=comparison_ids)
-        if connection.features.has_select_for_update_skip_locked:
-            slots = slots.select_for_update(skip_locked=True, of=("self",))
-        slot = (
-            slots.select_related("comparison")
-            .order_by("comparison_id", "number")
-            .first()
+        now = timezone.now()
+        found = waiting.offers(
+            project, annotator.pk, own.next_comparison, now, tried=tried
         )
-        if slot is None:
+        if not found:
             return None
-        key = _grant(slot, annotator, now, minutes)
-        if key is not None:
+        with transaction.atomic():
+            key = claim(found, annotator.pk, now, own.lease_minutes)
+        if key is not None or len(found) < waiting.WINDOW:
             return key
-    return None
+        tried += [offer.slot_id for offer in found]
 
 
-def _grant(slot: Slot, annotator, now: datetime, minutes: float) -> uuid.UUID | None:
-    """Take the free slot: the new lease's key, None if it is no longer free.
+def claim(
+    found: Sequence[Offer], annotator_id: int, now: datetime, minutes: float
+) -> uuid.UUID | None:
+    """Take the first of the offers that is still there: the new lease's key, or None.
 
-    Inside a transaction; IntegrityError where the annotator holds another lease.
+    The one place where somebody is handed a comparison, inside the transaction that
+    may have stored their last judgment. IntegrityError where they hold another lease.
     """
-    key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
-    taken = Slot.objects.filter(
-        free_slots(now), pk=slot.pk, lease=slot.lease_id
-    ).update(state=Slot.State.LEASED, lease=key, expires_at=until)
-    if not taken:
-        return None
-    if slot.lease_id is not None:
-        end(slot.lease_id, Lease.Outcome.EXPIRED, now)
-    make_lease(slot.comparison, annotator.pk, key, until)
-    return key
+    # A slot that somebody is taking just now is passed over, not waited for.
+    take = _TAKE + sql.for_update("s", skip_locked=True) + ")"
+    for offer in found:
+        key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
+        ended = offer.ended or uuid.UUID(int=0)
+        if not sql.changed(
+            take, key, until, offer.slot_id, now, ended, annotator_id
+        ):
+            continue
+        if offer.ended is not None:
+            end(offer.ended, Lease.Outcome.EXPIRED, now)
+        make_lease(offer.comparison, annotator_id, key, until)
+        return key
+    return None
 
 
 def make_lease(
@@ -199,18 +234,20 @@ def make_lease(
     first, second = comparison.a_id, comparison.b_id
     if not shows_a_first(annotator_id, comparison.pk):
         first, second = second, first
-    Lease.objects.create(
-        key=key,
-        project_id=comparison.project_id,
-        comparison=comparison,
-        annotator_id=annotator_id,
-        first_id=first,
-        second_id=second,
-        expires_at=until,
+    sql.insert(
+        Lease(
+            key=key,
+            project_id=comparison.project_id,
+            comparison=comparison,
+            annotator_id=annotator_id,
+            first_id=first,
+            second_id=second,
+            expires_at=until,
+        )
     )
 
 
-def end(lease_id: uuid.UUID, outcome: str, now: datetime, **fields) -> int:
+def end(lease_id: uuid.UUID | str, outcome: str, now: datetime, **fields) -> int:
     """Give an active lease its outcome; how many rows that changed (0 or 1)."""
     return Lease.objects.filter(pk=lease_id, outcome=Lease.Outcome.ACTIVE).update(
         outcome=outcome, ended_at=now, **fields

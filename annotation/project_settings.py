@@ -4,10 +4,12 @@ The row keeps what differs from the defaults; `of(project)` merges both. What th
 whole deployment shares (model, database, vLLM) is in config/settings.py instead.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from django.db.models import TextChoices
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from annotation.errors import SettingsError
 from annotation.models import Project
@@ -24,6 +26,14 @@ DEFAULT_SAMPLING: dict[str, Any] = {
 }
 
 
+class NextComparison(TextChoices):
+    """Which of the waiting comparisons somebody is given."""
+
+    OLDEST = "oldest", gettext_lazy("the oldest")
+    RANDOM = "random", gettext_lazy("a random one")
+    FEWEST = "fewest", gettext_lazy("the one with the fewest judgments")
+
+
 @dataclass(frozen=True)
 class ProjectSettings:
     sampling: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_SAMPLING))
@@ -32,6 +42,8 @@ class ProjectSettings:
     """Comparisons kept ready, so that nobody waits for the model."""
     quota: int = 1
     """Judgments wanted for each comparison made from now on."""
+    next_comparison: str = NextComparison.OLDEST.value
+    """oldest, random, or fewest (judgments first; among equals the oldest)."""
     lease_minutes: float = 15
     """How long a comparison is kept for the annotator who sees it."""
     held_out_share: float = 0.1
@@ -67,6 +79,7 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "lease_minutes": (float, 0.05, 24 * 60),
     "held_out_share": (float, 0.0, 0.9),
 }
+_CHOICES: dict[str, type[TextChoices]] = {"next_comparison": NextComparison}
 _FLAGS = ("auto_deploy", "accept_unchecked", "ask_strength")
 _NAMES = [known.name for known in fields(ProjectSettings)]
 
@@ -74,17 +87,18 @@ _NAMES = [known.name for known in fields(ProjectSettings)]
 def of(project: Project) -> ProjectSettings:
     """The project's settings, defaults filled in."""
     own = project.settings or {}
-    merged = asdict(ProjectSettings())
-    for name in _NAMES:
-        if name not in own:
-            continue
+    # Only what is given is merged: this is read in every request of an annotator.
+    merged = {name: own[name] for name in _NAMES if name in own}
+    defaults = ProjectSettings()
+    for name, given in merged.items():
+        usual = getattr(defaults, name)
         if name == "rules":
-            for rule, params in own[name].items():
-                merged[name][rule] = {**merged[name].get(rule, {}), **params}
-        elif isinstance(merged[name], dict):
-            merged[name] = {**merged[name], **own[name]}
-        else:
-            merged[name] = own[name]
+            merged[name] = usual | {
+                rule: {**usual.get(rule, {}), **params}
+                for rule, params in given.items()
+            }
+        elif isinstance(usual, dict):
+            merged[name] = {**usual, **given}
     return ProjectSettings(**merged)
 
 
@@ -100,6 +114,8 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
             result[name] = _number(name, value, *_NUMBERS[name])
         elif name in _FLAGS:
             result[name] = _flag(name, value)
+        elif name in _CHOICES:
+            result[name] = _choice(name, value, _CHOICES[name].values)
         elif name == "sampling":
             result[name] = _sampling(value)
         elif name == "rules":
@@ -149,6 +165,16 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise SettingsError(
             name, _("“%(name)s” must be true or false.") % {"name": name}
+        )
+    return value
+
+
+def _choice(name: str, value: Any, known: list[str]) -> str:
+    if value not in known:
+        raise SettingsError(
+            name,
+            _("“%(name)s” must be one of %(known)s.")
+            % {"name": name, "known": ", ".join(known)},
         )
     return value
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
+from annotation.project_settings import NextComparison
 from annotation.words import RULES
 
 
@@ -86,6 +87,16 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 _(
                     "1 is fastest; 3 lets a majority decide. Holds for pairs made from now on."
                 ),
+            ),
+            Setting(
+                "next_comparison",
+                "choice",
+                _("Which pair comes next"),
+                _(
+                    "The oldest is usual. At random, everybody sees a fair sample at any"
+                    " time. Fewest judgments first spreads judgments over many pairs."
+                ),
+                choices=tuple(NextComparison.choices),
             ),
             Setting(
                 "lease_minutes",

@@ -1,5 +1,6 @@
 """Completions, the comparisons of two of them, and the slots and leases that hand them out."""
 
+import random
 import uuid
 from typing import Any
 
@@ -116,6 +117,10 @@ class Comparison(models.Model):
     """The policy that gave both answers; null where they came from elsewhere."""
     purpose = models.CharField(max_length=12, choices=Purpose, default=Purpose.TRAIN)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
+    judged = models.PositiveSmallIntegerField(default=0, editable=False)
+    """Standing judgments, counted anew under the row's lock whenever one changes."""
+    shuffle = models.FloatField(default=random.random, editable=False)
+    """Its place in a random order, 0 to 1."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -136,6 +141,16 @@ class Comparison(models.Model):
                 fields=["project", "id"],
                 condition=Q(state="open"),
                 name="comparison_waiting",
+            ),
+            models.Index(
+                fields=["project", "judged", "id"],
+                condition=Q(state="open"),
+                name="comparison_fewest",
+            ),
+            models.Index(
+                fields=["project", "shuffle"],
+                condition=Q(state="open"),
+                name="comparison_random",
             ),
         ]
 

@@ -174,7 +174,7 @@ def _judge_and_claim(
         )
     nudge(project)
     if key is not None:
-        return submitted, leasing.new_lease(key)
+        return submitted, leasing.new_lease(project, key)
     if not found and not submitted.is_replay:
         return submitted, None
     # A repeat may have the next one already; others may have taken all that was seen.
@@ -378,7 +378,7 @@ def undo(judgment: Judgment) -> Lease:
         try:
             with transaction.atomic():
                 key = _undo(judgment)
-            return leasing.lease_of(key)
+            return leasing.new_lease(judgment.project, key)
         except IntegrityError:
             continue  # Took a lease in another tab at the same moment: end that too.
     raise AlreadyUndone(_("Another tab was working at the same moment. Try again."))

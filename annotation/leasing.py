@@ -36,11 +36,10 @@ from annotation.waiting import Offer
 # What a page shows of a lease, without tokens and log-probs. The rest is fetched when
 # somebody asks for it.
 _LEASE = sql.Columns(Lease, "l")
-_PROJECT = sql.Columns(Project, "p")
+_PROJECT = sql.Columns(Project, "p", "id", "slug", "name", "channel", "base", "settings")
 _SHOWN = [
     _LEASE,
-    _PROJECT,
-    sql.Columns(Comparison, "c"),
+    sql.Columns(Comparison, "c", "id", "prompt", "a", "b", "policy", "purpose", "state"),
     sql.Columns(Prompt, "q", "id", "project", "messages"),
     *(
         sql.Columns(Completion, side, "id", "prompt", "text", "html", "sampling")
@@ -50,7 +49,6 @@ _SHOWN = [
 _LEASES_SHOWN = f"""
 SELECT {", ".join(columns.sql for columns in _SHOWN)}
 FROM annotation_lease l
-JOIN annotation_project p ON p.id = l.project_id
 JOIN annotation_comparison c ON c.id = l.comparison_id
 JOIN annotation_prompt q ON q.id = c.prompt_id
 JOIN annotation_completion f ON f.id = l.first_id
@@ -88,22 +86,15 @@ def take_lease(project: Project, annotator) -> Lease | None:
         except IntegrityError:
             continue  # Another tab was quicker: what it took is held now.
         nudge(project)
-        return None if key is None else new_lease(key)
+        return None if key is None else new_lease(project, key)
     return None
 
 
-def new_lease(key: uuid.UUID) -> Lease:
+def new_lease(project: Project, key: uuid.UUID) -> Lease:
     """A lease that this request has made, with what a page shows of it."""
-    lease = lease_of(key)
+    lease = _shown(project, "l.key = %s", key)
+    assert lease is not None, "made just now"
     lease.is_new = True
-    return lease
-
-
-def lease_of(key: uuid.UUID) -> Lease:
-    """The lease with what a page shows of it. Raises Lease.DoesNotExist."""
-    lease = _shown("l.key = %s", key)
-    if lease is None:
-        raise Lease.DoesNotExist(key)
     return lease
 
 
@@ -125,11 +116,11 @@ def lease_for(user, key: uuid.UUID | str) -> Lease:
     return lease
 
 
-def _shown(condition: str, *params: Any) -> Lease | None:
+def _shown(project: Project, condition: str, *params: Any) -> Lease | None:
     found = sql.rows(_LEASES_SHOWN + condition, *params)
     if not found:
         return None
-    lease, project, comparison, prompt, first, second = _parts(_SHOWN, found[0])
+    lease, comparison, prompt, first, second = _parts(_SHOWN, found[0])
     comparison.project = prompt.project = lease.project = project
     comparison.prompt = first.prompt = second.prompt = prompt
     lease.comparison, lease.first, lease.second = comparison, first, second
@@ -171,7 +162,7 @@ def shows_a_first(annotator_id: int, comparison_id: int) -> bool:
 def _held(project: Project, annotator, minutes: float) -> Lease | None:
     """The active lease, its time prolonged when less than half is left."""
     active = "l.project_id = %s AND l.annotator_id = %s AND l.outcome = ''"
-    lease = _shown(active, project.pk, annotator.pk)
+    lease = _shown(project, active, project.pk, annotator.pk)
     if lease is None:
         return None
     now = timezone.now()

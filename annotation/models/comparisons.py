@@ -170,7 +170,10 @@ class Lease(models.Model):
     key = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.CASCADE, related_name="leases")
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="leases")
-    annotator = models.ForeignKey(USER, models.PROTECT, related_name="leases")
+    # No index of its own where another begins with the column: judging writes here.
+    annotator = models.ForeignKey(
+        USER, models.PROTECT, related_name="leases", db_index=False
+    )
     first = models.ForeignKey(Completion, models.PROTECT, related_name="+")
     """Shown first (left, or on top): fixed by the server, never by the browser."""
     second = models.ForeignKey(Completion, models.PROTECT, related_name="+")
@@ -221,7 +224,9 @@ class Slot(models.Model):
         JUDGED = "judged", _("judged")
         WITHDRAWN = "withdrawn", _("withdrawn")
 
-    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="slots")
+    comparison = models.ForeignKey(
+        Comparison, models.CASCADE, related_name="slots", db_index=False
+    )
     number = models.PositiveSmallIntegerField()
     state = models.CharField(max_length=9, choices=State, default=State.OPEN)
     lease = models.OneToOneField(
@@ -241,13 +246,6 @@ class Slot(models.Model):
                 | Q(state="judged", lease__isnull=False, expires_at=None),
                 name="slot_state_is_whole",
             ),
-        ]
-        indexes = [
-            models.Index(
-                fields=["comparison"],
-                condition=Q(state__in=["open", "leased"]),
-                name="slot_free",
-            )
         ]
 
     def __str__(self) -> str:

@@ -332,9 +332,7 @@ def _checked(lease, verdict, strength, reasons, comment, edited) -> _Body:
                 "edited", _("The edited answer is the same as the one it improves.")
             )
     html = render_markdown(edited) if edited else ""
-    return _Body(
-        verdict, strength, list(reasons or ()), comment, edited, html, digest
-    )
+    return _Body(verdict, strength, list(reasons or ()), comment, edited, html, digest)
 
 
 def _checked_text(field: str, value: object, longest: int) -> str:

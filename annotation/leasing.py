@@ -25,7 +25,6 @@ from annotation.models import (
     Comparison,
     Completion,
     Lease,
-    Membership,
     Project,
     Prompt,
     Slot,
@@ -36,10 +35,14 @@ from annotation.waiting import Offer
 # What a page shows of a lease, without tokens and log-probs. The rest is fetched when
 # somebody asks for it.
 _LEASE = sql.Columns(Lease, "l")
-_PROJECT = sql.Columns(Project, "p", "id", "slug", "name", "channel", "base", "settings")
+_PROJECT = sql.Columns(
+    Project, "p", "id", "slug", "name", "channel", "base", "settings"
+)
 _SHOWN = [
     _LEASE,
-    sql.Columns(Comparison, "c", "id", "prompt", "a", "b", "policy", "purpose", "state"),
+    sql.Columns(
+        Comparison, "c", "id", "prompt", "a", "b", "policy", "purpose", "state"
+    ),
     sql.Columns(Prompt, "q", "id", "project", "messages"),
     *(
         sql.Columns(Completion, side, "id", "prompt", "text", "html", "sampling")
@@ -207,9 +210,7 @@ def claim(
     for offer in found:
         key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
         ended = offer.ended or uuid.UUID(int=0)
-        if not sql.changed(
-            take, key, until, offer.slot_id, now, ended, annotator_id
-        ):
+        if not sql.changed(take, key, until, offer.slot_id, now, ended, annotator_id):
             continue
         if offer.ended is not None:
             end(offer.ended, Lease.Outcome.EXPIRED, now)

@@ -241,7 +241,9 @@ def _progress(done: int, total: int, begun: float) -> None:
 
 def _say(line: str) -> None:
     end = "\r" if sys.stderr.isatty() else "\n"
-    print(f"\x1b[K{line}" if end == "\r" else line, file=sys.stderr, end=end, flush=True)
+    print(
+        f"\x1b[K{line}" if end == "\r" else line, file=sys.stderr, end=end, flush=True
+    )
 
 
 if __name__ == "__main__":

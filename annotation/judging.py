@@ -163,7 +163,7 @@ def _judge_and_claim(
     project, now = lease.project, timezone.now()
     own = project_settings.of(project)
     found = waiting.offers(
-        project, annotator.pk, own.next_comparison, now, besides=lease.comparison_id
+        project, annotator.pk, own.next_comparison, now, [lease.comparison_id]
     )
     with transaction.atomic():
         submitted = _store(lease, body)

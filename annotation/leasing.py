@@ -30,7 +30,6 @@ from annotation.models import (
     Slot,
 )
 from annotation.stock import nudge, with_system
-from annotation.waiting import Offer
 
 # What a page shows of a lease, without tokens and log-probs. The rest is fetched when
 # somebody asks for it.
@@ -64,12 +63,14 @@ JOIN annotation_project p ON p.id = l.project_id
 LEFT JOIN annotation_membership m ON m.project_id = p.id AND m.user_id = l.annotator_id
 WHERE l.key = %s AND l.annotator_id = %s
 """
-_TAKE = f"""
+_ROOM = f"""
+SELECT s.id, s.lease_id FROM annotation_slot s WHERE s.comparison_id = %s
+AND {waiting.FREE} AND {waiting.NOT_JUDGED.format("s.comparison_id")}
+ORDER BY s.number LIMIT 1"""
+_TAKE = """
 UPDATE annotation_slot SET state = 'leased', lease_id = %s, expires_at = %s
-WHERE id = (
-    SELECT s.id FROM annotation_slot s WHERE s.id = %s AND {waiting.FREE}
-    AND (s.lease_id = %s OR (s.lease_id IS NULL AND s.state = 'open'))
-    AND {waiting.NOT_JUDGED.format("s.comparison_id")}"""
+WHERE id = %s AND (state = 'open' OR (state = 'leased' AND lease_id = %s))"""
+NOBODY = uuid.UUID(int=0)
 
 
 def take_lease(project: Project, annotator) -> Lease | None:
@@ -185,37 +186,35 @@ def _claim_waiting(project: Project, annotator, own) -> uuid.UUID | None:
     tried: list[int] = []
     while True:
         now = timezone.now()
-        found = waiting.offers(
-            project, annotator.pk, own.next_comparison, now, tried=tried
-        )
+        found = waiting.offers(project, annotator.pk, own.next_comparison, now, tried)
         if not found:
             return None
         with transaction.atomic():
             key = claim(found, annotator.pk, now, own.lease_minutes)
         if key is not None or len(found) < waiting.WINDOW:
             return key
-        tried += [offer.slot_id for offer in found]
+        tried += [offer[0] for offer in found]
 
 
 def claim(
-    found: Sequence[Offer], annotator_id: int, now: datetime, minutes: float
+    found: Sequence[tuple], annotator_id: int, now: datetime, minutes: float
 ) -> uuid.UUID | None:
-    """Take the first of the offers that is still there: the new lease's key, or None.
+    """Take a slot of the first offer that still has one: the new lease's key, or None.
 
     The one place where somebody is handed a comparison, inside the transaction that
     may have stored their last judgment. IntegrityError where they hold another lease.
     """
     # A slot that somebody is taking just now is passed over, not waited for.
-    take = _TAKE + sql.for_update("s", skip_locked=True) + ")"
+    room = _ROOM + sql.for_update("s", skip_locked=True)
     for offer in found:
-        key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
-        ended = offer.ended or uuid.UUID(int=0)
-        if not sql.changed(take, key, until, offer.slot_id, now, ended, annotator_id):
-            continue
-        if offer.ended is not None:
-            end(offer.ended, Lease.Outcome.EXPIRED, now)
-        make_lease(offer.comparison, annotator_id, key, until)
-        return key
+        for slot_id, ended in sql.rows(room, offer[0], now, annotator_id):
+            key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
+            if not sql.changed(_TAKE, key, until, slot_id, ended or NOBODY):
+                continue
+            if ended is not None:
+                end(ended, Lease.Outcome.EXPIRED, now)
+            make_lease(waiting.comparison_of(offer), annotator_id, key, until)
+            return key
     return None
 
 

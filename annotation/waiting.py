@@ -7,8 +7,7 @@ takes it, which the conditional UPDATE in leasing.py notices.
 import random
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 from annotation import sql
 from annotation.models import Comparison, Project
@@ -21,45 +20,34 @@ WINDOW = 16
 OFFERED = (Comparison.Purpose.TRAIN, Comparison.Purpose.HEAD_TO_HEAD)
 """Gold and repeat comparisons are made for one person when they are handed out."""
 
-COMPARISON = sql.Columns(Comparison, "c", "id", "project", "prompt", "a", "b")
+_COMPARISON = sql.Columns(Comparison, "c", "id", "project", "prompt", "a", "b")
 
 FREE = "(s.state = 'open' OR (s.state = 'leased' AND s.expires_at <= %s))"
 """Slots that may be taken: open, or leased by somebody whose time is over."""
 
 NOT_JUDGED = (
     "NOT EXISTS (SELECT 1 FROM annotation_judgment j WHERE j.comparison_id = {0}"
-    " AND j.annotator_id = %s AND j.undone_at IS NULL)"
+    " AND j.annotator_id = %s AND j.undone_at IS NULL LIMIT 1 OFFSET 0)"
 )
 
+# OFFSET 0 keeps PostgreSQL from making joins of these, which read whole tables in the
+# hope of soon having found enough; so each waiting comparison is looked up by itself.
 _WAITING = f"""
-SELECT s.id, s.lease_id, {COMPARISON.sql}
-FROM annotation_comparison c
-JOIN annotation_slot s ON s.comparison_id = c.id AND {FREE}
+SELECT {_COMPARISON.sql} FROM annotation_comparison c
 WHERE c.project_id = %s AND c.state = 'open'
 AND c.purpose IN ({", ".join(f"'{purpose}'" for purpose in OFFERED)})
+AND EXISTS (SELECT 1 FROM annotation_slot s WHERE s.comparison_id = c.id AND {FREE}
+    LIMIT 1 OFFSET 0)
 AND {NOT_JUDGED.format("c.id")}
 AND NOT EXISTS (SELECT 1 FROM annotation_lease l WHERE l.comparison_id = c.id
-    AND l.annotator_id = %s AND l.outcome = 'skipped')
+    AND l.annotator_id = %s AND l.outcome = 'skipped' LIMIT 1 OFFSET 0)
 """
 
 # Each follows an index of the waiting comparisons, and reads no more than a window of
 # them and those in between that this annotator has judged or skipped.
-_OLDEST = " ORDER BY c.id, s.number LIMIT %s"
-_FEWEST = " ORDER BY c.judged, c.id, s.number LIMIT %s"
-_SHUFFLED = " AND c.shuffle {0} %s ORDER BY c.shuffle, s.number LIMIT %s"
-
-
-class Offer(NamedTuple):
-    """A slot that was free, and the lease that ran out on it, if one did."""
-
-    slot_id: int
-    ended: UUID | str | None
-    columns: tuple
-    """Of its comparison, most of whose rows nobody looks at."""
-
-    @property
-    def comparison(self) -> Comparison:
-        return COMPARISON.row(self.columns)
+_OLDEST = " ORDER BY c.id LIMIT %s"
+_FEWEST = " ORDER BY c.judged, c.id LIMIT %s"
+_SHUFFLED = " AND c.shuffle {0} %s ORDER BY c.shuffle LIMIT %s"
 
 
 def offers(
@@ -67,26 +55,24 @@ def offers(
     annotator_id: int,
     order: str,
     now: datetime,
-    besides: int = 0,
-    tried: Sequence[int] = (),
-) -> list[Offer]:
-    """The next WINDOW free slots for this annotator, the first to be taken first.
-
-    Leaves out the comparison `besides`, which is being judged, and the slots `tried`.
+    besides: Sequence[int] = (),
+) -> list[tuple]:
+    """The next WINDOW comparisons with room for this annotator, as `comparison_of` reads
+    them, the first to be taken first. Those `besides` are left out.
     """
-    statement, params = _WAITING, [now, project.pk, annotator_id, annotator_id]
+    statement, params = _WAITING, [project.pk, now, annotator_id, annotator_id]
     if besides:
-        statement += " AND c.id <> %s"
-        params.append(besides)
-    if tried:
-        statement += f" AND s.id NOT IN ({', '.join(['%s'] * len(tried))})"
-        params.extend(tried)
+        statement += f" AND c.id NOT IN ({', '.join(['%s'] * len(besides))})"
+        params.extend(besides)
     if order == NextComparison.RANDOM:
-        found = _shuffled(statement, params)
-    else:
-        by = _FEWEST if order == NextComparison.FEWEST else _OLDEST
-        found = sql.rows(statement + by, *params, WINDOW)
-    return [Offer(row[0], row[1], row[2:]) for row in found]
+        return _shuffled(statement, params)
+    by = _FEWEST if order == NextComparison.FEWEST else _OLDEST
+    return sql.rows(statement + by, *params, WINDOW)
+
+
+def comparison_of(offer: tuple) -> Comparison:
+    """Made of the few that are tried, not of all that are offered."""
+    return _COMPARISON.row(offer)
 
 
 def _shuffled(statement: str, params: list[Any]) -> list[tuple]:

@@ -235,11 +235,11 @@ def test_taking_a_lease_costs_the_same_queries_however_much_waits(
     project, annotator, other_annotator, django_assert_num_queries
 ):
     make_comparison(project=project)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         take_lease(project, annotator)
     for _ in range(30):
         make_comparison(project=project)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(8):
         take_lease(project, other_annotator)
 
 

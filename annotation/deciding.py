@@ -14,17 +14,18 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import project_settings
+from annotation import project_settings, sql
 from annotation.errors import Frozen
 from annotation.models import (
     Comparison,
     Decision,
     Judgment,
+    Lease,
     PreferencePair,
     Slot,
     Verdict,
 )
-from annotation.nudging import send
+from annotation.nudging import hint
 from annotation.project_settings import DecideBy, ProjectSettings
 from annotation.weighing import Weights, newest_weights
 
@@ -54,6 +55,31 @@ def locked(comparison_id: int) -> Comparison:
     )
 
 
+_COMPARISON = sql.Columns(Comparison, "c")
+_LOCKED = f"""
+SELECT s.id, {_COMPARISON.sql} FROM annotation_comparison c
+LEFT JOIN annotation_slot s ON s.lease_id = %s AND s.state = 'leased'
+WHERE c.id = %s"""
+
+
+def locked_with_slot(lease: Lease) -> tuple[Comparison, int | None]:
+    """`locked`, and the slot that the lease held when this began to wait for the lock."""
+    of_comparison = _LOCKED + sql.for_update("c")
+    (row,) = sql.rows(of_comparison, lease.pk, lease.comparison_id)
+    return _COMPARISON.row(row[1:]), row[0]
+
+
+_COUNT = """
+UPDATE annotation_comparison SET judged = (SELECT COUNT(*) FROM annotation_judgment j
+    WHERE j.comparison_id = annotation_comparison.id AND j.undone_at IS NULL)
+WHERE id = %s"""
+
+
+def count_judgments(comparison_id: int) -> None:
+    """Keep `judged` true. Counted anew each time, so nothing can add up to a drift."""
+    sql.changed(_COUNT, comparison_id)
+
+
 @transaction.atomic
 def decide(comparison: Comparison) -> Decision | None:
     """The standing decision; None while a slot waits. Raises Frozen.
@@ -64,19 +90,37 @@ def decide(comparison: Comparison) -> Decision | None:
     return decide_locked(locked(comparison.pk))
 
 
+_DECISION = sql.Columns(Decision, "d")
+_STANDING = f"""
+SELECT EXISTS (SELECT 1 FROM annotation_slot s WHERE s.comparison_id = c.id
+    AND s.state IN ('leased', %s)), {_DECISION.sql}
+FROM annotation_comparison c
+LEFT JOIN annotation_decision d ON d.comparison_id = c.id AND d.superseded_at IS NULL
+WHERE c.id = %s"""
+_DECIDED = "UPDATE annotation_comparison SET state = 'decided' WHERE id = %s"
+_JUDGMENT = sql.Columns(Judgment, "j")
+_JUDGMENTS = f"""
+SELECT {_JUDGMENT.sql} FROM annotation_judgment j
+WHERE j.comparison_id = %s AND j.undone_at IS NULL ORDER BY j.created_at"""
+
+
+def standing_judgments(comparison: Comparison) -> list[Judgment]:
+    """Those that were not undone, the first one first."""
+    return [_JUDGMENT.row(row) for row in sql.rows(_JUDGMENTS, comparison.pk)]
+
+
 def decide_locked(comparison: Comparison) -> Decision | None:
     """The same for a row that `locked` gave in this transaction."""
-    standing = standing_decision(comparison)
+    # What is left open of a withdrawn comparison will never be filled.
+    is_withdrawn = comparison.state == Comparison.State.WITHDRAWN
+    unfilled = Slot.State.LEASED if is_withdrawn else Slot.State.OPEN
+    (row,) = sql.rows(_STANDING, unfilled, comparison.pk)
+    waits, standing = row[0], _DECISION.row(row[1:]) if row[1] else None
+    if waits and standing is None:
+        return None
     if standing is not None and standing.method == Method.REVIEWER:
         return standing
     judgments = standing_judgments(comparison)
-    # What is left open of a withdrawn comparison will never be filled.
-    unfilled = (
-        [Slot.State.LEASED]
-        if comparison.state == Comparison.State.WITHDRAWN
-        else [Slot.State.OPEN, Slot.State.LEASED]
-    )
-    waits = Slot.objects.filter(comparison=comparison, state__in=unfilled).exists()
     if waits or not judgments:
         if standing is not None:
             supersede(standing)
@@ -94,11 +138,6 @@ def decide_locked(comparison: Comparison) -> Decision | None:
 
 def standing_decision(comparison: Comparison) -> Decision | None:
     return Decision.objects.filter(comparison=comparison, superseded_at=None).first()
-
-
-def standing_judgments(comparison: Comparison) -> list[Judgment]:
-    judgments = Judgment.objects.filter(comparison=comparison, undone_at=None)
-    return list(judgments.order_by("created_at"))
 
 
 def find(comparison: Comparison, judgments: list[Judgment]) -> Finding:
@@ -170,16 +209,18 @@ def record(
     **by_reviewer: object,
 ) -> Decision:
     """The finding as the standing decision, with its pairs; nothing else may stand."""
-    decision = Decision.objects.create(
-        comparison=comparison,
-        outcome=finding.outcome,
-        winner_id=finding.winner_id,
-        method=finding.method,
-        posterior=finding.posterior,
-        weighing_id=finding.weighing_id,
-        **by_reviewer,
+    decision = sql.insert(
+        Decision(
+            comparison=comparison,
+            outcome=finding.outcome,
+            winner_id=finding.winner_id,
+            method=finding.method,
+            posterior=finding.posterior,
+            weighing_id=finding.weighing_id,
+            **by_reviewer,
+        )
     )
-    Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.DECIDED)
+    sql.changed(_DECIDED, comparison.pk)
     if finding.winner_id and comparison.purpose == Comparison.Purpose.TRAIN:
         _make_pairs(comparison, decision, judgments)
     return decision
@@ -218,7 +259,7 @@ def _make_pairs(
         pair.project_id = comparison.project_id
         pair.prompt_id = comparison.prompt_id
         pair.decision = decision
-    PreferencePair.objects.bulk_create(pairs)
+        sql.insert(pair)
     transaction.on_commit(ask_for_checks, robust=True)
 
 
@@ -226,7 +267,7 @@ def ask_for_checks() -> None:
     """So that who judges and then starts a round finds the pairs in it."""
     from annotation.tasks import check_pairs  # It imports this module.
 
-    send(check_pairs, expires=10)
+    hint(check_pairs, expires=10)
 
 
 def supersede(decision: Decision) -> None:

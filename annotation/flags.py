@@ -24,6 +24,14 @@ def flagged(project: Project, flag: str = "") -> QuerySet[Lease]:
     return leases.order_by("-ended_at")
 
 
+def with_content(leases: QuerySet[Lease]) -> QuerySet[Lease]:
+    """Leases with what the page shows of them, without tokens and log-probs."""
+    unseen = ("prompt_token_ids", "token_ids", "logprobs", "messages")
+    return leases.select_related(
+        "annotator", "comparison__prompt", "first", "second"
+    ).defer(*(f"{side}__{name}" for side in ("first", "second") for name in unseen))
+
+
 def counts(project: Project) -> dict[str, int]:
     """{flag: how many}, without those that nobody used."""
     return dict(flagged(project).order_by().values_list("flag").annotate(n=Count("*")))

@@ -16,11 +16,13 @@ from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import leasing, project_settings, texts, trust
+from annotation import leasing, project_settings, sql, texts, trust, waiting
 from annotation.access import role_of
 from annotation.deciding import (
+    count_judgments,
     decide_locked,
     locked,
+    locked_with_slot,
     standing_decision,
     supersede,
 )
@@ -42,6 +44,7 @@ from annotation.models import (
     Verdict,
 )
 from annotation.rendering import render_markdown
+from annotation.stock import nudge
 
 __all__ = [
     "AlreadyUndone",
@@ -51,6 +54,7 @@ __all__ = [
     "Submitted",
     "TooLate",
     "criteria_seen",
+    "judge_and_take",
     "judgment_for",
     "submit_judgment",
     "undo",
@@ -79,6 +83,8 @@ class _Body:
     """Rendered before the transaction, which is to be short."""
     criteria: dict[str, int | None]
     """{criterion: the better completion's id}; null for a tie."""
+    sha256: str
+    """Of what was submitted, before anything was changed in it."""
 
 
 def judgment_for(user, pk: uuid.UUID | str) -> Judgment:
@@ -111,27 +117,97 @@ def submit_judgment(
     Raises InvalidJudgment (422), OtherBody (409: the key has another judgment) and
     TooLate (410: expired and every slot taken, skipped, or judged by another lease).
     """
-    given = [verdict, strength, list(reasons or ()), comment, edited]
-    # Only where there are some: bodies from before there were criteria keep their hash.
-    body_sha256 = texts.sha256_of([*given, criteria] if criteria else given)
+    given = (verdict, strength, reasons, comment, edited, criteria)
     try:
-        body = _checked(lease, verdict, strength, reasons, comment, edited, criteria)
+        body = _checked(lease, *given)
     except InvalidJudgment:
         # What was taken once is answered again, even if it would be refused today.
-        replay = _replay(lease, body_sha256)
+        replay = _replay(lease, _digest(*given))
         if replay is not None:
             return replay
         raise
+    return _submit(lease, body)
+
+
+def judge_and_take(
+    lease: Lease,
+    annotator,
+    *,
+    verdict: str,
+    strength: int | None = None,
+    reasons: Sequence[str] = (),
+    comment: str = "",
+    edited: str = "",
+    criteria: Mapping[str, str] | None = None,
+) -> tuple[Submitted, Lease | None]:
+    """`submit_judgment`, then `take_lease`: both in one transaction where they can be.
+
+    Raises what submitting raises. The judgment never waits for the next comparison: if
+    that can't be taken in the same transaction, it is taken in one of its own.
+    """
+    body = {
+        "verdict": verdict,
+        "strength": strength,
+        "reasons": reasons,
+        "comment": comment,
+        "edited": edited,
+        "criteria": criteria,
+    }
+    if lease.outcome == Lease.Outcome.ACTIVE:
+        try:
+            checked = _checked(lease, *body.values())
+            return _judge_and_claim(lease, annotator, checked)
+        except (InvalidJudgment, IntegrityError):
+            pass  # Rare; what it was is found out below.
+    submitted = submit_judgment(lease, **body)
+    return submitted, leasing.take_lease(lease.project, annotator)
+
+
+def _judge_and_claim(
+    lease: Lease, annotator, body: _Body
+) -> tuple[Submitted, Lease | None]:
+    """An active lease is judged, and as it was the only one, the next can be taken.
+
+    What waits is read before the transaction, which writers of SQLite queue for.
+    """
+    project, now = lease.project, timezone.now()
+    own = project_settings.of(project)
+    found = waiting.offers(
+        project, annotator.pk, own.next_comparison, now, [lease.comparison_id]
+    )
+    with transaction.atomic():
+        submitted = _store(lease, body)
+        key = None
+        if not submitted.is_replay:
+            key = leasing.claim_probe(project, annotator, own, now) or leasing.claim(
+                found, annotator.pk, now, own.lease_minutes
+            )
+    nudge(project)
+    if key is not None:
+        return submitted, leasing.new_lease(project, key)
+    if not found and not submitted.is_replay:
+        return submitted, None
+    # A repeat may have the next one already; others may have taken all that was seen.
+    return submitted, leasing.take_lease(project, annotator)
+
+
+def _submit(lease: Lease, body: _Body) -> Submitted:
     try:
         with transaction.atomic():
-            return _store(lease, body, body_sha256)
+            return _store(lease, body)
     except IntegrityError:
         # The lock below makes repeats queue; should a constraint still speak, what
         # it protects is there, and this was a repeat or came too late.
-        replay = _replay(lease, body_sha256)
+        replay = _replay(lease, body.sha256)
         if replay is not None:
             return replay
         raise TooLate(_("You have judged this pair already.")) from None
+
+
+def _digest(verdict, strength, reasons, comment, edited, criteria) -> str:
+    given = [verdict, strength, list(reasons or ()), comment, edited]
+    # Only where there are some: bodies from before there were criteria keep their hash.
+    return texts.sha256_of([*given, criteria] if criteria else given)
 
 
 def _replay(lease: Lease, body_sha256: str) -> Submitted | None:
@@ -145,44 +221,55 @@ def _replay(lease: Lease, body_sha256: str) -> Submitted | None:
     return Submitted(earlier, is_replay=True)
 
 
-def _store(lease: Lease, body: _Body, body_sha256: str) -> Submitted:
-    comparison = locked(lease.comparison_id)
-    replay = _replay(lease, body_sha256)
-    if replay is not None:
-        return replay
+_FILL = """
+UPDATE annotation_slot SET state = 'judged', expires_at = NULL
+WHERE id = %s AND lease_id = %s AND state = 'leased'
+"""
+_END = "UPDATE annotation_lease SET outcome = 'judged', ended_at = %s WHERE key = %s"
+
+
+def _store(lease: Lease, body: _Body) -> Submitted:
+    comparison, slot_id = locked_with_slot(lease)
     now = timezone.now()
-    slot = _fill_slot(lease, comparison, now)
-    winner = {"first": lease.first, "second": lease.second}.get(body.verdict)
-    judgment = Judgment.objects.create(
-        project_id=lease.project_id,
-        comparison=comparison,
-        annotator_id=lease.annotator_id,
-        lease=lease,
-        slot=slot,
-        verdict=body.verdict,
-        winner=winner,
-        strength=body.strength if winner else None,
-        reasons=body.reasons,
-        comment=body.comment,
-        criteria=body.criteria,
-        edited=_edited_completion(lease, winner, body),
-        body_sha256=body_sha256,
-        seconds=max(0.0, (now - lease.created_at).total_seconds()),
-        waits_for_review=trust.waits(lease),
+    comparison.project = lease.project  # Its settings decide.
+    lease.comparison = comparison
+    # A slot that the lease still holds tells that it has no judgment yet.
+    if slot_id is None or not sql.changed(_FILL, slot_id, lease.pk):
+        replay = _replay(lease, body.sha256)
+        if replay is not None:
+            return replay
+        slot_id = _other_slot(lease, comparison, now).pk
+    winner_id = {"first": lease.first_id, "second": lease.second_id}.get(body.verdict)
+    edited = _edited_completion(lease, winner_id, body)
+    judgment = sql.insert(
+        Judgment(
+            project_id=lease.project_id,
+            comparison=comparison,
+            annotator_id=lease.annotator_id,
+            lease=lease,
+            slot_id=slot_id,
+            verdict=body.verdict,
+            winner_id=winner_id,
+            strength=body.strength if winner_id else None,
+            reasons=body.reasons,
+            comment=body.comment,
+            criteria=body.criteria,
+            edited=edited,
+            body_sha256=body.sha256,
+            seconds=max(0.0, (now - lease.created_at).total_seconds()),
+            waits_for_review=trust.waits(lease),
+        )
     )
-    Lease.objects.filter(pk=lease.pk).update(outcome=Lease.Outcome.JUDGED, ended_at=now)
+    sql.changed(_END, now, lease.pk)
     lease.outcome, lease.ended_at = Lease.Outcome.JUDGED, now
-    comparison.project = lease.project  # Read with the lease: its settings decide.
+    count_judgments(comparison.pk)
     decide_locked(comparison)
     return Submitted(judgment, is_replay=False)
 
 
-def _fill_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
-    """The slot this judgment fills: the lease's own, or if it lost that, a free one."""
-    ours = Slot.objects.filter(lease=lease)
+def _other_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
+    """A free slot for a judgment whose lease has lost its own, filled with it."""
     filled = {"state": Slot.State.JUDGED, "expires_at": None}
-    if ours.filter(state=Slot.State.LEASED).update(**filled):
-        return ours.get()
     if Lease.objects.filter(pk=lease.pk, outcome=Lease.Outcome.SKIPPED).exists():
         raise TooLate(_("You have skipped this pair."))
     if Judgment.objects.filter(
@@ -227,10 +314,11 @@ def criteria_seen(judgment: Judgment) -> dict[str, str]:
 
 
 def _edited_completion(
-    lease: Lease, winner: Completion | None, body: _Body
+    lease: Lease, winner_id: int | None, body: _Body
 ) -> Completion | None:
-    if not body.edited or winner is None:
+    if not body.edited or winner_id is None:
         return None
+    winner = lease.first if winner_id == lease.first_id else lease.second
     return Completion.objects.create(
         prompt_id=winner.prompt_id,
         source=Completion.Source.EDITED,
@@ -242,6 +330,7 @@ def _edited_completion(
 
 
 def _checked(lease, verdict, strength, reasons, comment, edited, criteria) -> _Body:
+    digest = _digest(verdict, strength, reasons, comment, edited, criteria)
     if verdict not in Verdict.values:
         raise InvalidJudgment(
             "verdict",
@@ -256,20 +345,21 @@ def _checked(lease, verdict, strength, reasons, comment, edited, criteria) -> _B
     # A browser's text area sends CR LF for the newline it was given as LF.
     edited = _checked_text("edited", edited, MAX_EDITED).replace("\r\n", "\n")
     if edited:
-        winner = {"first": lease.first, "second": lease.second}.get(verdict)
-        if winner is None:
+        if verdict not in (Verdict.FIRST, Verdict.SECOND):
             raise InvalidJudgment(
                 "edited", _("Only the better answer can be edited; pick one first.")
             )
         if not edited.strip():
             raise InvalidJudgment("edited", _("The edited answer is empty."))
+        winner = lease.first if verdict == Verdict.FIRST else lease.second
         if edited.strip() == winner.text.strip():
             raise InvalidJudgment(
                 "edited", _("The edited answer is the same as the one it improves.")
             )
     html = render_markdown(edited) if edited else ""
     won = _checked_criteria(lease, criteria) if criteria else {}
-    return _Body(verdict, strength, list(reasons or ()), comment, edited, html, won)
+    listed = list(reasons or ())
+    return _Body(verdict, strength, listed, comment, edited, html, won, digest)
 
 
 def _checked_criteria(lease: Lease, criteria: object) -> dict[str, int | None]:
@@ -337,7 +427,7 @@ def undo(judgment: Judgment) -> Lease:
         try:
             with transaction.atomic():
                 key = _undo(judgment)
-            return leasing.lease_of(key)
+            return leasing.new_lease(judgment.project, key)
         except IntegrityError:
             continue  # Took a lease in another tab at the same moment: end that too.
     raise AlreadyUndone(_("Another tab was working at the same moment. Try again."))
@@ -349,6 +439,7 @@ def _undo(judgment: Judgment) -> uuid.UUID:
     standing = Judgment.objects.filter(pk=judgment.pk, undone_at=None)
     if not standing.update(undone_at=now):
         raise AlreadyUndone(_("This judgment was undone already."))
+    count_judgments(comparison.pk)
     decision = standing_decision(comparison)
     if decision is not None:
         if decision.method == Decision.Method.REVIEWER:

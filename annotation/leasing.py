@@ -2,88 +2,145 @@
 
 A lease takes a slot by a conditional UPDATE, an expired one's slot the same way, so
 leases and judgments together never exceed the quota. The shown order and the ids the
-page carries are made here; judging is in judging.py.
+page carries are made here; which comparisons are offered is in waiting.py, judging in
+judging.py.
 """
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db import IntegrityError, transaction
+from django.db.models import Q, QuerySet
 from django.http import Http404
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 
-from annotation import probing, project_settings, texts
-from annotation.access import role_of
+from annotation import probing, project_settings, sql, texts, waiting
 from annotation.deciding import decide, locked
 from annotation.errors import InvalidJudgment, Refused
-from annotation.models import Comparison, Judgment, Lease, Project, Slot
+from annotation.models import (
+    Comparison,
+    Completion,
+    Lease,
+    Project,
+    Prompt,
+    Slot,
+)
+from annotation.project_settings import ProjectSettings
 from annotation.stock import nudge, with_system
 
-# How many waiting comparisons are looked at together: more than annotators who may
-# be claiming at the same moment, so one look nearly always finds a free slot.
-WINDOW = 16
-
-_UNSEEN = [
-    f"{side}__{name}"
-    for side in ("first", "second")
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "messages")
+# What a page shows of a lease, without tokens and log-probs. The rest is fetched when
+# somebody asks for it.
+_LEASE = sql.Columns(Lease, "l")
+_PROJECT = sql.Columns(
+    Project, "p", "id", "slug", "name", "channel", "base", "settings"
+)
+_SHOWN = [
+    _LEASE,
+    sql.Columns(
+        Comparison, "c", "id", "prompt", "a", "b", "policy", "purpose", "state"
+    ),
+    sql.Columns(Prompt, "q", "id", "project", "messages"),
+    *(
+        sql.Columns(
+            Completion, side, "id", "prompt", "text", "html", "html_version", "sampling"
+        )
+        for side in ("f", "s")
+    ),
 ]
+_LEASES_SHOWN = f"""
+SELECT {", ".join(columns.sql for columns in _SHOWN)}
+FROM annotation_lease l
+JOIN annotation_comparison c ON c.id = l.comparison_id
+JOIN annotation_prompt q ON q.id = c.prompt_id
+JOIN annotation_completion f ON f.id = l.first_id
+JOIN annotation_completion s ON s.id = l.second_id
+WHERE """
+_OWN_LEASE = f"""
+SELECT m.id, {_LEASE.sql}, {_PROJECT.sql}
+FROM annotation_lease l
+JOIN annotation_project p ON p.id = l.project_id
+LEFT JOIN annotation_membership m ON m.project_id = p.id AND m.user_id = l.annotator_id
+WHERE l.key = %s AND l.annotator_id = %s
+"""
+_ROOM = f"""
+SELECT s.id, s.lease_id FROM annotation_slot s WHERE s.comparison_id = %s
+AND {waiting.FREE} AND {waiting.NOT_JUDGED.format("s.comparison_id")}
+ORDER BY s.number LIMIT 1"""
+_TAKE = """
+UPDATE annotation_slot SET state = 'leased', lease_id = %s, expires_at = %s
+WHERE id = %s AND (state = 'open' OR (state = 'leased' AND lease_id = %s))"""
+NOBODY = uuid.UUID(int=0)
 
 
 def take_lease(project: Project, annotator) -> Lease | None:
-    """The lease held, else one on the oldest comparison waiting for this annotator.
+    """The lease held, else one on the next comparison waiting for this annotator.
 
     None where nothing waits that they haven't judged or skipped. `lease.is_new` says
     whether it was made now.
     """
     own = project_settings.of(project)
-    minutes = own.lease_minutes
     for _attempt in range(3):
-        held = _held(project, annotator, minutes)
+        held = _held(project, annotator, own.lease_minutes)
         if held is not None:
             held.is_new = False
             return held
         try:
-            with transaction.atomic():
-                key = _claim_probe(project, annotator, own) or _claim(
-                    project, annotator, minutes
-                )
+            key = _claim_waiting(project, annotator, own)
         except IntegrityError:
             continue  # Another tab was quicker: what it took is held now.
         nudge(project)
-        if key is None:
-            return None
-        lease = lease_of(key)
-        lease.is_new = True
-        return lease
+        return None if key is None else new_lease(project, key)
     return None
 
 
-def lease_of(key: uuid.UUID) -> Lease:
-    """The lease with what a page shows of it."""
-    return with_content(Lease.objects).get(pk=key)
-
-
-def lease_for(user, key: uuid.UUID | str) -> Lease:
-    """The user's own lease, whatever its outcome; Http404 for anybody else's."""
-    try:
-        lease = with_content(Lease.objects.filter(annotator=user)).get(key=key)
-    except (Lease.DoesNotExist, ValidationError, ValueError, TypeError):
-        raise Http404(_("There is no such lease.")) from None
-    if role_of(user, lease.project) is None:
-        raise Http404(_("There is no such lease."))
+def new_lease(project: Project, key: uuid.UUID) -> Lease:
+    """A lease that this request has made, with what a page shows of it."""
+    lease = _shown(project, "l.key = %s", key)
+    assert lease is not None, "made just now"
+    lease.is_new = True
     return lease
 
 
-def with_content(leases: QuerySet[Lease]) -> QuerySet[Lease]:
-    """Leases with what a page shows of them, without tokens and log-probs."""
-    return leases.select_related(
-        "project__channel", "comparison__prompt", "first", "second"
-    ).defer(*_UNSEEN)
+def lease_for(user, key: uuid.UUID | str) -> Lease:
+    """The user's own lease, whatever its outcome; Http404 for anybody else's.
+
+    It brings its project along; what a page shows is fetched where it is asked for.
+    """
+    try:
+        key = key if isinstance(key, uuid.UUID) else uuid.UUID(key)
+    except (ValueError, TypeError, AttributeError):
+        raise Http404(_("There is no such lease.")) from None
+    found = sql.rows(_OWN_LEASE, key, user.pk)
+    may = found and user.is_active and (user.is_superuser or found[0][0] is not None)
+    if not may:
+        raise Http404(_("There is no such lease."))
+    lease, project = _parts([_LEASE, _PROJECT], found[0][1:])
+    lease.project = project
+    return lease
+
+
+def _shown(project: Project, condition: str, *params: Any) -> Lease | None:
+    found = sql.rows(_LEASES_SHOWN + condition, *params)
+    if not found:
+        return None
+    lease, comparison, prompt, first, second = _parts(_SHOWN, found[0])
+    comparison.project = prompt.project = lease.project = project
+    comparison.prompt = first.prompt = second.prompt = prompt
+    lease.comparison, lease.first, lease.second = comparison, first, second
+    return lease
+
+
+def _parts(columns: Sequence[sql.Columns], row: Sequence[Any]) -> list[Any]:
+    """The models' rows that one row of a joined SELECT holds, one after another."""
+    parts, place = [], 0
+    for part in columns:
+        parts.append(part.row(row[place : place + len(part)]))
+        place += len(part)
+    return parts
 
 
 def prompt_shown(lease: Lease) -> list[dict]:
@@ -116,7 +173,8 @@ def shows_a_first(annotator_id: int, comparison_id: int) -> bool:
 
 def _held(project: Project, annotator, minutes: float) -> Lease | None:
     """The active lease, its time prolonged when less than half is left."""
-    lease = with_content(active_leases(project, annotator)).first()
+    active = "l.project_id = %s AND l.annotator_id = %s AND l.outcome = ''"
+    lease = _shown(project, active, project.pk, annotator.pk)
     if lease is None:
         return None
     now = timezone.now()
@@ -132,86 +190,61 @@ def _held(project: Project, annotator, minutes: float) -> Lease | None:
     return lease
 
 
-def _claim_probe(
-    project: Project, annotator, own: project_settings.ProjectSettings
+def claim_probe(
+    project: Project, annotator, own: ProjectSettings, now: datetime
 ) -> uuid.UUID | None:
-    """A probe made and leased in one transaction, where one is due."""
+    """Make and lease a probe in this transaction, where one is due."""
     slot = probing.slot_for(project, annotator, own)
     if slot is None:
         return None
-    return _grant(slot, annotator, timezone.now(), own.lease_minutes)
-
-
-def _claim(project: Project, annotator, minutes: float) -> uuid.UUID | None:
-    now = timezone.now()
-    waiting = (
-        Comparison.objects.filter(
-            project=project,
-            state=Comparison.State.OPEN,
-            purpose__in=Comparison.OFFERED,
-        )
-        .filter(
-            Exists(Slot.objects.filter(free_slots(now), comparison=OuterRef("pk"))),
-            ~Exists(
-                Judgment.objects.filter(
-                    comparison=OuterRef("pk"), annotator=annotator, undone_at=None
-                )
-            ),
-            ~Exists(
-                Lease.objects.filter(
-                    comparison=OuterRef("pk"),
-                    annotator=annotator,
-                    outcome=Lease.Outcome.SKIPPED,
-                )
-            ),
-        )
-        .order_by("pk")
-        .values_list("pk", flat=True)
-    )
-    last = 0
-    while True:
-        window = list(waiting.filter(pk__gt=last)[:WINDOW])
-        key = _claim_among(window, annotator, now, minutes)
-        if key is not None or len(window) < WINDOW:
-            return key
-        last = window[-1]
-
-
-def _claim_among(
-    comparison_ids: list[int], annotator, now: datetime, minutes: float
-) -> uuid.UUID | None:
-    while comparison_ids:
-        slots = Slot.objects.filter(free_slots(now), comparison__in=comparison_ids)
-        if connection.features.has_select_for_update_skip_locked:
-            slots = slots.select_for_update(skip_locked=True, of=("self",))
-        slot = (
-            slots.select_related("comparison")
-            .order_by("comparison_id", "number")
-            .first()
-        )
-        if slot is None:
-            return None
-        key = _grant(slot, annotator, now, minutes)
-        if key is not None:
-            return key
-    return None
-
-
-def _grant(slot: Slot, annotator, now: datetime, minutes: float) -> uuid.UUID | None:
-    """Take the free slot: the new lease's key, None if it is no longer free.
-
-    Inside a transaction; IntegrityError where the annotator holds another lease.
-    """
-    key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
-    taken = Slot.objects.filter(
-        free_slots(now), pk=slot.pk, lease=slot.lease_id
-    ).update(state=Slot.State.LEASED, lease=key, expires_at=until)
-    if not taken:
+    key, until = uuid.uuid4(), now + timedelta(minutes=own.lease_minutes)
+    if not sql.changed(_TAKE, key, until, slot.pk, slot.lease_id or NOBODY):
         return None
-    if slot.lease_id is not None:
-        end(slot.lease_id, Lease.Outcome.EXPIRED, now)
     make_lease(slot.comparison, annotator.pk, key, until)
     return key
+
+
+def _claim_waiting(
+    project: Project, annotator, own: ProjectSettings
+) -> uuid.UUID | None:
+    if probing.mixes_in(own):
+        with transaction.atomic():
+            key = claim_probe(project, annotator, own, timezone.now())
+        if key is not None:
+            return key
+    tried: list[int] = []
+    while True:
+        now = timezone.now()
+        found = waiting.offers(project, annotator.pk, own.next_comparison, now, tried)
+        if not found:
+            return None
+        with transaction.atomic():
+            key = claim(found, annotator.pk, now, own.lease_minutes)
+        if key is not None or len(found) < waiting.WINDOW:
+            return key
+        tried += [offer[0] for offer in found]
+
+
+def claim(
+    found: Sequence[tuple], annotator_id: int, now: datetime, minutes: float
+) -> uuid.UUID | None:
+    """Take a slot of the first offer that still has one: the new lease's key, or None.
+
+    The one place where somebody is handed a comparison, inside the transaction that
+    may have stored their last judgment. IntegrityError where they hold another lease.
+    """
+    # A slot that somebody is taking just now is passed over, not waited for.
+    room = _ROOM + sql.for_update("s", skip_locked=True)
+    for offer in found:
+        for slot_id, ended in sql.rows(room, offer[0], now, annotator_id):
+            key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
+            if not sql.changed(_TAKE, key, until, slot_id, ended or NOBODY):
+                continue
+            if ended is not None:
+                end(ended, Lease.Outcome.EXPIRED, now)
+            make_lease(waiting.comparison_of(offer), annotator_id, key, until)
+            return key
+    return None
 
 
 def make_lease(
@@ -223,18 +256,20 @@ def make_lease(
     is_repeat = comparison.purpose == Comparison.Purpose.REPEAT
     if not is_repeat and not shows_a_first(annotator_id, comparison.pk):
         first, second = second, first
-    Lease.objects.create(
-        key=key,
-        project_id=comparison.project_id,
-        comparison=comparison,
-        annotator_id=annotator_id,
-        first_id=first,
-        second_id=second,
-        expires_at=until,
+    sql.insert(
+        Lease(
+            key=key,
+            project_id=comparison.project_id,
+            comparison=comparison,
+            annotator_id=annotator_id,
+            first_id=first,
+            second_id=second,
+            expires_at=until,
+        )
     )
 
 
-def end(lease_id: uuid.UUID, outcome: str, now: datetime, **fields) -> int:
+def end(lease_id: uuid.UUID | str, outcome: str, now: datetime, **fields) -> int:
     """Give an active lease its outcome; how many rows that changed (0 or 1)."""
     return Lease.objects.filter(pk=lease_id, outcome=Lease.Outcome.ACTIVE).update(
         outcome=outcome, ended_at=now, **fields

@@ -34,13 +34,17 @@ REPEAT_AMONG = 50
 """The repeated one is drawn from so many."""
 
 
+def mixes_in(own: ProjectSettings) -> bool:
+    return bool(own.gold_rate or own.repeat_rate)
+
+
 def slot_for(project: Project, annotator: Any, own: ProjectSettings) -> Slot | None:
     """The slot of a probe that is due for this annotator; None for nearly always.
 
     Inside a transaction. IntegrityError where another tab made it at the same moment.
     No query while the project mixes nothing in, and one where nothing is due.
     """
-    if not own.gold_rate and not own.repeat_rate:
+    if not mixes_in(own):
         return None
     newest = Probe.objects.filter(project=project, annotator=annotator).order_by("-pk")
     put_off = Slot.objects.filter(

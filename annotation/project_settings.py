@@ -4,7 +4,7 @@ The row keeps what differs from the defaults; `of(project)` merges both. What th
 whole deployment shares (model, database, vLLM) is in config/settings.py instead.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from django.db.models import TextChoices
@@ -36,6 +36,14 @@ class DecideBy(TextChoices):
     REVIEWER = "reviewer", gettext_lazy("a reviewer")
 
 
+class NextComparison(TextChoices):
+    """Which of the waiting comparisons somebody is given."""
+
+    OLDEST = "oldest", gettext_lazy("the oldest")
+    RANDOM = "random", gettext_lazy("a random one")
+    FEWEST = "fewest", gettext_lazy("the one with the fewest judgments")
+
+
 @dataclass(frozen=True)
 class ProjectSettings:
     sampling: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_SAMPLING))
@@ -44,6 +52,8 @@ class ProjectSettings:
     """Comparisons kept ready, so that nobody waits for the model."""
     quota: int = 1
     """Judgments wanted for each comparison made from now on."""
+    next_comparison: str = NextComparison.OLDEST.value
+    """oldest, random, or fewest (judgments first; among equals the oldest)."""
     overlap_share: float = 1.0
     """Share of them that get `quota` judgments; the others get one."""
     decide_by: str = DecideBy.MAJORITY.value
@@ -104,7 +114,10 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "gold_least": (int, 1, 1000),
     "gold_floor": (float, 0.0, 1.0),
 }
-_CHOICES: dict[str, type[TextChoices]] = {"decide_by": DecideBy}
+_CHOICES: dict[str, type[TextChoices]] = {
+    "decide_by": DecideBy,
+    "next_comparison": NextComparison,
+}
 _FLAGS = ("auto_deploy", "accept_unchecked", "ask_strength")
 _NAMES = [known.name for known in fields(ProjectSettings)]
 
@@ -112,17 +125,18 @@ _NAMES = [known.name for known in fields(ProjectSettings)]
 def of(project: Project) -> ProjectSettings:
     """The project's settings, defaults filled in."""
     own = project.settings or {}
-    merged = asdict(ProjectSettings())
-    for name in _NAMES:
-        if name not in own:
-            continue
+    # Only what is given is merged: this is read in every request of an annotator.
+    merged = {name: own[name] for name in _NAMES if name in own}
+    defaults = ProjectSettings()
+    for name, given in merged.items():
+        usual = getattr(defaults, name)
         if name == "rules":
-            for rule, params in own[name].items():
-                merged[name][rule] = {**merged[name].get(rule, {}), **params}
-        elif isinstance(merged[name], dict):
-            merged[name] = {**merged[name], **own[name]}
-        else:
-            merged[name] = own[name]
+            merged[name] = usual | {
+                rule: {**usual.get(rule, {}), **params}
+                for rule, params in given.items()
+            }
+        elif isinstance(usual, dict):
+            merged[name] = {**usual, **given}
     return ProjectSettings(**merged)
 
 

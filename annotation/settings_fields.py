@@ -9,7 +9,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from annotation.project_settings import DecideBy
+from annotation.project_settings import DecideBy, NextComparison
 from annotation.words import RULES
 
 
@@ -158,6 +158,16 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 _(
                     "So that nobody waits for the model. About three for each annotator."
                 ),
+            ),
+            Setting(
+                "next_comparison",
+                "choice",
+                _("Which pair comes next"),
+                _(
+                    "The oldest is usual. At random, everybody sees a fair sample at any"
+                    " time. Fewest judgments first spreads judgments over many pairs."
+                ),
+                choices=tuple(NextComparison.choices),
             ),
             Setting(
                 "lease_minutes",

@@ -27,7 +27,7 @@ from annotation.models import (
     Slot,
     StockReservation,
 )
-from annotation.nudging import send
+from annotation.nudging import hint
 from annotation.overlap import judgments_wanted
 from annotation.rendering import render_markdown
 from inference import queries as inference_queries
@@ -62,7 +62,7 @@ def nudge(project: Project) -> None:
 def _send_nudge(project_id: int) -> None:
     from annotation.tasks import fill_stock as task  # It imports this module.
 
-    send(task, project_id, expires=30)
+    hint(task, project_id, expires=30)
 
 
 def fresh(project: Project) -> int:

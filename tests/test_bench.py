@@ -102,7 +102,7 @@ def test_judgments_a_second_and_their_times_are_the_better_turns():
     good = Turn(20, seconds=0.5, times=[n / 1000 for n in range(1, 21)])
     bad = Turn(20, seconds=4.0, times=[0.2] * 20)
     bare = Turn(20, seconds=0.25, times=[0.002] * 20)
-    throughput, p50, p95 = judging.figures_of([bad, good], [bare], "")
+    throughput, p50, p95 = judging.figures_of("j", [bad, good], [bare], 8, "")
     assert (throughput.value, throughput.rival_value) == (40.0, 80.0)
     assert (throughput.ratio, throughput.met) == (0.5, True)
     assert (p50.value, p50.rival_value) == (pytest.approx(10), pytest.approx(2))

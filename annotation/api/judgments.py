@@ -82,6 +82,10 @@ class SubmittedSerializer(serializers.Serializer):
     next = LeaseSerializer(allow_null=True)
 
 
+# Made once: a serializer made for one request copies all of its fields first.
+_BODY, _JUDGMENT = JudgmentBody(), JudgmentSerializer()
+
+
 class LeaseJudgment(APIView):
     @extend_schema(
         operation_id="judgments_submit",
@@ -105,10 +109,11 @@ class LeaseJudgment(APIView):
     )
     def post(self, request: Request, key: UUID) -> Response:
         lease = leasing.lease_for(request.user, key)
-        submitted = judging.submit_judgment(lease, **read(request, JudgmentBody))
-        following = leasing.take_lease(lease.project, request.user)
+        submitted, following = judging.judge_and_take(
+            lease, request.user, **read(request, _BODY)
+        )
         data = {
-            "judgment": JudgmentSerializer(submitted.judgment).data,
+            "judgment": _JUDGMENT.to_representation(submitted.judgment),
             "next": lease_json(following),
         }
         return Response(data, status=200 if submitted.is_replay else 201)

@@ -64,8 +64,12 @@ class LeaseSerializer(serializers.Serializer):
     comparison = LeasedComparisonSerializer(source="*")
 
 
+# Made once: a serializer made for one request copies all of its fields first.
+_LEASE = LeaseSerializer()
+
+
 def lease_json(lease: Lease | None) -> dict[str, Any] | None:
-    return None if lease is None else LeaseSerializer(lease).data
+    return None if lease is None else _LEASE.to_representation(lease)
 
 
 class Leases(APIView):

@@ -1,5 +1,6 @@
 """Completions, the comparisons of two of them, and the slots and leases that hand them out."""
 
+import random
 import uuid
 from typing import Any
 
@@ -135,6 +136,10 @@ class Comparison(models.Model):
     """The policy that gave both answers; null where they came from elsewhere."""
     purpose = models.CharField(max_length=12, choices=Purpose, default=Purpose.TRAIN)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
+    judged = models.PositiveSmallIntegerField(default=0, editable=False)
+    """Standing judgments, counted anew under the row's lock whenever one changes."""
+    shuffle = models.FloatField(default=random.random, editable=False)
+    """Its place in a random order, 0 to 1."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -155,6 +160,16 @@ class Comparison(models.Model):
                 fields=["project", "id"],
                 condition=Q(state="open"),
                 name="comparison_waiting",
+            ),
+            models.Index(
+                fields=["project", "judged", "id"],
+                condition=Q(state="open"),
+                name="comparison_fewest",
+            ),
+            models.Index(
+                fields=["project", "shuffle"],
+                condition=Q(state="open"),
+                name="comparison_random",
             ),
         ]
 
@@ -182,7 +197,10 @@ class Lease(models.Model):
     key = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, models.CASCADE, related_name="leases")
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="leases")
-    annotator = models.ForeignKey(USER, models.PROTECT, related_name="leases")
+    # No index of its own where another begins with the column: judging writes here.
+    annotator = models.ForeignKey(
+        USER, models.PROTECT, related_name="leases", db_index=False
+    )
     first = models.ForeignKey(Completion, models.PROTECT, related_name="+")
     """Shown first (left, or on top): fixed by the server, never by the browser."""
     second = models.ForeignKey(Completion, models.PROTECT, related_name="+")
@@ -249,7 +267,9 @@ class Slot(models.Model):
         JUDGED = "judged", _("judged")
         WITHDRAWN = "withdrawn", _("withdrawn")
 
-    comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="slots")
+    comparison = models.ForeignKey(
+        Comparison, models.CASCADE, related_name="slots", db_index=False
+    )
     number = models.PositiveSmallIntegerField()
     state = models.CharField(max_length=9, choices=State, default=State.OPEN)
     lease = models.OneToOneField(
@@ -269,13 +289,6 @@ class Slot(models.Model):
                 | Q(state="judged", lease__isnull=False, expires_at=None),
                 name="slot_state_is_whole",
             ),
-        ]
-        indexes = [
-            models.Index(
-                fields=["comparison"],
-                condition=Q(state__in=["open", "leased"]),
-                name="slot_free",
-            )
         ]
 
     def __str__(self) -> str:

@@ -24,7 +24,10 @@ class Judgment(models.Model):
     """One annotator's act. Undoing keeps the row and sets `undone_at`."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    project = models.ForeignKey(Project, models.CASCADE, related_name="judgments")
+    # No index of its own where another begins with the column: judging writes here.
+    project = models.ForeignKey(
+        Project, models.CASCADE, related_name="judgments", db_index=False
+    )
     comparison = models.ForeignKey(Comparison, models.CASCADE, related_name="judgments")
     annotator = models.ForeignKey(USER, models.PROTECT, related_name="judgments")
     lease = models.OneToOneField(Lease, models.PROTECT, related_name="judgment")

@@ -24,8 +24,14 @@ class PreferencePair(models.Model):
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="pairs")
     prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="pairs")
+    # No index of its own where another begins with the column: judging writes here.
     decision = models.ForeignKey(
-        Decision, models.PROTECT, null=True, blank=True, related_name="pairs"
+        Decision,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="pairs",
+        db_index=False,
     )
     kind = models.CharField(max_length=8, choices=Kind, default=Kind.JUDGED)
     chosen = models.ForeignKey(Completion, models.PROTECT, related_name="+")

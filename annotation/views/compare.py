@@ -72,7 +72,14 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
     if not form.is_valid():
         return _show(request, lease, form=form, status=422)
     try:
-        submitted = judging.submit_judgment(lease, **form.submission())
+        if request.htmx:
+            submitted, following = judging.judge_and_take(
+                lease, request.user, **form.submission()
+            )
+        else:
+            # A page of its own follows, which takes the next pair.
+            submitted = judging.submit_judgment(lease, **form.submission())
+            following = None
     except InvalidJudgment as error:
         form.add_error(
             error.field if error.field in form.fields else None, error.message
@@ -84,7 +91,9 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
     done = _("Saved: %(verdict)s") % {"verdict": words}
     # A repeat may come after an undo: then it is not the one to be undone.
     stands = submitted.judgment.undone_at is None
-    return _next(request, done, submitted.judgment if stands else None)
+    if not request.htmx:
+        return redirect("compare", request.project.slug)
+    return _next(request, following, done, submitted.judgment if stands else None)
 
 
 @require_POST
@@ -106,10 +115,13 @@ def skip(request: HttpRequest, lease: Lease) -> HttpResponse:
         return _show(request, lease, form=form, status=422)
     except Refused as error:
         return _over(request, form, error)
+    done = _("Skipped")
     if flag:
         done = _("Flagged: %(flag)s") % {"flag": Lease.Flag(flag).label}
-        return _next(request, done)
-    return _next(request, _("Skipped"))
+    if not request.htmx:
+        return redirect("compare", request.project.slug)
+    following = leasing.take_lease(request.project, request.user)
+    return _next(request, following, done)
 
 
 @require_POST
@@ -139,11 +151,8 @@ def last_ten(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _next(
-    request: HttpRequest, done: str, last: Judgment | None = None
+    request: HttpRequest, lease: Lease | None, done: str, last: Judgment | None = None
 ) -> HttpResponse:
-    if not request.htmx:
-        return redirect("compare", request.project.slug)
-    lease = leasing.take_lease(request.project, request.user)
     reasons = [] if lease else desk.waited_for(request.project)
     return _show(request, lease, reasons=reasons, done=done, last=last)
 

@@ -10,7 +10,6 @@ from django.views.decorators.http import require_http_methods
 from annotation import flags
 from annotation.access import needs
 from annotation.errors import Refused
-from annotation.leasing import with_content
 from annotation.models import Lease, Role
 from annotation.pages import completion_html, message_turns, page
 
@@ -24,9 +23,8 @@ def flagged(request: HttpRequest, slug: str) -> HttpResponse:
         return _withdraw(request, slug)
     flag = request.GET.get("flag", "")
     rows = flags.flagged(request.project, flag)
-    leases = Paginator(
-        with_content(rows).select_related("annotator"), PAGE_SIZE
-    ).get_page(request.GET.get("page"))
+    shown = Paginator(flags.with_content(rows), PAGE_SIZE)
+    leases = shown.get_page(request.GET.get("page"))
     for lease in leases:
         lease.turns = message_turns(lease.comparison.prompt.messages)
         lease.first_html = completion_html(lease.first)

@@ -3,6 +3,7 @@
 import pytest
 
 from annotation.models import Role
+from annotation.nudging import forget_hints
 from tests.factories import make_project, make_user
 
 
@@ -32,6 +33,7 @@ def nudges(monkeypatch):
     sent: list[int] = []
     # An earlier test may have met no broker, after which none is tried for a while.
     monkeypatch.setattr("annotation.nudging._quiet_until", 0.0)
+    forget_hints()
     monkeypatch.setattr(
         "annotation.tasks.fill_stock.apply_async",
         lambda args, **options: sent.append(*args),

@@ -5,6 +5,7 @@ judge what, and after every step each slot, lease and judgment must be as it say
 come in where a judgment is followed by one; they are for one annotator alone.
 """
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -23,7 +24,7 @@ from hypothesis.stateful import (
 
 from annotation.errors import AlreadyUndone, Frozen, OtherBody, Refused, TooLate
 from annotation.freezing import freeze_pairs
-from annotation.judging import submit_judgment, undo
+from annotation.judging import judge_and_take, submit_judgment, undo
 from annotation.leasing import skip, take_lease
 from annotation.models import (
     Comparison,
@@ -205,6 +206,10 @@ class Annotation(RuleBasedStateMachine):
             assert lease.key == held
             self.leases[held]["expired"] = False
             return
+        self.took(user, lease)
+
+    def took(self, user, lease):
+        """Who holds none is given a probe that is due, or the oldest that waits, or nothing."""
         probe = self.put_off(user)
         if probe is None and self.is_due(user):
             self.new_probe(lease, user)
@@ -243,6 +248,22 @@ class Annotation(RuleBasedStateMachine):
         if self.held_by(user) is not None:
             self.expire(self.held_by(user))
 
+    @rule(user=st.integers(0, 2), verdict=st.sampled_from(VERDICTS))
+    def judge_and_go_on(self, user, verdict):
+        """The judgment and the next lease in one request."""
+        key = self.held_by(user)
+        if key is None:
+            return
+        expected, slot = self.expected(key, verdict)
+        row = Lease.objects.get(pk=key)
+        if expected is not None:
+            with pytest.raises(expected):
+                judge_and_take(row, self.users[user], verdict=verdict)
+            return
+        submitted, following = judge_and_take(row, self.users[user], verdict=verdict)
+        self.keep(key, slot, submitted, row)
+        self.took(user, following)
+
     @precondition(lambda self: self.leases)
     @rule(pick=PICK, verdict=st.sampled_from(VERDICTS))
     def judge(self, pick, verdict):
@@ -267,8 +288,12 @@ class Annotation(RuleBasedStateMachine):
         if submitted.is_replay:
             assert submitted.judgment.pk == self.judgments[key]["id"]
             return
+        self.keep(key, slot, submitted, row)
+
+    def keep(self, key, slot, submitted, row):
         self.give(slot, "judged", key)
         self.leases[key]["outcome"] = "judged"
+        verdict = submitted.judgment.verdict
         winner = {"first": row.first_id, "second": row.second_id}.get(verdict)
         self.judgments[key] = {
             "id": submitted.judgment.pk,
@@ -445,6 +470,13 @@ class Annotation(RuleBasedStateMachine):
         assert decided == {
             pk for pk, row in self.comparisons.items() if row["state"] == "decided"
         }
+        standing = Counter(
+            self.leases[key]["comparison"]
+            for key, judgment in self.judgments.items()
+            if judgment["stands"]
+        )
+        for pk, judged in Comparison.objects.values_list("pk", "judged"):
+            assert judged == standing[pk]
         for pair in PreferencePair.objects.filter(superseded_at=None):
             assert self.comparisons[pair.decision.comparison_id]["of"] is None
             assert pair.decision.superseded_at is None

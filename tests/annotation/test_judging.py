@@ -456,5 +456,5 @@ def test_judging_costs_the_same_queries_however_long_the_history(
         make_comparison(project=project)
     for _ in range(12):
         lease = take_lease(project, annotator)
-        with django_assert_max_num_queries(16):
+        with django_assert_max_num_queries(12):
             submit_judgment(lease, verdict="first")

@@ -3,11 +3,10 @@
 from datetime import timedelta
 
 import pytest
-from django.db import connection
 from django.http import Http404
 from django.utils import timezone
 
-from annotation import leasing
+from annotation import leasing, waiting
 from annotation.errors import InvalidJudgment, Refused
 from annotation.leasing import lease_for, shows_a_first, skip, take_lease
 from annotation.models import Comparison, Lease, Slot
@@ -231,14 +230,14 @@ def test_a_lease_taken_in_another_tab_meanwhile_is_given_instead(
 ):
     make_comparison(project=project)
     make_comparison(project=project)
-    claim = leasing._claim
+    claim = leasing.claim
 
     def claimed_twice(*args):
-        monkeypatch.setattr(leasing, "_claim", claim)
+        monkeypatch.setattr(leasing, "claim", claim)
         take_lease(project, annotator)  # the other tab
         return claim(*args)
 
-    monkeypatch.setattr(leasing, "_claim", claimed_twice)
+    monkeypatch.setattr(leasing, "claim", claimed_twice)
     lease = take_lease(project, annotator)
 
     assert Lease.objects.get() == lease
@@ -246,7 +245,7 @@ def test_a_lease_taken_in_another_tab_meanwhile_is_given_instead(
 
 
 def test_many_judged_and_busy_comparisons_do_not_hide_the_free_one(project, annotator):
-    for _ in range(leasing.WINDOW + 3):
+    for _ in range(waiting.WINDOW + 3):
         comparison = make_comparison(project=project, quota=2)
         make_judgment(lease=make_lease(comparison=comparison, annotator=annotator))
     free = make_comparison(project=project)
@@ -264,28 +263,6 @@ def test_taking_a_lease_costs_the_same_queries_however_much_waits(
         make_comparison(project=project)
     with django_assert_num_queries(8):
         take_lease(project, other_annotator)
-
-
-def test_the_choice_of_the_next_comparison_uses_the_index_of_those_waiting(
-    project, annotator
-):
-    """With thousands of decided rows and few open ones, on either database."""
-    done = make_comparison(project=project)
-    Comparison.objects.bulk_create(
-        Comparison(
-            project=project, prompt=done.prompt, a=done.a, b=done.b, state="decided"
-        )
-        for _ in range(3000)
-    )
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
-    plan = (
-        Comparison.objects.filter(project=project, state="open")
-        .order_by("pk")
-        .values_list("pk")[:16]
-        .explain()
-    )
-    assert "comparison_waiting" in plan
 
 
 def test_a_lease_asks_for_the_stock_to_be_filled_and_survives_a_dead_broker(

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 
 import pytest
 import redis
@@ -22,6 +23,7 @@ def broker(tmp_path, monkeypatch):
         current_app.conf, "broker_write_url", f"redis+socket://{socket}"
     )
     monkeypatch.setattr(nudging, "_quiet_until", 0.0)
+    nudging.forget_hints()
     producers = nudging._producers
     producers.cache_clear()
     yield socket
@@ -53,6 +55,31 @@ def test_a_nudge_is_in_the_queue_of_the_workers_that_generate(redis_server):
     messages = [json.loads(m) for m in redis_server.lrange("generate", 0, -1)]
     assert sorted(m["headers"]["argsrepr"] for m in messages) == ["(7,)", "(8,)"]
     assert {m["headers"]["task"] for m in messages} == {"annotation.tasks.fill_stock"}
+
+
+def test_fifty_hints_in_a_moment_are_two_messages_the_last_of_them_at_the_end(
+    redis_server, monkeypatch
+):
+    """One at once; the other 49 as one more when the pause is over, other projects apart."""
+    late = []
+    monkeypatch.setattr(nudging, "HINT_SECONDS", 0.2)
+    send_late = nudging._send_late
+    sent = threading.Event()
+
+    def told(*args):
+        late.append(redis_server.llen("generate"))
+        send_late(*args)
+        sent.set()
+
+    monkeypatch.setattr(nudging, "_send_late", told)
+    for _ in range(50):
+        nudging.hint(fill_stock, 7)
+    assert redis_server.llen("generate") == 1
+    assert sent.wait(30)
+    assert (late, redis_server.llen("generate")) == ([1], 2)
+
+    nudging.hint(fill_stock, 8)
+    assert redis_server.llen("generate") == 3
 
 
 @pytest.mark.django_db

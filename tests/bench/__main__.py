@@ -18,6 +18,7 @@ from tests.bench.processes import BenchError
 PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "trainer": trainer.measure,
     "judging": judging.measure,
+    "scale": judging.measure_scale,
     "sampling": sampling.measure,
 }
 

@@ -1,6 +1,6 @@
 """The rival of judging: a Django view with one SELECT and one INSERT, and no more.
 
-`gunicorn tests.bench.bare:application`, its SQLite file in BARE_DATABASE, opened as
+`gunicorn tests.bench.bare:application`, its database (a URL) in BARE_DATABASE, opened as
 config/settings.py opens ours. No sessions, no sign-in, no checks, no next comparison.
 `python -m tests.bench.bare` makes the tables and COUNT rows to select from.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import sys
 
+import dj_database_url
 import django
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
@@ -16,22 +17,19 @@ from django.db import connection, models
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
+SQLITE = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+}
 settings.configure(
     SECRET_KEY="only for the bench",
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF=__name__,
     USE_TZ=True,
     DATABASES={
-        "default": {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": os.environ["BARE_DATABASE"],
-            "CONN_MAX_AGE": 60,
-            "OPTIONS": {
-                "transaction_mode": "IMMEDIATE",
-                "timeout": 20,
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
-            },
-        }
+        "default": dj_database_url.parse(os.environ["BARE_DATABASE"], conn_max_age=60)
+        | ({"OPTIONS": SQLITE} if os.environ["BARE_DATABASE"][:6] == "sqlite" else {})
     },
 )
 django.setup()

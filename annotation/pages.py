@@ -29,7 +29,7 @@ def page(
     return render(request, template, shared | (context or {}), status=status)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def safe_html(text: str) -> SafeString:
     """Markdown from outside (prompts, guidelines), rendered once a process."""
     return mark_safe(render_markdown(text))

@@ -7,6 +7,7 @@ the same diff while somebody types, by static/worddiff.js.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
@@ -19,7 +20,17 @@ _ALONE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003fffd"
 )
-_WORD = re.compile(rf"[^\S\n]+|\n|[{_ALONE}]|[^\W{_ALONE}]+|.", re.DOTALL)
+# Accents and vowel signs belong to the character before them.
+_MARKS = "".join(
+    chr(point)
+    for point in range(0x300, 0x10000)
+    if unicodedata.category(chr(point)) in ("Mn", "Mc")
+)
+_WORD = re.compile(
+    rf"[^\S\n]+|\n|[{_ALONE}][{_MARKS}]*|[^\W{_ALONE}](?:[^\W{_ALONE}]|[{_MARKS}])*|."
+    rf"[{_MARKS}]*",
+    re.DOTALL,
+)
 
 MOST_CELLS = 25_000_000
 """Words of one text times words of the other: above it only the ends are compared, so

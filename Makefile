@@ -2,7 +2,7 @@
 # missing. make run: the whole of Tiebreak · make test, test-all, lint · make bench ·
 # make simulate ARGS="--project demo --prefer lists --judgments 60 --rounds 2" · make clean
 # make messages: the Chinese catalog anew from the code (needs GNU gettext)
-# make pictures: the README's pictures from a running stack (ARGS="--url …")
+# make pictures: docs/pictures, every page from an example of its own (ARGS="--only home")
 PYTHON ?= python3
 ARGS ?=
 

@@ -39,7 +39,7 @@ def waiting_for_review(project: Project) -> str:
     return count_words(number) if number else ""
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def safe_html(text: str) -> SafeString:
     """Markdown from outside (prompts, guidelines), rendered once a process."""
     return mark_safe(render_markdown(text))

@@ -69,6 +69,7 @@ ATTRIBUTES: dict[str, set[str]] = {
     "a": {"href", "rel", "target"},
     "ol": {"start"} | _BLOCK,
     "pre": {"dir"},
+    "div": {"dir"},
     **dict.fromkeys(
         ("p", "h3", "h4", "h5", "h6", "ul", "li", "blockquote", "table", "th", "td"),
         _BLOCK,
@@ -127,29 +128,11 @@ def render_markdown(text: str) -> str:
         rendered = _markdown.render(shown)
     except (RecursionError, ValueError, IndexError):
         return _plain(shown)
-    return _clean(rendered) if len(rendered) <= MAX_HTML else _plain(shown)
+    return _cleaner.clean(rendered) if len(rendered) <= MAX_HTML else _plain(shown)
 
 
 def _plain(text: str) -> str:
     return f'<pre class="plain" dir="auto">{html.escape(text)}</pre>'
-
-
-def _clean(rendered: str) -> str:
-    return nh3.clean(
-        rendered,
-        tags=TAGS,
-        attributes={
-            tag: names - {"rel", "target"} for tag, names in ATTRIBUTES.items()
-        },
-        allowed_classes=CLASSES,
-        attribute_filter=_sane,
-        url_schemes={"http", "https", "mailto"},
-        # An answer knows no pages of ours to link to.
-        url_relative="deny",
-        link_rel="nofollow noopener noreferrer",
-        # Reading a source must not take the pair from the desk.
-        set_tag_attribute_values={"a": {"target": "_blank"}},
-    )
 
 
 def _sane(tag: str, name: str, value: str) -> str | None:
@@ -174,9 +157,7 @@ def _extras(markdown: MarkdownIt) -> None:
     markdown.core.ruler.push("cells", _cells)
     for name, rule in {
         "image": _picture,
-        "table_open": lambda *args: (
-            f'<div class="scroll">{args[0].renderToken(*args[1:])}'
-        ),
+        "table_open": _table,
         "table_close": lambda *args: "</table></div>\n",
         "footnote_ref": lambda _self, tokens, place, *_rest: (
             f'<sup class="note">[{tokens[place].meta["id"] + 1}]</sup>'
@@ -243,6 +224,13 @@ def _cells(state: StateCore) -> None:
                 token.attrSet("class", f"to-{side}")
 
 
+def _table(self: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
+    """In a box to scroll in, which begins on the side its text begins."""
+    direction = tokens[place].attrs.get("dir")
+    box = f' dir="{direction}"' if direction else ""
+    return f'<div class="scroll"{box}>{self.renderToken(tokens, place, options, env)}'
+
+
 def _link(self: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
     opened = self.renderToken(tokens, place, options, env)
     return opened + html.escape(tokens[place].meta.get("text", ""))
@@ -274,3 +262,16 @@ for _name, _rule in {
     "code_block": highlighting.fence,
 }.items():
     _markdown.add_render_rule(_name, _rule)
+
+_cleaner = nh3.Cleaner(
+    tags=TAGS,
+    attributes={tag: names - {"rel", "target"} for tag, names in ATTRIBUTES.items()},
+    allowed_classes=CLASSES,
+    attribute_filter=_sane,
+    url_schemes={"http", "https", "mailto"},
+    # An answer knows no pages of ours to link to.
+    url_relative="deny",
+    link_rel="nofollow noopener noreferrer",
+    # Reading a source must not take the pair from the desk.
+    set_tag_attribute_values={"a": {"target": "_blank"}},
+)

@@ -4,12 +4,18 @@ import hashlib
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.rendering import RENDERER_VERSION, markdown, render_markdown
+from annotation.rendering import (
+    RENDERER_VERSION,
+    highlighting,
+    markdown,
+    render_markdown,
+)
 from annotation.rendering.formulas import MAX_FORMULA
 
 PAYLOADS = [
@@ -292,7 +298,10 @@ def test_every_block_reads_in_its_own_direction():
     assert "<p>English" in html
     assert '<ul dir="rtl">\n<li>واحد' in html
     assert '<blockquote dir="rtl">\n<p>' in html
-    assert '<table dir="rtl">' in html and '<th dir="ltr">n</th>' in html
+    assert (
+        '<div class="scroll" dir="rtl"><table dir="rtl">' in html
+        and '<th dir="ltr">n</th>' in html
+    )
 
 
 def test_code_and_formulas_do_not_turn_a_paragraph_around():
@@ -439,3 +448,38 @@ def test_the_version_rises_with_what_comes_out():
     """
     digest = hashlib.sha256(render_markdown(SAMPLE).encode()).hexdigest()[:16]
     assert (RENDERER_VERSION, digest) == (1, DIGEST)
+
+
+# --- Colours ------------------------------------------------------------------------------
+def variables(css):
+    """{name: value} of the first :root block of a style sheet, and of its dark one."""
+    blocks = re.findall(r":root \{(.*?)\}", css, re.S)[:2]
+    return [dict(re.findall(r"(--[a-z-]+): (#[0-9a-f]{6})", block)) for block in blocks]
+
+
+def contrast(one, other):
+    """WCAG 2.2's ratio of two colours."""
+
+    def luminance(colour):
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+            for part in parts
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_every_colour_of_code_can_be_read_marked_or_not(theme):
+    static = Path(__file__).resolve().parents[2] / "static"
+    site = variables((static / "app.css").read_text())[theme]
+    own = variables((static / "prose.css").read_text())[theme]
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert {f"--{name}" for name in highlighting.CLASSES} <= set(own)
+    for name, colour in (own | {"--ink": site["--ink"]}).items():
+        if name != "--differs":
+            for ground in (site["--sunken"], own["--differs"]):
+                assert contrast(colour, ground) >= 4.5, (name, ground)

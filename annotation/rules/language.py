@@ -34,7 +34,8 @@ _WEIGHT = {"Chinese": 3, "Kana": 2, "Korean": 2}
 LEAST_PROMPT, LEAST_ANSWER = 6, 30
 """Weighted letters below which nothing is said."""
 MIXED = 8
-"""Weighted letters of another script in a prompt that make it one of both."""
+"""Weighted letters of another script in a prompt that make it one of both; so does a
+third of them."""
 
 _ASKS_FOR_A_LANGUAGE = re.compile(
     r"translat|in your language|traduc|tradui|übersetz|перевед|ترجم|翻译|翻譯|訳し|번역"
@@ -65,7 +66,7 @@ def same_script(facts: PairFacts, params: Params) -> RuleResult:
         return RuleResult(
             "could_not_check", f"{told}; the prompt speaks of a language", share
         )
-    if prompt[given] >= MIXED:
+    if prompt[given] >= min(MIXED, sum(prompt.values()) / 3):
         return RuleResult("could_not_check", f"{told}; the prompt has both", share)
     return RuleResult("reject", told, share)
 

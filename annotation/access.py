@@ -9,12 +9,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404, resolve_url
 from django.utils.translation import gettext as _
 
+from annotation import texts
 from annotation.models import Membership, Project, Role
 
 _RANK: dict[str, int] = {role: rank for rank, role in enumerate(Role.values)}
@@ -66,6 +68,13 @@ def projects_for(user):
     if user.is_superuser:
         return projects.order_by("slug")
     return projects.filter(memberships__user=user).order_by("slug")
+
+
+def user_named(username: str):
+    """The user of an address; Http404 also for what no database can look up."""
+    if texts.problem(username):
+        raise Http404(_("There is no such user."))
+    return get_object_or_404(get_user_model(), username=username)
 
 
 def may_create(user) -> bool:

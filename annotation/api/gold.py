@@ -2,7 +2,6 @@
 
 from io import BytesIO
 
-from django.contrib.auth import get_user_model
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -12,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotation import gold, trust
-from annotation.access import needs
+from annotation.access import needs, user_named
 from annotation.api.leases import MessageSerializer
 from annotation.api.parsing import RawBodyParser, refuse_large
 from annotation.api.prompts import ImportReportSerializer
@@ -60,7 +59,10 @@ class GoldItems(APIView):
             '`rejected`; or `answers` (two) and `expected`, "tie" or "both_bad". '
             "`explanation`, if you like."
         ),
-        request={"application/jsonl": OpenApiTypes.STR},
+        request={
+            "application/jsonl": OpenApiTypes.STR,
+            "text/plain": OpenApiTypes.STR,
+        },
         responses={
             200: ImportReportSerializer,
             **problems(400, 403, 404, 411, 413, 415, 422),
@@ -112,6 +114,6 @@ class LetCount(APIView):
     )
     @needs(Role.REVIEWER)
     def post(self, request: Request, slug: str, username: str) -> Response:
-        annotator = get_object_or_404(get_user_model(), username=username)
+        annotator = user_named(username)
         counted = trust.let_count(request.project, annotator, request.user)
         return Response({"counted": counted})

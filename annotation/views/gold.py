@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.contrib.auth import get_user_model
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect
@@ -14,7 +13,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation import gold, project_settings, queries, trust
-from annotation.access import needs
+from annotation.access import needs, user_named
 from annotation.errors import Refused
 from annotation.forms import GoldImportForm
 from annotation.models import GoldItem, Judgment, PreferencePair, Project, Role
@@ -135,7 +134,7 @@ def _made_gold(request: HttpRequest, back: str, make, what) -> HttpResponse:
 @needs(Role.REVIEWER)
 def let_count(request: HttpRequest, slug: str, username: str) -> HttpResponse:
     """Somebody has looked at the person's waiting judgments and lets them count."""
-    annotator = get_object_or_404(get_user_model(), username=username)
+    annotator = user_named(username)
     count = trust.let_count(request.project, annotator, request.user)
     done = ngettext(
         "%(count)d judgment of %(name)s counts now.",

@@ -229,6 +229,16 @@ def test_who_is_below_the_floor_stands_first_and_can_be_let_count(
     assert waiting.let_count_by.username == "mallory"
 
 
+@pytest.mark.parametrize("name", ["nobody", "\0", "no\ud800body"])
+def test_nobody_is_let_count_who_is_no_user(client, page, project, name):
+    from urllib.parse import quote
+
+    url = reverse("let_count", args=[project.slug, "x"])
+    quoted = quote(name, errors="surrogatepass")
+    response = client.post(url.replace("/x/", f"/{quoted}/"))
+    assert response.status_code == 404
+
+
 def test_the_page_costs_the_same_queries_however_much_there_is(
     client, page, project, django_assert_max_num_queries
 ):

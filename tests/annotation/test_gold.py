@@ -319,7 +319,7 @@ def test_ones_own_figures_are_in_the_history_where_a_project_measures(
     assert b"hold up" not in client.get(url).content
     project.settings = {"repeat_rate": 0.03}
     project.save()
-    assert "1 / 1" in client.get(url).content.decode()
+    assert "1&thinsp;/&thinsp;1" in client.get(url).content.decode()
 
 
 def test_a_probe_looks_like_any_other_pair_in_page_and_history(client, annotator):

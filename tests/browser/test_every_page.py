@@ -4,12 +4,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from annotation.models import Role
+from annotation.models import Judgment, Role
 from annotation.rendering import render_markdown
 from tests.browser.conftest import NARROW, WIDE
 from tests.factories import (
+    judge_gold,
     make_comparison,
     make_completion,
+    make_gold,
     make_judgment,
     make_pair,
     make_project,
@@ -40,7 +42,7 @@ PATHS = {
         name: f"/projects/kitchen/{name}/"
         for name in (
             *("compare", "history", "prompts", "members", "settings", "pairs"),
-            "quality",
+            *("quality", "gold"),
         )
     },
     "overview": "/projects/kitchen/",
@@ -56,7 +58,12 @@ def manager(transactional_db):
         slug="kitchen",
         name="厨房帮手 with a name that is rather long for a telephone",
         guidelines=TEXT,
-        settings={"ask_strength": True, "ask_reasons": ["correct", "clear"]},
+        settings={
+            "ask_strength": True,
+            "ask_reasons": ["correct", "clear"],
+            "gold_rate": 1e-9,
+            "gold_least": 1,
+        },
         members={user: Role.MANAGER, make_user("rita"): Role.REVIEWER},
     )
     make_project(slug="empty", members={user: Role.MANAGER})
@@ -76,6 +83,11 @@ def manager(transactional_db):
     rejected = make_pair(project=project, annotator=user, state="rejected")
     rejected.verdicts.create(rule="cut_off", result="reject", reason="at 256 tokens")
     make_pair(project=project)
+    for expected in ("winner", "tie"):
+        make_gold(project=project, author=user, expected=expected, explanation="sums")
+    judge_gold(user, make_gold(project=project, author=user), is_right=False)
+    waiting = make_judgment(project=project, annotator=user, waits_for_review=True)
+    Judgment.objects.filter(pk=waiting.pk).update(created_at="2026-01-01T00:00Z")
     shared = make_comparison(project=project, quota=2)
     for who in (user, make_user("bob", project=project)):
         make_judgment(comparison=shared, annotator=who)

@@ -129,8 +129,13 @@ class JudgmentAdmin(ReadOnly):
         "verdict",
         "winner_id",
     ]
-    list_display += ["seconds", "created_at", "undone_at"]
-    list_filter = ["project", "verdict", ("undone_at", admin.EmptyFieldListFilter)]
+    list_display += ["seconds", "created_at", "undone_at", "waits_for_review"]
+    list_filter = [
+        "project",
+        "verdict",
+        "waits_for_review",
+        ("undone_at", admin.EmptyFieldListFilter),
+    ]
     list_select_related = ["project", "annotator"]
     search_fields = ["=id", "annotator__username", "=comparison__id"]
     date_hierarchy = "created_at"
@@ -142,6 +147,24 @@ class DecisionAdmin(ReadOnly):
     list_display += ["created_at", "superseded_at"]
     list_filter = ["outcome", "method", ("superseded_at", admin.EmptyFieldListFilter)]
     search_fields = ["=comparison__id"]
+
+
+@admin.register(models.GoldItem)
+class GoldItemAdmin(ReadOnly):
+    list_display = ["id", "project", "prompt", "expected", "author"]
+    list_display += ["created_at", "retired_at", "was_wrong"]
+    list_filter = ["project", "expected", ("retired_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["project", "prompt", "author"]
+    search_fields = ["=id", "=prompt__id"]
+
+
+@admin.register(models.Probe)
+class ProbeAdmin(ReadOnly):
+    list_display = ["id", "project", "annotator", "comparison_id", "gold_id"]
+    list_display += ["repeats_id"]
+    list_filter = ["project", ("gold", admin.EmptyFieldListFilter)]
+    list_select_related = ["project", "annotator"]
+    search_fields = ["=comparison__id", "=gold__id", "annotator__username"]
 
 
 class RuleVerdictInline(admin.TabularInline):

@@ -300,7 +300,7 @@ def test_imported_gold_shows_the_system_prompt_that_the_others_show(annotator):
     assert shown == [{"role": "system", "content": "Be brief."}, *prompt.messages]
 
 
-@pytest.mark.parametrize("rates, extra", [({}, 0), ({"gold_rate": 1e-9}, 1)])
+@pytest.mark.parametrize("rates, extra", [({}, 0), ({"gold_rate": 1e-9}, 2)])
 def test_what_mixing_in_costs_where_nothing_is_due(
     annotator, rates, extra, django_assert_num_queries
 ):

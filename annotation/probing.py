@@ -9,7 +9,7 @@ say (trust.py).
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
@@ -42,38 +42,39 @@ def slot_for(project: Project, annotator: Any, own: ProjectSettings) -> Slot | N
     """The slot of a probe that is due for this annotator; None for nearly always.
 
     Inside a transaction. IntegrityError where another tab made it at the same moment.
-    No query while the project mixes nothing in, and one where nothing is due.
+    No query while the project mixes nothing in. Where nothing is due two by an index,
+    which take a third of the time that Django needs to put one together of both.
     """
     if not mixes_in(own):
         return None
-    newest = Probe.objects.filter(project=project, annotator=annotator).order_by("-pk")
-    put_off = Slot.objects.filter(
-        comparison__probe=Subquery(newest.values("pk")[:1]),
-        comparison__state=Comparison.State.OPEN,
-        state=Slot.State.OPEN,
-    )
+    mine: dict[str, Any] = {"project": project, "annotator": annotator}
     last = (
-        Judgment.objects.filter(project=project, annotator=annotator)
+        Judgment.objects.filter(**mine)
         .order_by("-created_at")
-        .annotate(
-            drawn=Exists(Probe.objects.filter(after=OuterRef("pk"))),
-            put_off=Subquery(put_off.values("pk")[:1]),
-        )
-        .only("pk")
+        .values_list("pk", "probe_after")
         .first()
     )
     if last is None:
         return None
-    if last.put_off is not None:
+    newest = (
+        Probe.objects.filter(**mine)
+        .order_by("-pk")
+        .values_list(
+            "comparison__state", "comparison__slots__state", "comparison__slots"
+        )
+        .first()
+    )
+    if newest and newest[:2] == (Comparison.State.OPEN, Slot.State.OPEN):
         # An undo took its place on the desk: it comes back, as any other pair would.
-        return Slot.objects.select_related("comparison").get(pk=last.put_off)
-    if last.drawn:
+        return Slot.objects.select_related("comparison").get(pk=newest[2])
+    after, drawn = last
+    if drawn is not None:
         return None
-    kind, pick = draw(annotator.pk, last.pk, own)
+    kind, pick = draw(annotator.pk, after, own)
     if kind == Comparison.Purpose.GOLD:
-        return _gold(project, annotator, last, pick)
+        return _gold(project, annotator, after, pick)
     if kind == Comparison.Purpose.REPEAT:
-        return _repeat(project, annotator, last, pick)
+        return _repeat(project, annotator, after, pick)
     return None
 
 
@@ -93,7 +94,7 @@ def draw(
     return None, pick
 
 
-def _gold(project: Project, annotator: Any, last: Judgment, pick: int) -> Slot | None:
+def _gold(project: Project, annotator: Any, after: Any, pick: int) -> Slot | None:
     """One they have never met: neither as gold, nor where it was first judged."""
     seen_before = Lease.objects.filter(
         annotator=annotator, comparison=OuterRef("source")
@@ -119,10 +120,10 @@ def _gold(project: Project, annotator: Any, last: Judgment, pick: int) -> Slot |
         b_id=gold.b_id,
         purpose=Comparison.Purpose.GOLD,
     )
-    return _made(comparison, annotator, last, gold=gold)
+    return _made(comparison, annotator, after, gold=gold)
 
 
-def _repeat(project: Project, annotator: Any, last: Judgment, pick: int) -> Slot | None:
+def _repeat(project: Project, annotator: Any, after: Any, pick: int) -> Slot | None:
     """One of their own that stands, old enough, of those just before the last few."""
     recent = (
         Judgment.objects.filter(project=project, annotator=annotator)
@@ -151,15 +152,15 @@ def _repeat(project: Project, annotator: Any, last: Judgment, pick: int) -> Slot
         b_id=earlier.lease.first_id,
         purpose=Comparison.Purpose.REPEAT,
     )
-    return _made(comparison, annotator, last, repeats=earlier)
+    return _made(comparison, annotator, after, repeats=earlier)
 
 
-def _made(comparison: Comparison, annotator: Any, last: Judgment, **kind: Any) -> Slot:
+def _made(comparison: Comparison, annotator: Any, after: Any, **kind: Any) -> Slot:
     Probe.objects.create(
         project_id=comparison.project_id,
         annotator=annotator,
         comparison=comparison,
-        after=last,
+        after_id=after,
         **kind,
     )
     return Slot.objects.create(comparison=comparison, number=1)

@@ -29,7 +29,14 @@ from django.utils import timezone
 
 from annotation import pace, project_settings
 from annotation.deciding import decide_locked, locked
-from annotation.models import Comparison, Decision, Judgment, Lease, Project
+from annotation.models import (
+    Comparison,
+    Decision,
+    Judgment,
+    Lease,
+    Probe,
+    Project,
+)
 from annotation.project_settings import ProjectSettings
 from annotation.shares import Share, share
 
@@ -79,17 +86,25 @@ def is_below(project_id: int, annotator_id: int, own: ProjectSettings) -> bool:
     wait, a miss lets them train. See docs/decisions.md for how often either happens.
     """
     latest = (
-        _on_gold()
-        .filter(
+        Probe.objects.filter(
             project=project_id,
             annotator=annotator_id,
-            comparison__probe__project=project_id,
-            comparison__probe__annotator=annotator_id,
+            gold__was_wrong=False,
+            comparison__judgments__isnull=False,
+            comparison__judgments__undone_at=None,
         )
-        .order_by("-comparison__probe__pk")
-        .values_list("right", flat=True)[: WINDOWS * own.gold_least]
+        .order_by("-pk")
+        .values_list(
+            "gold__winner",
+            "gold__expected",
+            "comparison__judgments__winner",
+            "comparison__judgments__verdict",
+        )[: WINDOWS * own.gold_least]
     )
-    rights = list(latest)
+    rights = [
+        won == winner if winner else verdict == expected
+        for winner, expected, won, verdict in latest
+    ]
     return _falls_short(sum(rights), len(rights), own)
 
 

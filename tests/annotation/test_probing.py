@@ -16,8 +16,10 @@ from annotation.models import (
     Lease,
     PreferencePair,
     Probe,
+    Project,
     Slot,
 )
+from annotation.overview import with_figures
 from annotation.project_settings import ProjectSettings
 from annotation.stock import withdraw_stock
 from tests.factories import (
@@ -300,7 +302,7 @@ def test_imported_gold_shows_the_system_prompt_that_the_others_show(annotator):
     assert shown == [{"role": "system", "content": "Be brief."}, *prompt.messages]
 
 
-@pytest.mark.parametrize("rates, extra", [({}, 0), ({"gold_rate": 1e-9}, 1)])
+@pytest.mark.parametrize("rates, extra", [({}, 0), ({"gold_rate": 1e-9}, 2)])
 def test_what_mixing_in_costs_where_nothing_is_due(
     annotator, rates, extra, django_assert_num_queries
 ):
@@ -318,3 +320,28 @@ def test_a_newer_policy_leaves_probes_alone(project, annotator):
     withdraw_stock(project, keep=make_policy(project=project))
     lease.comparison.refresh_from_db()
     assert lease.comparison.state == Comparison.State.OPEN
+
+
+def test_ones_own_probe_counts_as_waiting_while_it_is_on_the_desk_and_no_others(
+    project, annotator, other_annotator
+):
+    """Else the number on the home page would tell a probe from any other pair."""
+
+    def waiting(user):
+        return with_figures(Project.objects.filter(pk=project.pk), user).get()
+
+    make_gold(project=project)
+    make_judgment(project=project, annotator=annotator)
+    make_comparison(project=project)
+    assert waiting(annotator).n_waiting == 1
+    n_open = waiting(annotator).n_open
+    lease = take_lease(project, annotator)
+    assert lease.comparison.purpose == "gold"
+    assert waiting(annotator).n_waiting == 2
+    assert waiting(other_annotator).n_waiting == 1
+    # What managers read leaves probes out.
+    assert waiting(annotator).n_open == n_open
+    before = waiting(annotator).n_mine_today
+    submit_judgment(lease, verdict="first")
+    assert waiting(annotator).n_mine_today == before + 1
+    assert waiting(annotator).n_waiting == 1

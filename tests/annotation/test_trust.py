@@ -14,6 +14,7 @@ from annotation.exporting import export
 from annotation.judging import submit_judgment, undo
 from annotation.leasing import take_lease
 from annotation.models import Decision, Judgment, PreferencePair
+from annotation.project_settings import ProjectSettings
 from annotation.stock import fresh
 from tests.factories import (
     judge_gold,
@@ -66,6 +67,9 @@ def test_right_on_gold_is_the_winner_or_the_verdict_that_was_expected(
         make_judgment(comparison=probe.comparison, annotator=annotator, verdict=verdict)
     known = trust.checks(project)["alice"]
     assert (known.gold.count, known.gold.of, known.gold_seen) == (2, 4, 4)
+    for floor in (0.5, 0.51):  # both ways of counting say the same
+        own = ProjectSettings(gold_rate=0.1, gold_least=4, gold_floor=floor)
+        assert trust.is_below(project.pk, annotator.pk, own) == (floor > 0.5)
     assert (known.gold.low, known.gold.high) == pytest.approx((0.150, 0.850), abs=1e-3)
 
 

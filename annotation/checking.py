@@ -63,8 +63,9 @@ def check_pair(pair: PreferencePair, count: TokenCounter | None = None) -> str:
     return state
 
 
-def check_waiting(project: Project | None = None) -> int:
-    """Check all pairs that wait for it, of one project or of all; how many."""
+def check_waiting(project: Project | None = None, most: int | None = None) -> int:
+    """Check the pairs that wait for it, of one project or of all, at most `most`; how
+    many."""
     waiting = PreferencePair.objects.filter(
         state=PreferencePair.State.UNCHECKED, superseded_at=None
     )
@@ -74,7 +75,9 @@ def check_waiting(project: Project | None = None) -> int:
         "project", "prompt", "chosen__edited_from", "rejected__edited_from"
     ).order_by("pk")
     checked, last, count = 0, 0, TokenCounter()
-    while batch := list(waiting.filter(pk__gt=last)[:BATCH]):
+    while (most is None or checked < most) and (
+        batch := list(waiting.filter(pk__gt=last)[:BATCH])
+    ):
         for pair in batch:
             check_pair(pair, count)
         checked += len(batch)

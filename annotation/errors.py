@@ -70,3 +70,17 @@ class ImportRefused(Refused):
     """The file as a whole cannot be read; single bad lines are reported instead."""
 
     status = 422
+
+
+class ExportRefused(Refused):
+    """A parameter of an export is wrong; `field` names it."""
+
+    status = 422
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+class ImportState(Refused):
+    """The import is not in the state that this needs."""

@@ -98,7 +98,8 @@ def is_wanting(project: Project) -> bool:
     policy = inference_queries.serving_policy(project.channel)
     if _left_behind(project, policy, timezone.now()).exists():
         return True
-    return missing(project) > 0 and Prompt.objects.filter(project=project).exists()
+    asked = Prompt.objects.filter(project=project, is_asked=True)
+    return missing(project) > 0 and asked.exists()
 
 
 def fill_stock(project: Project) -> int:
@@ -151,7 +152,7 @@ def _reserve(project: Project) -> list[_Order]:
 
 
 def _least_used(project: Project, count: int) -> list[Prompt]:
-    free = Prompt.objects.filter(project=project).exclude(
+    free = Prompt.objects.filter(project=project, is_asked=True).exclude(
         pk__in=StockReservation.objects.filter(project=project).values("prompt")
     )
     used = Comparison.objects.filter(prompt=OuterRef("pk")).exclude(

@@ -2,9 +2,13 @@
 
 from celery import shared_task
 
-from annotation import checking, stock
+from annotation import checking, import_jobs, stock
 from annotation.models import Project
 from annotation.nudging import send
+
+CHECKED_AT_ONCE = 1000
+"""After an import of a hundred thousand pairs the other tasks of the queue still get
+their turn; the beat sends the next message."""
 
 
 @shared_task(name="annotation.tasks.fill_stock")
@@ -24,4 +28,14 @@ def fill_stocks() -> None:
 
 @shared_task(name="annotation.tasks.check_pairs")
 def check_pairs() -> None:
-    checking.check_waiting()
+    checking.check_waiting(most=CHECKED_AT_ONCE)
+
+
+@shared_task(name="annotation.tasks.run_import")
+def run_import(job_id: int) -> None:
+    import_jobs.run(job_id)
+
+
+@shared_task(name="annotation.tasks.tend_imports")
+def tend_imports() -> None:
+    import_jobs.tend()

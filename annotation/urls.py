@@ -4,8 +4,10 @@ from django.urls import path
 
 from annotation.views import (
     compare,
+    exports,
     history,
     home,
+    imports,
     members,
     pairs,
     projects,
@@ -32,5 +34,13 @@ urlpatterns = [
     path("projects/<slug:slug>/members/", members.members, name="members"),
     path("projects/<slug:slug>/pairs/", pairs.pairs, name="pairs"),
     path("projects/<slug:slug>/quality/", quality.quality, name="quality"),
-    path("projects/<slug:slug>/pairs.jsonl", pairs.export_pairs, name="export_pairs"),
+    path("projects/<slug:slug>/pairs.jsonl", exports.export_pairs, name="export_pairs"),
+    path("projects/<slug:slug>/export/", exports.export, name="export"),
+    path("projects/<slug:slug>/export/file/", exports.export_file, name="export_file"),
+    path("projects/<slug:slug>/import/", imports.imports, name="imports"),
+    path("imports/<int:pk>/", imports.import_job, name="import_job"),
+    path("imports/<int:pk>/status/", imports.import_status, name="import_status"),
+    path("imports/<int:pk>/start/", imports.start_import, name="start_import"),
+    path("imports/<int:pk>/cancel/", imports.cancel_import, name="cancel_import"),
+    path("imports/<int:pk>/bad-lines.csv", imports.import_faults, name="import_faults"),
 ]

@@ -13,6 +13,7 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
+from annotation.models import ImportJob
 from tests.factories import (
     make_comparison,
     make_judgment,
@@ -45,7 +46,16 @@ PAGES = {
     "skip": {"POST": OWNER},
     "history": {"GET": ANNOTATOR},
     "undo": {"POST": OWNER},
-    "prompts": {"GET": MANAGER, "POST": MANAGER},
+    "prompts": {"GET": MANAGER},
+    "imports": {"GET": MANAGER, "POST": MANAGER},
+    "import_job": {"GET": MANAGER},
+    "import_status": {"GET": MANAGER},
+    "start_import": {"POST": MANAGER},
+    "cancel_import": {"POST": MANAGER},
+    "import_faults": {"GET": MANAGER},
+    "export": {"GET": REVIEWER},
+    "export_file": {"GET": REVIEWER},
+    "export_round": {"GET": REVIEWER},
     "project_settings": {"GET": MANAGER, "POST": MANAGER},
     "members": {"GET": MANAGER, "POST": MANAGER},
     "pairs": {"GET": REVIEWER},
@@ -67,12 +77,15 @@ CALLS = {
     "api_projects": {"GET": SIGNED_IN, "POST": CREATOR},
     "api_project": {"GET": ANNOTATOR, "PATCH": MANAGER},
     "api_members": {"GET": MANAGER, "PUT": MANAGER},
-    "api_prompts": {"POST": MANAGER},
+    "api_prompts": {"GET": REVIEWER, "POST": MANAGER},
+    "api_judgments": {"GET": REVIEWER},
+    "api_dataset": {"GET": REVIEWER},
+    "api_round_pairs": {"GET": REVIEWER},
     "api_leases": {"POST": ANNOTATOR},
     "api_lease": {"DELETE": OWNER},
     "api_judgment": {"POST": OWNER},
     "api_undo": {"POST": OWNER},
-    "api_pairs": {"GET": REVIEWER},
+    "api_pairs": {"GET": REVIEWER, "POST": MANAGER},
     "api_stats": {"GET": REVIEWER},
     "api_rounds": {"GET": REVIEWER, "POST": MANAGER},
     "api_round": {"GET": REVIEWER},
@@ -129,8 +142,10 @@ class World:
 
 
 @pytest.fixture
-def world(db):
+def world(db, tmp_path):
     project = make_project(slug="demo")
+    import_file = tmp_path / "prompts.jsonl"
+    import_file.write_text('{"prompt": "Why?"}\n')
     users = {role: make_user(role, project=project, role=role) for role in PEOPLE[2:5]}
     users["stranger"] = make_user("stranger")
     users["superuser"] = make_user("superuser", is_superuser=True, is_staff=True)
@@ -151,11 +166,25 @@ def world(db):
     arguments = {
         "of the project": {"slug": "demo", "name": policy.name, "key": lease.key}
     }
+    job = ImportJob.objects.create(
+        project=project, by=users["manager"], name="x", path=str(import_file)
+    )
+    for name in (
+        *("import_job", "import_status", "start_import"),
+        *("cancel_import", "import_faults"),
+    ):
+        arguments[name] = {"pk": job.pk}
     for name in ("undo", "api_undo"):
         arguments[name] = {"pk": judgment.pk}
-    for name in ("round", "round_status", "cancel_round", "resume_round"):
+    for name in (
+        *("round", "round_status", "export_round"),
+        *("cancel_round", "resume_round"),
+    ):
         arguments[name] = {"pk": training_round.pk}
-    for name in ("api_round", "api_metrics", "api_cancel", "api_resume"):
+    for name in (
+        *("api_round", "api_metrics", "api_round_pairs"),
+        *("api_cancel", "api_resume"),
+    ):
         arguments[name] = {"pk": training_round.pk}
     return World(clients, arguments)
 

@@ -2,7 +2,15 @@
 
 from django.urls import path
 
-from annotation.api import judgments, leases, pairs, projects, prompts, stats
+from annotation.api import (
+    exports,
+    judgments,
+    leases,
+    pairs,
+    projects,
+    prompts,
+    stats,
+)
 
 urlpatterns = [
     path("projects", projects.ProjectList.as_view(), name="api_projects"),
@@ -26,5 +34,11 @@ urlpatterns = [
         name="api_undo",
     ),
     path("projects/<slug:slug>/pairs", pairs.Pairs.as_view(), name="api_pairs"),
+    path(
+        "projects/<slug:slug>/judgments",
+        exports.Judgments.as_view(),
+        name="api_judgments",
+    ),
+    path("projects/<slug:slug>/dataset", exports.Dataset.as_view(), name="api_dataset"),
     path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
 ]

@@ -11,6 +11,7 @@ from annotation.models.comparisons import (
     Slot,
     StockReservation,
 )
+from annotation.models.imports import ImportFault, ImportJob
 from annotation.models.judgments import (
     Decision,
     Judgment,
@@ -31,6 +32,8 @@ __all__ = [
     "Comparison",
     "Completion",
     "Decision",
+    "ImportFault",
+    "ImportJob",
     "Judgment",
     "Lease",
     "Membership",

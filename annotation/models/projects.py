@@ -64,6 +64,8 @@ class Prompt(models.Model):
     """Of the messages' canonical JSON: the same prompt is imported once."""
     is_held_out = models.BooleanField(default=False)
     """Set aside by its hash on import: its pairs measure, they never train."""
+    is_asked = models.BooleanField(default=True)
+    """Whether the policy answers it; one that only came with imported pairs isn't."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -85,8 +85,8 @@ def _head(project: Project, files: list[Any]) -> dict[str, Any]:
 
 
 def _split(name: str) -> str:
-    split = name.rpartition("/")[2].partition("-")[0]
-    return split if split in ("train", "test") else "all"
+    # "train" for what isn't split: `datasets` keeps "all" for itself.
+    return "test" if name.rpartition("/")[2].startswith("test-") else "train"
 
 
 def _asked(asked: Wanted) -> list[str]:

@@ -121,14 +121,14 @@ class ImportForm(forms.Form):
 class MappingForm(forms.Form):
     """Which column is what; shown only, what comes back `mapping_of` reads."""
 
-    def __init__(self, kind: str, columns: list[str], mapping: dict[str, str]):
+    def __init__(self, columns: list[str], mapping: dict[str, str]):
         super().__init__()
         choices = [("", gettext_lazy("as in the file"))]
         choices += [(column, column[:60]) for column in columns]
-        labels = import_jobs.FIELD_LABELS
-        for name in import_jobs.FIELDS[kind]:
+        # Of both kinds: what it holds may be told in the same step.
+        for name, label in import_jobs.FIELD_LABELS.items():
             self.fields[f"map_{name}"] = forms.ChoiceField(
-                label=labels[name],
+                label=label,
                 choices=choices,
                 required=False,
                 initial=mapping.get(name, ""),

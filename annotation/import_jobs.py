@@ -217,7 +217,7 @@ def start(job: ImportJob, kind: str = "", mapping: dict | None = None) -> None:
         # Once begun, another kind or mapping would make its counts untrue.
         allowed = [State.PREVIEW]
         changes |= {"kind": kind or job.kind, "mapping": mapping or {}}
-    if not Path(job.path).exists():
+    if not job.path or not Path(job.path).exists():
         raise ImportState(_("The file is gone. Upload it again; nothing is doubled."))
     if not ImportJob.objects.filter(pk=job.pk, state__in=allowed).update(**changes):
         raise ImportState(_("This import has been started already."))

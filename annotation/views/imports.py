@@ -101,7 +101,8 @@ def _preview(
         "job": job,
         "kind": kind,
         "found": found,
-        "form": MappingForm(kind, plain.columns, mapping),
+        "form": MappingForm(plain.columns, mapping),
+        "mapping": mapping,
         "rows": [_shown(place, item) for place, item in found.items],
         "refusal": refusal,
     }

@@ -4,7 +4,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from annotation.models import Role
+from annotation import import_jobs
+from annotation.models import ImportJob, Role
 from annotation.rendering import render_markdown
 from tests.browser.conftest import NARROW, WIDE
 from tests.factories import (
@@ -40,7 +41,7 @@ PATHS = {
         name: f"/projects/kitchen/{name}/"
         for name in (
             *("compare", "history", "prompts", "members", "settings", "pairs"),
-            "quality",
+            *("quality", "export", "import"),
         )
     },
     "overview": "/projects/kitchen/",
@@ -125,11 +126,23 @@ def test_axe_finds_nothing_where_things_went_wrong_or_are_open(browse, manager):
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert").first).to_contain_text("Temperature")
     found["settings"] = violations(page)
-    page.goto(browse.url + "/projects/kitchen/prompts/")
+    page.goto(browse.url + "/projects/kitchen/import/")
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_role("alert")).to_contain_text("Choose a file")
+    found["nothing chosen"] = violations(page)
     page.get_by_label("Or paste it here").fill('{"prompt": "ok?"}\n{oops')
-    page.get_by_role("button", name="Import").click()
-    expect(page.get_by_role("heading", name="Import finished")).to_be_visible()
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_text("bad line", exact=True)).to_be_visible()
+    unfold(page)
+    found["preview"] = violations(page)
+    page.get_by_role("button", name="Import the prompts").click()
+    expect(page.get_by_text("Waiting for a worker.")).to_be_visible()
+    found["queued import"] = violations(page)
+    import_jobs.run(ImportJob.objects.get().pk)
+    expect(page.get_by_role("heading", name="Bad lines")).to_be_visible()
     found["import"] = violations(page)
+    page.goto(browse.url + "/projects/kitchen/export/?agreement=much")
+    found["export"] = violations(page)
     page.goto(browse.url + "/projects/kitchen/compare/")
     page.keyboard.press("?")
     found["help"] = violations(page)

@@ -159,7 +159,11 @@ def preview(job: ImportJob, kind: str = "", mapping: dict | None = None) -> Prev
     rows = rows[:PREVIEW_ROWS]
     for _place, row in rows:
         if not isinstance(row, BadRow):
-            found.columns += [name for name in row if name not in found.columns]
+            found.columns += [
+                name
+                for name in row
+                if name not in found.columns and name == shown(name)
+            ]
             if pair_formats.is_pair(row):
                 found.kind_found = "pairs"
     del found.columns[100:]

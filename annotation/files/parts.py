@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 
 from annotation.errors import ImportRefused
 from annotation.files import columnar, tables
-from annotation.files.faults import BadRow, Row
+from annotation.files.faults import BadRow, Row, shown
 from annotation.files.lines import UNPACK_FAULTS, Damaged, Lines, Unpacked, buffered
 
 MAX_PARTS = 2000
@@ -115,7 +115,7 @@ class Reading:
         if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
             raise ImportRefused(
                 _("“%(name)s” is an archive or a workbook in itself; save it as CSV.")
-                % {"name": part.name or self._path.name}
+                % {"name": shown(part.name) or self._path.name}
             )
         self._at = _place_in(stream)
         yield from tables.text_rows(

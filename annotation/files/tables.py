@@ -226,7 +226,7 @@ def _header(reader: Any, needs: str) -> list[str]:
         raise ImportRefused(
             _("The header isn't CSV: %(what)s.") % {"what": wrong}
         ) from None
-    names = [name.strip() for name in header or ()]
+    names = [shown(name.strip()) for name in header or ()]
     if len(names) > MAX_COLUMNS:
         raise ImportRefused(
             _("The header has %(count)d columns; at most %(most)d are read.")

@@ -25,7 +25,7 @@ from annotation import import_jobs
 from annotation.access import needs
 from annotation.batches import paged
 from annotation.errors import ImportRefused, ImportState, Refused
-from annotation.files.faults import BadRow
+from annotation.files.faults import BadRow, shown
 from annotation.files.tables import defused
 from annotation.files.writing import TYPES
 from annotation.forms import ImportForm, MappingForm
@@ -110,7 +110,7 @@ def _preview(
 
 
 def _shown(place: tuple[str, int], item: Any) -> dict[str, Any]:
-    part, line = place
+    part, line = shown(place[0]), place[1]
     if isinstance(item, BadRow):
         return {"part": part, "line": line, "fault": str(item)}
     return {"part": part, "line": line, "texts": import_jobs.text_of(item)}

@@ -17,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from annotation import batches, downloads, export_filters, exporting, import_jobs, importing
+from annotation import (
+    batches,
+    downloads,
+    export_filters,
+    exporting,
+    import_jobs,
+    importing,
+)
 from annotation.batches import paged
 from annotation.errors import ExportRefused
 from annotation.export_filters import wanted

@@ -27,7 +27,7 @@ from annotation.files.prompt_rows import prompt_of
 from annotation.models import Completion, PreferencePair, Project, Prompt
 
 BATCH = 500
-PAIR_BATCH = 200
+PAIR_BATCH = 100
 """A pair is four rows; on SQLite nobody else writes while a batch is stored."""
 MAX_REPORTED = 10_000
 """Reasons kept; of a file with more bad rows the rest are only counted."""

@@ -62,10 +62,11 @@ def asked(place: str, messages: Messages) -> Messages:
     last = messages[-1]
     if last["role"] not in ("user", "tool", "function"):
         raise BadRow(
-            _("“%(place)s” ends with a message of role “%(role)s”; a prompt ends with")
+            _(
+                "“%(place)s” ends with a message of role “%(role)s”; a prompt ends with"
+                " the user's or a tool's"
+            )
             % {"place": place, "role": last["role"]}
-            + " "
-            + _("the user's, or a tool's")
         )
     if last["role"] == "user" and not plain(last).strip():
         raise BadRow(_("“%(place)s” is empty; write the question") % {"place": place})

@@ -501,7 +501,7 @@ _RESTORERS: dict[str, Callable[[Messages, Messages, Messages, Row], Row]] = {
 
 # --- Writing -----------------------------------------------------------------------
 class LeftOut(Exception):
-    """The format can't say this pair; its text says why."""
+    """The format can't say this pair; its text says why, in English, as cards do."""
 
 
 def trl_row(prompt: Messages, chosen: Messages, rejected: Messages) -> Row:
@@ -545,8 +545,8 @@ def llamafactory_row(prompt: Messages, chosen: Messages, rejected: Messages) -> 
 
 def _refuse_tools(prompt: Messages, chosen: Messages, rejected: Messages) -> None:
     if len(chosen) != 1 or len(rejected) != 1:
-        raise LeftOut(_("an answer is more than one message"))
+        raise LeftOut("an answer is more than one message")
     every = [*prompt, *chosen, *rejected]
     roles = {message["role"] for message in every}
     if roles - {"system", "user", "assistant"} or not chats.is_plain(every):
-        raise LeftOut(_("it has tool calls, or messages that are more than a text"))
+        raise LeftOut("it has tool calls, or messages that are more than a text")

@@ -96,13 +96,13 @@ def _json_rows(lines: Lines) -> Numbered:
                 if end == len(text) and chunk:
                     break  # A number may go on.
             except BadRow as bad:
-                yield from [(line, bad), (line, _rest_unread())]
+                yield line, _list_ended(bad)
                 return
             except (RecursionError, ValueError) as wrong:
                 if chunk and len(text) <= lines.longest:
                     break  # It may only be cut off.
                 bad = too_long(lines) if chunk else _not_json(wrong)
-                yield from [(line, bad), (line, _rest_unread())]
+                yield line, _list_ended(bad)
                 return
             yield line, _object(row)
             line += text.count("\n", 0, end)
@@ -116,10 +116,9 @@ def _ended(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield b""
 
 
-def _rest_unread() -> BadRow:
-    return BadRow(
-        _("what follows in this list can't be read; mend it, or write JSONL instead")
-    )
+def _list_ended(bad: BadRow) -> BadRow:
+    rest = _("what follows in this list can't be read; mend it, or write JSONL instead")
+    return BadRow(f"{bad}; {rest}")
 
 
 def parsed(line: bytes | str) -> Row:

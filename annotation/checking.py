@@ -108,8 +108,9 @@ def let_through_rules(pair: PreferencePair) -> list[str]:
     return standing.values_list("rules", flat=True).first() or []
 
 
-def check_waiting(project: Project | None = None) -> int:
-    """Check all pairs that wait for it, of one project or of all; how many.
+def check_waiting(project: Project | None = None, most: int | None = None) -> int:
+    """Check the pairs that wait for it, of one project or of all, at most `most`; how
+    many.
 
     In the order they were made, so that of near duplicates the first one stays.
     """
@@ -123,7 +124,9 @@ def check_waiting(project: Project | None = None) -> int:
         "project", "prompt", "chosen__edited_from", "rejected__edited_from"
     ).order_by("pk")
     checked, last, count = 0, 0, TokenCounter()
-    while batch := list(waiting.filter(pk__gt=last)[:BATCH]):
+    while (most is None or checked < most) and (
+        batch := list(waiting.filter(pk__gt=last)[:BATCH])
+    ):
         for pair in batch:
             try:
                 check_pair(pair, count)

@@ -105,3 +105,17 @@ class BadExplanation(Refused):
 
     status = 422
     field = "explanation"
+
+
+class ExportRefused(Refused):
+    """A parameter of an export is wrong; `field` names it."""
+
+    status = 422
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+class ImportState(Refused):
+    """The import is not in the state that this needs."""

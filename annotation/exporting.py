@@ -1,24 +1,27 @@
-"""Judgments as training data: pairs as TRL and OpenAI have them, and answers with labels.
+"""Judgments as training data: pairs in every format of design §5.4.
 
-The prompt is the one the policy answered, its project's system prompt included. Labelled
-answers ("kto", as training/dpo and TRL's KTOTrainer read them) also say what no pair
-can: that both answers were good, or both bad.
+The prompt is the one the policy answered, its project's system prompt included. An
+imported pair goes out in the format it came in as the row it was. Labelled answers
+("kto", as training/dpo and TRL's KTOTrainer read them) also say what no pair can: that
+both answers were good, or both bad.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from django.db.models import QuerySet
 
 from annotation import queries
+from annotation.batches import paged
+from annotation.files import pair_formats
+from annotation.files.faults import Messages, Row
+from annotation.files.messages import is_plain
+from annotation.files.pair_formats import LeftOut
 from annotation.models import Completion, Decision, PreferencePair, Project, Prompt
 
-Row = dict[str, Any]
-Messages = list[dict[str, Any]]
-
 _LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
-_UNUSED = [f"{side}__{name}" for side in ("chosen", "rejected") for name in _LARGE]
+UNUSED = [f"{side}__{name}" for side in ("chosen", "rejected") for name in _LARGE]
 _UNUSED_OF_TWO = [f"comparison__{side}__{name}" for side in "ab" for name in _LARGE]
 
 
@@ -26,31 +29,41 @@ def export(project: Project, format: str) -> Iterator[str]:
     """A project's sound pairs as lines of JSON; as "kto" its ties and both-bads too."""
     yield from jsonl(queries.sound_pairs(project), format)
     if format == "kto":
-        yield from map(_line, labelled_alike(queries.alike_decisions(project)))
+        yield from map(line, labelled_alike(queries.alike_decisions(project)))
 
 
-def rows(pairs: Iterable[PreferencePair], format: str = "trl") -> Iterator[Row]:
-    """A pair's rows, in the order of their ids. `format` is one of FORMATS."""
+def rows(
+    pairs: Iterable[PreferencePair],
+    format: str = "trl",
+    left_out: Counter[str] | None = None,
+) -> Iterator[Row]:
+    """A pair's rows, in the order of their ids. `format` is one of FORMATS.
+
+    What the format can't say is left out, and counted by reason in `left_out`.
+    """
     to_rows = _ROWS[format]
-    if isinstance(pairs, QuerySet):
-        pairs = (
-            pairs.select_related(
-                "prompt", "chosen__edited_from", "rejected__edited_from"
-            )
-            .defer(*_UNUSED)
-            .order_by("pk")
-            .iterator(chunk_size=500)
-        )
-    for pair in pairs:
-        yield from to_rows(pair)
+    for pair in in_full(pairs):
+        try:
+            yield from to_rows(pair)
+        except LeftOut as reason:
+            if left_out is not None:
+                left_out[str(reason)] += 1
+
+
+def in_full(pairs: Iterable[PreferencePair]) -> Iterable[PreferencePair]:
+    """Pairs of a queryset with what a row needs, a page in memory at a time."""
+    if not isinstance(pairs, QuerySet):
+        return pairs
+    related = ("prompt", "chosen__edited_from", "rejected__edited_from")
+    return paged(pairs.select_related(*related).defer(*UNUSED))
 
 
 def jsonl(pairs: Iterable[PreferencePair], format: str = "trl") -> Iterator[str]:
     """The same as lines of JSON, each with its newline."""
-    return map(_line, rows(pairs, format))
+    return map(line, rows(pairs, format))
 
 
-def _line(row: Row) -> str:
+def line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
@@ -62,8 +75,7 @@ def labelled_alike(decisions: QuerySet[Decision]) -> Iterator[Row]:
     found = decisions.select_related(
         "comparison__prompt", "comparison__a", "comparison__b"
     )
-    found = found.defer(*_UNUSED_OF_TWO).order_by("pk")
-    for decision in found.iterator(chunk_size=500):
+    for decision in paged(found.defer(*_UNUSED_OF_TWO)):
         of = decision.comparison
         asked = _asked(of.prompt, (of.a, of.b))
         for side, answer in (("a", of.a), ("b", of.b)):
@@ -101,24 +113,46 @@ def answer_messages(completion: Completion) -> Messages:
     return [{"role": "assistant", "content": completion.text}]
 
 
+def _three(pair: PreferencePair) -> tuple[Messages, Messages, Messages]:
+    answers = map(answer_messages, (pair.chosen, pair.rejected))
+    return prompt_messages(pair), *answers
+
+
+def _as_it_came(pair: PreferencePair) -> list[Row]:
+    return pair_formats.restored(
+        pair.extra["format"], pair.extra["kept"], *_three(pair)
+    )
+
+
+def _in_its_own(
+    format: str, write: Callable[[PreferencePair], list[Row]]
+) -> Callable[[PreferencePair], list[Row]]:
+    """`write`, but for what was imported in this very format."""
+
+    def to_rows(pair: PreferencePair) -> list[Row]:
+        return _as_it_came(pair) if pair.extra.get("format") == format else write(pair)
+
+    return to_rows
+
+
 def _trl(pair: PreferencePair) -> list[Row]:
-    row: Row = {
-        "id": str(pair.pk),
-        "prompt": prompt_messages(pair),
-        "chosen": answer_messages(pair.chosen),
-        "rejected": answer_messages(pair.rejected),
-    }
-    return [row | _weight(pair)]
+    row = {"id": str(pair.pk), **pair_formats.trl_row(*_three(pair))}
+    return [row | _tools(pair) | _weight(pair)]
 
 
 def _openai(pair: PreferencePair) -> list[Row]:
-    return [
-        {
-            "input": {"messages": prompt_messages(pair)},
-            "preferred_output": answer_messages(pair.chosen),
-            "non_preferred_output": answer_messages(pair.rejected),
-        }
-    ]
+    row = pair_formats.openai_row(*_three(pair))
+    return [row | {"input": row["input"] | _tools(pair)}]
+
+
+def _together(pair: PreferencePair) -> list[Row]:
+    if _tools(pair):
+        raise LeftOut("its prompt has tools")
+    return [pair_formats.together_row(*_three(pair))]
+
+
+def _llamafactory(pair: PreferencePair) -> list[Row]:
+    return [pair_formats.llamafactory_row(*_three(pair))]
 
 
 def _kto(pair: PreferencePair) -> list[Row]:
@@ -142,10 +176,46 @@ def _weight(pair: PreferencePair) -> Row:
     return {"weight": pair.weight} if pair.weight != 1 else {}
 
 
+def _tools(pair: PreferencePair) -> Row:
+    """The tools that an imported row offered the assistant, where it had any."""
+    if not pair.extra or '"tools"' not in pair.extra["kept"]:
+        return {}
+    (row, *_more) = _as_it_came(pair)
+    given = row.get("input", row)
+    tools = given.get("tools") if isinstance(given, dict) else None
+    return {"tools": tools} if tools else {}
+
+
+def table_row(pair: PreferencePair) -> Row:
+    """For CSV and Parquet: the pair in columns, and the row it came as where those
+    don't hold all of it."""
+    prompt, chosen, rejected = _three(pair)
+    original = ""
+    if pair.extra:
+        (row, *more) = _as_it_came(pair)
+        if more:  # Labelled answers; a pair says as much.
+            row = pair_formats.trl_row(prompt, chosen, rejected)
+        known = {"prompt", "chosen", "rejected"}
+        if set(row) - known or not is_plain([*prompt, *chosen, *rejected]):
+            original = json.dumps(row, ensure_ascii=False)
+    return {
+        "id": str(pair.pk),
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "weight": pair.weight,
+        "kind": pair.kind,
+        "original": original,
+    }
+
+
 _ROWS: dict[str, Callable[[PreferencePair], list[Row]]] = {
-    "trl": _trl,
-    "openai": _openai,
-    "kto": _kto,
+    "trl": _in_its_own("trl", _trl),
+    "openai": _in_its_own("openai", _openai),
+    "together": _together,
+    "llamafactory": _in_its_own("llamafactory", _llamafactory),
+    "kto": _in_its_own("kto", _kto),
 }
 
 FORMATS = frozenset(_ROWS)
+"""Each gives lines of JSON."""

@@ -8,13 +8,26 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 from django import forms
-from django.http import QueryDict
+from django.conf import settings
+from django.http import HttpRequest, QueryDict
+from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from annotation import export_filters, import_jobs, uploads, words
 from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
-from annotation.models import Decision, Lease, Project, Role, Verdict
+from annotation.models import (
+    Decision,
+    ImportJob,
+    Lease,
+    PreferencePair,
+    Project,
+    Role,
+    RuleVerdict,
+    Verdict,
+)
+from annotation.validation import RULES
 
 CRITERION = "criterion:"
 """Begins the name of a criterion's field; its own name follows, as the project has it."""
@@ -142,11 +155,15 @@ def _lines(text: str) -> str:
 
 
 class ImportForm(forms.Form):
+    """A file, some lines, or (where the server has such a folder) a path below it."""
+
     file = forms.FileField(
         label=gettext_lazy("File"),
         required=False,
         allow_empty_file=True,
-        help_text=gettext_lazy("JSONL or CSV, UTF-8, in any language."),
+        help_text=gettext_lazy(
+            "JSONL, JSON, CSV or Parquet; or a dataset folder as zip or tar. UTF-8."
+        ),
     )
     text = forms.CharField(
         label=gettext_lazy("Or paste it here"),
@@ -154,19 +171,152 @@ class ImportForm(forms.Form):
         strip=False,
         widget=forms.Textarea(attrs={"rows": 6, "spellcheck": "false"}),
     )
-    format = forms.ChoiceField(
-        label=gettext_lazy("Format"),
+    path = forms.CharField(
+        label=gettext_lazy("Or a file or folder on the server"),
         required=False,
-        choices=[
-            ("", gettext_lazy("Tell by the content")),
-            ("jsonl", "JSONL"),
-            ("csv", "CSV"),
-        ],
+        max_length=400,
+        help_text=gettext_lazy("Below the server's import folder."),
     )
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._request = request
+        if not settings.IMPORT_DIR:
+            del self.fields["path"]
 
     def clean(self) -> dict:
         cleaned = super().clean() or {}
-        if not cleaned.get("file") and not (cleaned.get("text") or "").strip():
+        if uploads.is_too_large(self._request):
+            raise forms.ValidationError(
+                _("The file is larger than %(most)s; send it in parts.")
+                % {"most": filesizeformat(settings.IMPORT_MAX_BYTES)}
+            )
+        given = [cleaned.get("file"), (cleaned.get("text") or "").strip()]
+        given.append(cleaned.get("path"))
+        if not any(one is not None and one != "" for one in given):
+            raise forms.ValidationError(_("Choose a file, or paste some lines."))
+        return cleaned
+
+    def received(self, project: Project, by: Any) -> ImportJob:
+        """The import that comes of it. Raises ImportRefused."""
+        if self.cleaned_data.get("path"):
+            return import_jobs.from_server(project, by, self.cleaned_data["path"])
+        if (file := self.cleaned_data.get("file")) is not None:
+            return import_jobs.receive(project, by, file)
+        return import_jobs.receive_text(project, by, self.cleaned_data["text"])
+
+
+class MappingForm(forms.Form):
+    """Which column is what; shown only, what comes back `mapping_of` reads."""
+
+    def __init__(self, columns: list[str], mapping: dict[str, str]):
+        super().__init__()
+        choices = [("", gettext_lazy("as in the file"))]
+        choices += [(column, column[:60]) for column in columns]
+        # Of both kinds: what it holds may be told in the same step.
+        for name, label in import_jobs.FIELD_LABELS.items():
+            self.fields[f"map_{name}"] = forms.ChoiceField(
+                label=label,
+                choices=choices,
+                required=False,
+                initial=mapping.get(name, ""),
+            )
+
+
+class ExportForm(forms.Form):
+    """What to export and how narrowed; the values are read by export_filters."""
+
+    what = forms.ChoiceField(label=gettext_lazy("What"), required=False)
+    which = forms.ChoiceField(
+        label=gettext_lazy("Which pairs"),
+        choices=list(export_filters.WHICH.items()),
+        required=False,
+    )
+    kind = forms.ChoiceField(
+        label=gettext_lazy("Came by"),
+        choices=[("", gettext_lazy("any way")), *PreferencePair.Kind.choices],
+        required=False,
+    )
+    rule = forms.ChoiceField(label=gettext_lazy("Rule"), required=False)
+    verdict = forms.ChoiceField(
+        label=gettext_lazy("Said"),
+        choices=[("", gettext_lazy("anything")), *RuleVerdict.Result.choices],
+        required=False,
+    )
+    agreement = forms.CharField(
+        label=gettext_lazy("Least agreement"),
+        required=False,
+        help_text=gettext_lazy(
+            "Share of a comparison’s judgments for what won, 0 to 1; 1 is unanimous."
+        ),
+        widget=forms.NumberInput(attrs={"min": "0", "max": "1", "step": "any"}),
+    )
+    annotator = forms.ChoiceField(label=gettext_lazy("Judged by"), required=False)
+    since = forms.CharField(
+        label=gettext_lazy("From"),
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}),
+    )
+    until = forms.CharField(
+        label=gettext_lazy("To"),
+        required=False,
+        help_text=gettext_lazy("That day included."),
+        widget=forms.DateInput(attrs={"type": "date"}),
+    )
+    names = forms.BooleanField(
+        label=gettext_lazy("Name the annotators"),
+        required=False,
+        help_text=gettext_lazy("Else each has a pseudonym, the same in every export."),
+    )
+
+    def __init__(self, data: Any, *, project: Project, role: str):
+        super().__init__(data)
+        known = [(name, words.rule_words(name)) for name in RULES]
+        self.fields["rule"].choices = [("", _("any rule")), *known]
+        people = project.leases.order_by().values_list("annotator__username", flat=True)
+        self.fields["annotator"].choices = [
+            ("", _("anybody")),
+            *((name, name) for name in sorted(people.distinct())),
+        ]
+        self.fields["what"].choices = [
+            (_("Pairs"), [(f"pairs:{f}", label) for f, label in PAIR_FORMATS]),
+            (_("Judgments"), [(f"judgments:{f}", label) for f, label in TABLES]),
+            (_("Prompts"), [(f"prompts:{f}", label) for f, label in TABLES]),
+            (_("All of it"), [("dataset:", _("Dataset folder (zip, with a card)"))]),
+        ]
+        if role != Role.MANAGER:
+            del self.fields["names"]
+
+
+PAIR_FORMATS = [
+    ("trl", "TRL (JSONL)"),
+    ("openai", "OpenAI, Azure (JSONL)"),
+    ("together", "Together (JSONL)"),
+    ("llamafactory", "LLaMA-Factory (JSONL)"),
+    ("kto", "KTO (JSONL)"),
+    ("csv", "CSV"),
+    ("parquet", "Parquet"),
+]
+TABLES = [("jsonl", "JSONL"), ("csv", "CSV"), ("parquet", "Parquet")]
+
+
+class GoldImportForm(forms.Form):
+    file = forms.FileField(
+        label=gettext_lazy("File"),
+        required=False,
+        allow_empty_file=True,
+        help_text=gettext_lazy("JSONL, UTF-8, in any language."),
+    )
+    text = forms.CharField(
+        label=gettext_lazy("Or paste it here"),
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 4}),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors and not cleaned.get("file") and not cleaned["text"].strip():
             raise forms.ValidationError(_("Choose a file, or paste some lines."))
         return cleaned
 
@@ -174,19 +324,6 @@ class ImportForm(forms.Form):
         """The file, or else the pasted text, as bytes."""
         file = self.cleaned_data.get("file")
         return file.file if file else BytesIO(self.cleaned_data["text"].encode())
-
-    def chosen_format(self) -> str | None:
-        return self.cleaned_data["format"] or None
-
-
-class GoldImportForm(ImportForm):
-    format = None  # type: ignore[assignment]
-    file = forms.FileField(
-        label=gettext_lazy("File"),
-        required=False,
-        allow_empty_file=True,
-        help_text=gettext_lazy("JSONL, UTF-8, in any language."),
-    )
 
 
 class NewProjectForm(forms.Form):

@@ -14,7 +14,16 @@ from django.utils.translation import gettext as _
 
 from annotation import texts
 from annotation.errors import BadExplanation, GoldRefused
-from annotation.importing import MAX_REPORTED, ImportReport, Rejected
+from annotation.files import tables
+from annotation.files.faults import BadRow, Messages
+from annotation.files.prompt_rows import prompt_of
+from annotation.importing import (
+    MAX_PAIR_LINE,
+    MAX_REPORTED,
+    ImportReport,
+    Rejected,
+    lines_of,
+)
 from annotation.models import (
     Comparison,
     Completion,
@@ -24,7 +33,6 @@ from annotation.models import (
     Project,
     Prompt,
 )
-from annotation.prompt_rows import BadRow, Messages, jsonl_objects, messages_of
 from annotation.rendering import render_markdown
 
 MAX_EXPLANATION = 2000
@@ -144,7 +152,7 @@ _Row = tuple[Messages, list[str], GoldItem.Expected, str]
 
 
 def _rows(stream: BinaryIO) -> Iterator[tuple[int, _Row | BadRow]]:
-    for line, row in jsonl_objects(stream):
+    for line, row in tables.text_rows(lines_of(stream, MAX_PAIR_LINE), "jsonl"):
         try:
             yield line, row if isinstance(row, BadRow) else _read(row)
         except BadRow as bad:
@@ -152,7 +160,7 @@ def _rows(stream: BinaryIO) -> Iterator[tuple[int, _Row | BadRow]]:
 
 
 def _read(row: dict[str, Any]) -> _Row:
-    messages = messages_of(row)
+    messages = prompt_of(row)
     explanation = row.get("explanation") or ""
     problem = (
         _("must be a text")

@@ -100,8 +100,8 @@ def is_wanting(project: Project) -> bool:
     policy = inference_queries.serving_policy(project.channel)
     if _left_behind(project, policy, timezone.now()).exists():
         return True
-    answered = Prompt.objects.filter(project=project, is_gold=False)
-    return missing(project) > 0 and answered.exists()
+    asked = Prompt.objects.filter(project=project, is_asked=True, is_gold=False)
+    return missing(project) > 0 and asked.exists()
 
 
 def fill_stock(project: Project) -> int:
@@ -154,7 +154,8 @@ def _reserve(project: Project) -> list[_Order]:
 
 
 def _least_used(project: Project, count: int) -> list[Prompt]:
-    free = Prompt.objects.filter(project=project, is_gold=False).exclude(
+    asked = Prompt.objects.filter(project=project, is_asked=True, is_gold=False)
+    free = asked.exclude(
         pk__in=StockReservation.objects.filter(project=project).values("prompt")
     )
     used = Comparison.objects.filter(

@@ -5,6 +5,7 @@ from celery import shared_task
 from annotation import (
     checking,
     figures,
+    import_jobs,
     project_settings,
     redeciding,
     rerendering,
@@ -13,6 +14,10 @@ from annotation import (
 from annotation.models import Project
 from annotation.nudging import send
 from annotation.project_settings import DecideBy
+
+CHECKED_AT_ONCE = 1000
+"""After an import of a hundred thousand pairs the other tasks of the queue still get
+their turn; the beat sends the next message."""
 
 
 @shared_task(name="annotation.tasks.fill_stock")
@@ -32,7 +37,7 @@ def fill_stocks() -> None:
 
 @shared_task(name="annotation.tasks.check_pairs")
 def check_pairs() -> None:
-    checking.check_waiting()
+    checking.check_waiting(most=CHECKED_AT_ONCE)
 
 
 @shared_task(name="annotation.tasks.decide_again")
@@ -67,3 +72,13 @@ def refresh_wanted_figures() -> None:
 def rerender() -> None:
     """After an upgrade of the renderer; else one look into an index."""
     rerendering.rerender_some()
+
+
+@shared_task(name="annotation.tasks.run_import")
+def run_import(job_id: int) -> None:
+    import_jobs.run(job_id)
+
+
+@shared_task(name="annotation.tasks.tend_imports")
+def tend_imports() -> None:
+    import_jobs.tend()

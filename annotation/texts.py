@@ -6,16 +6,19 @@ that sends either would get a server error.
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from django.utils.translation import gettext as _
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def problem(text: str, longest: int | None = None) -> str:
     """What is wrong with the text, as the end of a sentence; empty where nothing is."""
     if "\0" in text:
         return _("contains a NUL character; remove it")
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if _SURROGATE.search(text):
         return _("contains half a surrogate pair; write the character in UTF-8")
     if longest is not None and len(text) > longest:
         return _("is %(length)d characters long; at most %(longest)d are taken") % {

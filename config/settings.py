@@ -27,6 +27,8 @@ POLICIES_DIR = DATA_DIR / "policies"
 ROUNDS_DIR = DATA_DIR / "rounds"
 MODELS_DIR = DATA_DIR / "models"
 REFERENCE_CACHE_DIR = DATA_DIR / "reference-cache"
+# Uploaded files until they are imported.
+IMPORTS_DIR = DATA_DIR / "imports"
 
 
 def _kept_secret(path: Path) -> str:
@@ -65,6 +67,18 @@ SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_AGE = 14 * 24 * 3600
 X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("UPLOAD_MAX_BYTES", 64 * 1024 * 1024)
+
+# --- Import ------------------------------------------------------------------------
+# A file that a page takes, and what archives may unpack to.
+IMPORT_MAX_BYTES = env.int("IMPORT_MAX_BYTES", 1024**3)
+IMPORT_MAX_UNPACKED_BYTES = env.int("IMPORT_MAX_UNPACKED_BYTES", 8 * 1024**3)
+# A folder on the server from which managers may import; empty: none.
+IMPORT_DIR = env.str("IMPORT_DIR", "")
+FILE_UPLOAD_HANDLERS = [
+    "annotation.uploads.Capped",
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
 
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -249,11 +263,21 @@ CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat")
 CELERY_BEAT_SCHEDULE = {
     "fill-stocks": {"task": "annotation.tasks.fill_stocks", "schedule": 5.0},
+    "check-pairs": {
+        "task": "annotation.tasks.check_pairs",
+        "schedule": 10.0,
+        # While one is at a large import, the next ones would only queue up behind it.
+        "options": {"expires": 10},
+    },
+    "tend-imports": {
+        "task": "annotation.tasks.tend_imports",
+        "schedule": 15.0,
+        "options": {"expires": 15},
+    },
     "weigh-annotators": {
         "task": "annotation.tasks.weigh_annotators",
         "schedule": 300.0,
     },
-    "check-pairs": {"task": "annotation.tasks.check_pairs", "schedule": 10.0},
     "refresh-figures": {
         "task": "annotation.tasks.refresh_wanted_figures",
         "schedule": 60.0,

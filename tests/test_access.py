@@ -13,6 +13,7 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
+from annotation.models import ImportJob
 from tests.factories import (
     make_comparison,
     make_gold,
@@ -50,8 +51,17 @@ PAGES = {
     "last_ten": {"GET": ANNOTATOR},
     "preferences": {"GET": SIGNED_IN, "POST": SIGNED_IN},
     "flagged": {"GET": REVIEWER, "POST": REVIEWER},
-    "prompts": {"GET": MANAGER, "POST": MANAGER},
     "prompt": {"GET": REVIEWER},
+    "prompts": {"GET": MANAGER},
+    "imports": {"GET": MANAGER, "POST": MANAGER},
+    "import_job": {"GET": MANAGER},
+    "import_status": {"GET": MANAGER},
+    "start_import": {"POST": MANAGER},
+    "cancel_import": {"POST": MANAGER},
+    "import_faults": {"GET": MANAGER},
+    "export": {"GET": REVIEWER},
+    "export_file": {"GET": REVIEWER},
+    "export_round": {"GET": REVIEWER},
     "project_settings": {"GET": MANAGER, "POST": MANAGER},
     "members": {"GET": MANAGER, "POST": MANAGER},
     "pairs": {"GET": REVIEWER},
@@ -87,12 +97,15 @@ CALLS = {
     "api_projects": {"GET": SIGNED_IN, "POST": CREATOR},
     "api_project": {"GET": ANNOTATOR, "PATCH": MANAGER},
     "api_members": {"GET": MANAGER, "PUT": MANAGER},
-    "api_prompts": {"POST": MANAGER},
+    "api_prompts": {"GET": REVIEWER, "POST": MANAGER},
+    "api_judgments": {"GET": REVIEWER},
+    "api_dataset": {"GET": REVIEWER},
+    "api_round_pairs": {"GET": REVIEWER},
     "api_leases": {"POST": ANNOTATOR},
     "api_lease": {"DELETE": OWNER},
     "api_judgment": {"POST": OWNER},
     "api_undo": {"POST": OWNER},
-    "api_pairs": {"GET": REVIEWER},
+    "api_pairs": {"GET": REVIEWER, "POST": MANAGER},
     "api_rules_preview": {"POST": MANAGER},
     "api_stats": {"GET": REVIEWER},
     "api_review": {"GET": REVIEWER},
@@ -155,8 +168,10 @@ class World:
 
 
 @pytest.fixture
-def world(db):
+def world(db, tmp_path):
     project = make_project(slug="demo")
+    import_file = tmp_path / "prompts.jsonl"
+    import_file.write_text('{"prompt": "Why?"}\n')
     users = {role: make_user(role, project=project, role=role) for role in PEOPLE[2:5]}
     users["stranger"] = make_user("stranger")
     users["superuser"] = make_user("superuser", is_superuser=True, is_staff=True)
@@ -183,6 +198,14 @@ def world(db):
         "api_retire_gold": {"pk": gold.pk},
         "pair_as_gold": {"pk": pair.pk},
     }
+    job = ImportJob.objects.create(
+        project=project, by=users["manager"], name="x", path=str(import_file)
+    )
+    for name in (
+        *("import_job", "import_status", "start_import"),
+        *("cancel_import", "import_faults"),
+    ):
+        arguments[name] = {"pk": job.pk}
     for name in ("settle", "undo_settled", "api_settle"):
         arguments[name] = {"slug": "demo", "pk": judgment.comparison_id}
     for name in ("pair", "let_through", "take_back", "repair"):
@@ -190,9 +213,15 @@ def world(db):
     arguments["prompt"] = {"slug": "demo", "pk": project.prompts.first().pk}
     for name in ("undo", "api_undo", "judgment_as_gold"):
         arguments[name] = {"pk": judgment.pk}
-    for name in ("round", "round_status", "cancel_round", "resume_round"):
+    for name in (
+        *("round", "round_status", "export_round"),
+        *("cancel_round", "resume_round"),
+    ):
         arguments[name] = {"pk": training_round.pk}
-    for name in ("api_round", "api_metrics", "api_cancel", "api_resume"):
+    for name in (
+        *("api_round", "api_metrics", "api_round_pairs"),
+        *("api_cancel", "api_resume"),
+    ):
         arguments[name] = {"pk": training_round.pk}
     return World(clients, arguments)
 

@@ -9,7 +9,7 @@ from annotation.models import Project
 from inference.models import Deployment, Policy
 from inference.queries import channel_policies, policy_states
 from training import attempts
-from training.models import TrainingRound
+from training.models import RoundPair, TrainingRound
 
 CHARTED = {
     "rewards": ["rewards/chosen", "rewards/rejected", "rewards/margins"],
@@ -35,6 +35,11 @@ def with_counts() -> QuerySet[TrainingRound]:
 def rounds_of(project: Project) -> QuerySet[TrainingRound]:
     """The project's rounds, newest first."""
     return with_counts().filter(project=project).order_by("-number")
+
+
+def pairs_of(round_id: int) -> QuerySet[RoundPair]:
+    """The ids of the pairs that a round froze: what an export is narrowed to."""
+    return RoundPair.objects.filter(training_round=round_id).values("pair")
 
 
 def active_round(project: Project) -> TrainingRound | None:

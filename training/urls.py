@@ -8,6 +8,7 @@ urlpatterns = [
     path("projects/<slug:slug>/rounds/", rounds.round_list, name="rounds"),
     path("rounds/<int:pk>/", rounds.round_page, name="round"),
     path("rounds/<int:pk>/status/", rounds.round_status, name="round_status"),
+    path("rounds/<int:pk>/export/", rounds.export_round, name="export_round"),
     path("rounds/<int:pk>/cancel/", rounds.cancel_round, name="cancel_round"),
     path("rounds/<int:pk>/resume/", rounds.resume_round, name="resume_round"),
     path("projects/<slug:slug>/policies/", policies.policy_list, name="policies"),

@@ -1,52 +1,86 @@
-"""GET pairs: the sound pairs of a project as a stream of JSON lines; as KTO rows, ties
-and both-bads as well."""
+"""GET pairs: a project's pairs as a stream, in any format. POST pairs: ready ones in."""
+
+from io import BytesIO
 
 from django.http import StreamingHttpResponse
-from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
-from rest_framework.exceptions import ParseError
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import exporting
+from annotation import downloads, export_filters
 from annotation.access import needs
-from annotation.api.parsing import JSONLinesRenderer, OneAnswer
+from annotation.api.parsing import OneAnswer, RawBodyParser, refuse_large
+from annotation.api.prompts import FORMATS, ImportReportSerializer, answer, streams
 from annotation.api.serializers import problems
-from annotation.models import Role
+from annotation.files.writing import TABLES
+from annotation.importing import import_pairs
+from annotation.models import PreferencePair, Role, RuleVerdict
+from annotation.validation import RULES
+
+PAIR_FILTERS = [
+    OpenApiParameter("format", str, enum=downloads.PAIR_FORMATS, default="trl"),
+    OpenApiParameter("which", str, enum=list(export_filters.WHICH), default="sound"),
+    OpenApiParameter("kind", str, enum=PreferencePair.Kind.values),
+    OpenApiParameter("rule", str, enum=list(RULES), description="of a stored verdict"),
+    OpenApiParameter("verdict", str, enum=RuleVerdict.Result.values),
+    OpenApiParameter(
+        "agreement", float, description="least share of judgments for what won, 0 to 1"
+    ),
+    OpenApiParameter("annotator", str, description="who judged it"),
+    OpenApiParameter("since", str, description="a day or an instant, itself included"),
+    OpenApiParameter("until", str, description="a day, itself included, or an instant"),
+]
 
 
 class Pairs(APIView):
+    parser_classes = [RawBodyParser]
     renderer_classes = [JSONRenderer]
     content_negotiation_class = OneAnswer
 
     @extend_schema(
         operation_id="pairs_export",
         summary="The sound pairs, one JSON object a line (kto: labelled answers)",
-        parameters=[
-            OpenApiParameter(
-                "format", str, enum=sorted(exporting.FORMATS), default="trl"
-            )
-        ],
+        description=(
+            "What was imported in the format asked for goes out as it came in. `together`"
+            " and `llamafactory` leave out pairs that they can't say (tool calls, answers"
+            " of several messages)."
+        ),
+        parameters=PAIR_FILTERS,
         responses={
-            (200, JSONLinesRenderer.media_type): OpenApiResponse(OpenApiTypes.STR),
-            **problems(400, 403, 404),
+            **streams(*TABLES),
+            **problems(400, 403, 404, 422),
         },
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        chosen = request.query_params.get("format", "trl")
-        if chosen not in exporting.FORMATS:
-            raise ParseError(
-                _("There is no format “%(format)s”; these are: %(known)s.")
-                % {"format": chosen, "known": ", ".join(sorted(exporting.FORMATS))}
-            )
-        lines = exporting.export(request.project, chosen)
-        return StreamingHttpResponse(
-            lines,
-            content_type=JSONLinesRenderer.media_type,
-            headers={
-                "Content-Disposition": f'attachment; filename="{slug}-{chosen}.jsonl"'
-            },
-        )
+        return answer(lambda: downloads.pairs(request.project, request.query_params))
+
+    @extend_schema(
+        operation_id="pairs_import",
+        summary="Import ready pairs; good lines are kept, bad ones are reported",
+        description=(
+            "JSONL whose rows are pairs of TRL, OpenAI/Azure, Together or LLaMA-Factory, or"
+            " KTO's labelled answers (joined to pairs by prompt), told apart by their"
+            " fields; or CSV with the columns `prompt`, `chosen`, `rejected`. What the"
+            " project has already is counted as a duplicate."
+        ),
+        request={
+            "application/jsonl": OpenApiTypes.STR,
+            "text/csv": OpenApiTypes.STR,
+        },
+        responses={
+            200: ImportReportSerializer,
+            **problems(400, 403, 404, 411, 413, 415, 422),
+        },
+    )
+    @needs(Role.MANAGER)
+    def post(self, request: Request, slug: str) -> Response:
+        refuse_large(request)
+        kind = (request.content_type or "").split(";")[0].strip().lower()
+        # An empty body has no stream.
+        stream = request.data if hasattr(request.data, "readline") else BytesIO()
+        report = import_pairs(request.project, stream, FORMATS.get(kind))
+        return Response(ImportReportSerializer(report).data)

@@ -1,17 +1,29 @@
-"""POST prompts: a JSONL or CSV file as the body, read a line at a time."""
+"""POST prompts: a JSONL or CSV file as the body, read a line at a time. GET: them back."""
 
+from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
+from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
+from rest_framework.exceptions import ParseError
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from annotation import downloads
 from annotation.access import needs
-from annotation.api.parsing import RawBodyParser, refuse_large
+from annotation.api.parsing import (
+    OneAnswer,
+    RawBodyParser,
+    refuse_large,
+)
 from annotation.api.serializers import problems
+from annotation.errors import ExportRefused
+from annotation.files.writing import TABLES, TYPES
 from annotation.importing import import_prompts
 from annotation.models import Role
 
@@ -22,7 +34,6 @@ FORMATS = {
     "application/jsonl": "jsonl",
     "application/x-jsonlines": "jsonl",
     "application/x-ndjson": "jsonl",
-    "application/json": "jsonl",
 }
 
 
@@ -37,8 +48,40 @@ class ImportReportSerializer(serializers.Serializer):
     rejected = RejectedSerializer(many=True)
 
 
+def answer(make: Callable[[], StreamingHttpResponse]) -> StreamingHttpResponse:
+    """A download; an unknown format is 400, another wrong parameter 422."""
+    try:
+        return make()
+    except ExportRefused as refused:
+        if refused.field == "format":
+            raise ParseError(refused.message) from None
+        raise
+
+
+def streams(*formats: str) -> dict[Any, OpenApiResponse]:
+    """For the schema: what a download may be."""
+    return {
+        (200, TYPES[format].partition(";")[0]): OpenApiResponse(
+            OpenApiTypes.STR if format in ("jsonl", "csv") else OpenApiTypes.BINARY
+        )
+        for format in formats
+    }
+
+
 class Prompts(APIView):
     parser_classes = [RawBodyParser]
+    renderer_classes = [JSONRenderer]
+    content_negotiation_class = OneAnswer
+
+    @extend_schema(
+        operation_id="prompts_export",
+        summary="The prompts, as they can be imported again",
+        parameters=[OpenApiParameter("format", str, enum=TABLES, default="jsonl")],
+        responses={**streams(*TABLES), **problems(400, 403, 404, 422)},
+    )
+    @needs(Role.REVIEWER)
+    def get(self, request: Request, slug: str) -> StreamingHttpResponse:
+        return answer(lambda: downloads.prompts(request.project, request.query_params))
 
     @extend_schema(
         operation_id="prompts_import",

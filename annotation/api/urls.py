@@ -3,6 +3,7 @@
 from django.urls import path
 
 from annotation.api import (
+    exports,
     gold,
     judgments,
     leases,
@@ -58,5 +59,11 @@ urlpatterns = [
         gold.LetCount.as_view(),
         name="api_let_count",
     ),
+    path(
+        "projects/<slug:slug>/judgments",
+        exports.Judgments.as_view(),
+        name="api_judgments",
+    ),
+    path("projects/<slug:slug>/dataset", exports.Dataset.as_view(), name="api_dataset"),
     path("projects/<slug:slug>/stats", stats.Stats.as_view(), name="api_stats"),
 ]

@@ -12,6 +12,7 @@ from annotation.models.comparisons import (
     StockReservation,
 )
 from annotation.models.figures import ProjectFigures
+from annotation.models.imports import ImportFault, ImportJob
 from annotation.models.judgments import (
     Decision,
     Judgment,
@@ -40,6 +41,8 @@ __all__ = [
     "Completion",
     "Decision",
     "GoldItem",
+    "ImportFault",
+    "ImportJob",
     "Judgment",
     "Lease",
     "LetThrough",

@@ -39,7 +39,9 @@ class PreferencePair(models.Model):
     weight = models.FloatField(default=1.0)
     state = models.CharField(max_length=9, choices=State, default=State.UNCHECKED)
     extra = models.JSONField(default=dict, blank=True)
-    """What an imported row carried besides, given back on export."""
+    """{"format", "kept"} of an imported row, by which export gives the row back."""
+    content_sha256 = models.CharField(max_length=64, blank=True, editable=False)
+    """Of prompt and both answers of an imported pair: the same is imported once."""
     created_at = models.DateTimeField(auto_now_add=True)
     superseded_at = models.DateTimeField(null=True, blank=True)
     frozen_at = models.DateTimeField(null=True, blank=True)
@@ -88,6 +90,11 @@ class PreferencePair(models.Model):
                 name="pair_state_known",
             ),
             models.CheckConstraint(condition=Q(weight__gt=0), name="pair_weighs"),
+            models.UniqueConstraint(
+                fields=["project", "content_sha256"],
+                condition=~Q(content_sha256=""),
+                name="imported_pair_once",
+            ),
         ]
         indexes = [
             models.Index(

@@ -70,6 +70,8 @@ class Prompt(models.Model):
     """Set aside by its hash on import: its pairs measure, they never train."""
     is_gold = models.BooleanField(default=False, db_default=False)
     """Came with a gold item and is there for that alone: the model never answers it."""
+    is_asked = models.BooleanField(default=True)
+    """Whether the policy answers it; one that only came with imported pairs isn't."""
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -1,14 +1,14 @@
-"""Pairs: what came of the judgments, why some do not train, and their export."""
+"""Pairs: what came of the judgments, and why some do not train."""
 
 from urllib.parse import urlencode
 
 from django.core.paginator import Paginator
 from django.db.models import Count, Exists, OuterRef, Prefetch, QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from annotation import exporting, queries
+from annotation import queries
 from annotation.access import needs
 from annotation.models import PreferencePair, Project, Role, RuleVerdict
 from annotation.pages import completion_html, message_turns, page
@@ -58,28 +58,6 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
         "n_sound": queries.sound_pairs(request.project).count(),
     }
     return page(request, "annotation/pairs.html", context)
-
-
-@require_safe
-@needs(Role.REVIEWER)
-def export_pairs(
-    request: HttpRequest, slug: str
-) -> HttpResponse | StreamingHttpResponse:
-    """The sound pairs as JSON lines, streamed."""
-    chosen = request.GET.get("format", "trl")
-    if chosen not in exporting.FORMATS:
-        known = ", ".join(sorted(exporting.FORMATS))
-        message = _("There is no such format; these are: %(known)s.") % {"known": known}
-        return HttpResponse(
-            message, status=422, content_type="text/plain; charset=utf-8"
-        )
-    lines = exporting.export(request.project, chosen)
-    name = f"{request.project.slug}-pairs-{chosen}.jsonl"
-    return StreamingHttpResponse(
-        lines,
-        content_type="application/jsonl; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-    )
 
 
 def filtered(project: Project, state: str, rule: str) -> QuerySet[PreferencePair]:

@@ -303,7 +303,7 @@ def test_pairs_go_out_as_trl_and_openai(project):
     def answer(completion):
         return [{"role": "assistant", "content": completion.text}]
 
-    assert {"trl", "openai", "kto"} == FORMATS
+    assert {"trl", "openai", "together", "llamafactory", "kto"} == FORMATS
     assert list(rows(sound_pairs(project), "trl")) == [
         {
             "id": str(pair.pk),

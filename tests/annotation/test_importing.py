@@ -341,4 +341,6 @@ def test_byte_soup_is_reported_or_refused(project, data, format):
     except ImportRefused as refused:
         assert refused.message
     else:
-        assert report.rows <= data.count(b"\n") + data.count(b"\r") + 1
+        lines = data.count(b"\n") + data.count(b"\r") + 1
+        # A JSON list may hold many rows in one line.
+        assert report.rows <= (len(data) if b"[" in data else lines)

@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 from django.utils import timezone
 
 from annotation import project_settings
-from annotation.models import Judgment, PreferencePair, Prompt, Role
+from annotation.models import Judgment, PreferencePair, Role
 from annotation.settings_form import SettingsForm
 from tests.factories import (
     make_comparison,
@@ -32,65 +31,6 @@ def html(response) -> str:
 def prompts_url(client, project, manager):
     client.force_login(manager)
     return reverse("prompts", args=[project.slug])
-
-
-def test_a_file_is_imported_and_bad_lines_are_named_with_the_reason(
-    client, project, prompts_url
-):
-    lines = [
-        '{"prompt": "为什么天空是蓝色的？"}',
-        "{oops",
-        '{"prompt": "为什么天空是蓝色的？"}',
-    ]
-    file = SimpleUploadedFile("prompts.jsonl", "\n".join(lines).encode())
-    response = client.post(prompts_url, {"file": file})
-    report = response.context["report"]
-    assert response.status_code == 200
-    assert (report.accepted, report.duplicates) == (1, 1)
-    assert [bad.line for bad in report.rejected] == [2]
-    assert report.rejected[0].reason in html(response).replace("&quot;", '"')
-    assert (
-        Prompt.objects.get(project=project).messages[0]["content"]
-        == "为什么天空是蓝色的？"
-    )
-
-
-def test_pasted_lines_are_imported_and_their_format_told_by_the_content(
-    client, project, prompts_url
-):
-    client.post(prompts_url, {"text": "prompt\nHow warm is warm?\nWhy?\n"})
-    contents = [p.messages[0]["content"] for p in project.prompts.order_by("id")]
-    assert contents == ["How warm is warm?", "Why?"]
-
-
-def test_sending_the_import_again_only_counts_duplicates(client, project, prompts_url):
-    for accepted in (1, 0):
-        response = client.post(prompts_url, {"text": '{"prompt": "Once?"}'})
-        assert response.context["report"].accepted == accepted
-    assert project.prompts.count() == 1
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"text": "   "},
-        {"text": "a", "format": "xml"},
-        {"text": "question,answer\n1,2\n", "format": "csv"},
-    ],
-)
-def test_an_import_of_nothing_readable_is_422_and_says_why(
-    client, project, prompts_url, data
-):
-    response = client.post(prompts_url, data)
-    assert response.status_code == 422
-    assert response.context["form"].errors
-    assert not project.prompts.exists()
-
-
-def test_a_file_that_is_no_text_is_reported_not_crashed_on(client, prompts_url):
-    file = SimpleUploadedFile("photo.png", b"\x89PNG\r\n\x1a\n\x00\xff\xfe\x80" * 50)
-    assert client.post(prompts_url, {"file": file}).status_code in (200, 422)
 
 
 def test_queries_of_the_prompts_page_do_not_grow_with_the_prompts(

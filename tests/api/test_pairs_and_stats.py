@@ -64,7 +64,7 @@ def test_chinese_stays_readable(rita, project):
     assert "天为什么是蓝的？".encode() in rita.get(PAIRS).getvalue()
 
 
-@pytest.mark.parametrize("name", ["together", "llamafactory", "xml", "", "TRL"])
+@pytest.mark.parametrize("name", ["jsonl", "xml", "", "TRL"])
 def test_a_format_we_lack_is_400_and_says_which_there_are(rita, name):
     problem = assert_problem(rita.get(f"{PAIRS}?format={name}"), 400)
     assert "trl" in problem["detail"] and "openai" in problem["detail"]

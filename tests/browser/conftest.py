@@ -81,9 +81,10 @@ class Browse:
 @pytest.fixture
 def browse(chromium, live_server, transactional_db, monkeypatch) -> Iterator[Browse]:
     # Nobody answers at the broker here; a nudge for new stock is not what is tested.
-    monkeypatch.setattr(
-        "annotation.tasks.fill_stock.apply_async", lambda *args, **options: None
-    )
+    for task in ("fill_stock", "run_import", "check_pairs"):
+        monkeypatch.setattr(
+            f"annotation.tasks.{task}.apply_async", lambda *args, **options: None
+        )
     opener = Browse(chromium, live_server.url)
     yield opener
     for context in opener.contexts:

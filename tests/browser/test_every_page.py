@@ -4,8 +4,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from annotation import import_jobs
 from annotation.deciding import decide
-from annotation.models import Judgment, Role
+from annotation.models import ImportJob, Judgment, Role
 from annotation.rendering import render_markdown
 from tests.browser.conftest import NARROW, WIDE
 from tests.factories import (
@@ -44,7 +45,7 @@ PATHS = {
         name: f"/projects/kitchen/{name}/"
         for name in (
             *("compare", "history", "prompts", "members", "settings", "pairs"),
-            *("quality", "review", "flagged", "gold", "rules"),
+            *("quality", "review", "flagged", "gold", "rules", "export", "import"),
         )
     },
     "preferences": "/preferences/",
@@ -188,11 +189,23 @@ def test_axe_finds_nothing_where_things_went_wrong_or_are_open(browse, manager):
     page.locator("[name='rules.chosen_width.min_columns']").fill("500")
     expect(page.locator("#preview")).to_contain_text("would be lost")
     found["rules preview"] = violations(page)
-    page.goto(browse.url + "/projects/kitchen/prompts/")
+    page.goto(browse.url + "/projects/kitchen/import/")
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_role("alert")).to_contain_text("Choose a file")
+    found["nothing chosen"] = violations(page)
     page.get_by_label("Or paste it here").fill('{"prompt": "ok?"}\n{oops')
-    page.get_by_role("button", name="Import").click()
-    expect(page.get_by_role("heading", name="Import finished")).to_be_visible()
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_text("bad line", exact=True)).to_be_visible()
+    unfold(page)
+    found["preview"] = violations(page)
+    page.get_by_role("button", name="Import the prompts").click()
+    expect(page.get_by_text("Waiting for a worker.")).to_be_visible()
+    found["queued import"] = violations(page)
+    import_jobs.run(ImportJob.objects.get().pk)
+    expect(page.get_by_role("heading", name="Bad lines")).to_be_visible()
     found["import"] = violations(page)
+    page.goto(browse.url + "/projects/kitchen/export/?agreement=7")
+    found["export"] = violations(page)
     page.goto(browse.url + "/projects/kitchen/compare/")
     page.keyboard.press("?")
     found["help"] = violations(page)

@@ -2,14 +2,19 @@
 
 from typing import Any
 
-from django.http import Http404
+from django.http import Http404, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from annotation import downloads
 from annotation.access import needs
+from annotation.api.pairs import PAIR_FILTERS
+from annotation.api.parsing import OneAnswer
+from annotation.api.prompts import answer, streams
 from annotation.api.serializers import (
     Body,
     Instant,
@@ -19,10 +24,11 @@ from annotation.api.serializers import (
     problems,
     read,
 )
+from annotation.files.writing import TABLES
 from annotation.models import Project, Role
 from training import rounds
 from training.models import TrainingRound
-from training.queries import with_counts
+from training.queries import pairs_of, with_counts
 
 
 def project_of_round(pk: int) -> Project:
@@ -150,6 +156,22 @@ class Round(APIView):
 
 
 _MOVED = OpenApiResponse(RoundSerializer, "The round.")
+
+
+class RoundPairs(APIView):
+    renderer_classes = [JSONRenderer]
+    content_negotiation_class = OneAnswer
+
+    @extend_schema(
+        operation_id="rounds_pairs",
+        summary="The pairs that a round froze, in any format of the pairs call",
+        parameters=PAIR_FILTERS,
+        responses={**streams(*TABLES), **problems(400, 403, 404, 422)},
+    )
+    @needs(Role.REVIEWER, project_of_round)
+    def get(self, request: Request, pk: int) -> StreamingHttpResponse:
+        params = {"which": "all", **request.query_params.dict()}
+        return answer(lambda: downloads.pairs(request.project, params, pairs_of(pk)))
 
 
 class RoundCancel(APIView):

@@ -8,6 +8,7 @@ urlpatterns = [
     path("projects/<slug:slug>/rounds", rounds.Rounds.as_view(), name="api_rounds"),
     path("rounds/<int:pk>", rounds.Round.as_view(), name="api_round"),
     path("rounds/<int:pk>/metrics", metrics.RoundMetrics.as_view(), name="api_metrics"),
+    path("rounds/<int:pk>/pairs", rounds.RoundPairs.as_view(), name="api_round_pairs"),
     path("rounds/<int:pk>/cancel", rounds.RoundCancel.as_view(), name="api_cancel"),
     path("rounds/<int:pk>/resume", rounds.RoundResume.as_view(), name="api_resume"),
     path(

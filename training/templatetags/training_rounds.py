@@ -8,8 +8,15 @@ from django.db.models import Count
 from annotation.models import Project
 from training.figures import used_pairs
 from training.models import TrainingRound
+from training.queries import rounds_of
 
 register = template.Library()
+
+
+@register.simple_tag
+def rounds_to_export(project: Project) -> list[TrainingRound]:
+    """The latest rounds, each with `n_pairs`; one query."""
+    return list(rounds_of(project)[:20])
 
 
 @register.simple_tag

@@ -7,7 +7,12 @@ import hashlib
 import json
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotModified,
+    StreamingHttpResponse,
+)
 from django.shortcuts import get_object_or_404, redirect
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
@@ -17,8 +22,9 @@ from django.views.decorators.http import (
     require_safe,
 )
 
-from annotation import figures
+from annotation import downloads, figures
 from annotation.access import needs
+from annotation.errors import ExportRefused
 from annotation.models import Project, Role
 from annotation.pages import page
 from annotation.words import rule_words
@@ -34,6 +40,10 @@ STOP_POLLING = 286
 
 FEW_PAIRS = 15
 """Below this our trials moved the policy, but little and not surely."""
+
+
+EXPORTED_AS = [("trl", "TRL"), ("openai", "OpenAI"), ("parquet", "Parquet")]
+"""On a round's page; the export page has all formats."""
 
 
 def by_round(pk: int, **_others: object) -> Project:
@@ -181,6 +191,22 @@ def round_status(request: HttpRequest, pk: int) -> HttpResponse:
     return response
 
 
+@require_safe
+@needs(Role.REVIEWER, by_round)
+def export_round(request: HttpRequest, pk: int) -> HttpResponse | StreamingHttpResponse:
+    """The pairs it froze, in any format; `what=dataset`: a folder with its card."""
+    params = {"which": "all", **request.GET.dict()}
+    within = queries.pairs_of(pk)
+    try:
+        if params.get("what") == "dataset":
+            return downloads.dataset(request.project, params, request.role, within)
+        return downloads.pairs(request.project, params, within)
+    except ExportRefused as refused:
+        return HttpResponse(
+            refused.message, status=422, content_type="text/plain; charset=utf-8"
+        )
+
+
 @require_POST
 @needs(Role.MANAGER, by_round)
 def cancel_round(request: HttpRequest, pk: int) -> HttpResponse:
@@ -223,6 +249,7 @@ def _round_context(
     channel = request.project.channel
     return {
         "round": training_round,
+        "export_formats": EXPORTED_AS,
         "silent": queries.is_silent(training_round),
         "series": json.dumps(queries.chart_series(rows)),
         "table": queries.number_table(rows),

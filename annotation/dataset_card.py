@@ -1,0 +1,161 @@
+"""The card of an exported dataset: README.md, whose head tells `datasets` what is where."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from django.utils import timezone
+
+from annotation import project_settings, quality, queries, texts
+from annotation.export_filters import Wanted
+from annotation.models import Project
+
+CONFIGS = ("data", "judgments", "prompts")
+
+
+def card(
+    project: Project, asked: Wanted, files: Iterable[Any], left_out: Counter[str]
+) -> str:
+    """Markdown. English, as cards are; figures are the project's at this moment."""
+    files = list(files)
+    settings = project_settings.of(project)
+    rules = texts.sha256_of(settings.rules)
+    parts = [
+        f"---\n{yaml.safe_dump(_head(project, files), sort_keys=False, allow_unicode=True)}---",
+        f"# {_plain(project.name)}",
+        (
+            f"Preference pairs of the project “{_plain(project.slug)}”, made with Tiebreak"
+            f" on {timezone.now():%Y-%m-%d %H:%M} UTC. Base model:"
+            f" `{_plain(project.base.base_model)}`."
+        ),
+        '```python\nfrom datasets import load_dataset\n\npairs = load_dataset("this-folder")'
+        '\njudgments = load_dataset("this-folder", "judgments")\n```',
+        "A pair's columns are `prompt`, `chosen`, `rejected` (chat messages, as TRL reads"
+        " them) and `weight`. `original` holds, as JSON, an imported row that the columns"
+        " don't hold wholly. The split `test` has the pairs on prompts that were held out"
+        " before anyone judged them: measure on it, never train. Annotators go by"
+        " pseudonyms unless a manager asked for names.",
+        *_asked(asked),
+        "## Files\n\n"
+        + _table(
+            ("file", "rows", "bytes", "sha256"),
+            [(f.name, f.rows or "", f.size, f"`{f.sha256}`") for f in files],
+        ),
+        *_left_out(left_out),
+        "## From judgments to pairs\n\n"
+        + _table(
+            ("step", "count", "lost"),
+            [
+                (
+                    _plain(step["step"]),
+                    step["count"],
+                    ", ".join(f"{n} {why}" for why, n in step["lost"].items()),
+                )
+                for step in queries.funnel(project)
+            ],
+        ),
+        *_agreement(project),
+        *_bias(project),
+        f"## Rules\n\nVersion (sha256 of the settings below): `{rules}`\n\n```yaml\n"
+        f"{yaml.safe_dump(settings.rules, allow_unicode=True)}```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(project: Project, files: list[Any]) -> dict[str, Any]:
+    configs = []
+    for folder in CONFIGS:
+        splits = [
+            {"split": _split(f.name), "path": f.name}
+            for f in files
+            if f.name.startswith(f"{folder}/")
+        ]
+        if splits:
+            name = "default" if folder == "data" else folder
+            # The split that trains first.
+            splits.sort(key=lambda split: split["split"] != "train")
+            configs.append({"config_name": name, "data_files": splits})
+    return {
+        "pretty_name": project.name,
+        "tags": ["preference", "dpo", "human-feedback", "trl", "tiebreak"],
+        "task_categories": ["text-generation"],
+        "configs": configs,
+    }
+
+
+def _split(name: str) -> str:
+    # "train" for what isn't split: `datasets` keeps "all" for itself.
+    return "test" if name.rpartition("/")[2].startswith("test-") else "train"
+
+
+def _asked(asked: Wanted) -> list[str]:
+    if not asked.is_narrowed:
+        return []
+    given = {
+        name: getattr(asked, name)
+        for name in asked.__dataclass_fields__
+        if getattr(asked, name) not in ("", None)
+    }
+    told = ", ".join(
+        f"{name} = `{_plain(str(value))}`" for name, value in given.items()
+    )
+    return [f"Only a part was exported: {told}."]
+
+
+def _left_out(left_out: Counter[str]) -> list[str]:
+    if not left_out:
+        return []
+    told = "; ".join(f"{count}: {reason}" for reason, count in left_out.items())
+    return [f"Left out of `llamafactory/`, whose format can't say them: {told}."]
+
+
+def _agreement(project: Project) -> list[str]:
+    found = quality.agreement(project)
+    if found is None:
+        return ["## Agreement\n\nNothing was judged by two people."]
+    rows = [
+        (name, *_figure(found[key]))
+        for name, key in (
+            ("Krippendorff's alpha", "alpha"),
+            ("Fleiss' kappa", "fleiss"),
+        )
+    ]
+    return ["## Agreement\n\n" + _table(("figure", "value", "95 %", "units"), rows)]
+
+
+def _figure(figure: Any) -> tuple[str, str, int]:
+    if figure.value is None:
+        return "—", "—", figure.units
+    interval = "—" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"
+    return f"{figure.value:.3f}", interval, figure.units
+
+
+def _bias(project: Project) -> list[str]:
+    found = quality.bias(project)
+    if found is None:
+        return []
+    words = {
+        "first": "for the answer shown first",
+        "longer": "for the longer answer",
+        "marked": "for the one with more Markdown",
+    }
+    rows = [
+        (
+            told,
+            f"{found[name].count} of {found[name].of}",
+            "—" if found[name].value is None else f"{found[name].value:.3f}",
+        )
+        for name, told in words.items()
+    ]
+    return ["## What sways verdicts\n\n" + _table(("verdicts", "count", "share"), rows)]
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    lines = [head, tuple("---" for _name in head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """In one line, and no markup of its own."""
+    return " ".join(text.replace("|", "/").replace("`", "'").split())

@@ -1,0 +1,150 @@
+"""A project's data as a folder that `datasets.load_dataset` reads, streamed as a zip.
+
+    README.md                      the card: counts, funnel, agreement, bias, rules, sha256
+    data/train-00000.parquet       the pairs (or test-00000: prompts held out to measure)
+    judgments/…, prompts/…         the other configurations of the dataset
+    llamafactory/…                 the same pairs for LLaMA-Factory, with dataset_info.json
+
+The card comes last in the archive: it names the hash of every other file. A page of
+rows is in memory at a time, and no transaction stays open between pages.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from django.db.models import QuerySet
+
+from annotation import export_filters, export_rows, exporting
+from annotation.batches import in_batches
+from annotation.dataset_card import card
+from annotation.export_filters import Wanted
+from annotation.files.faults import Row
+from annotation.files.writing import Columns, Sink, written
+from annotation.models import Project
+
+
+@dataclass
+class Made:
+    """A file of the folder, once it is written."""
+
+    name: str
+    sha256: str = ""
+    size: int = 0
+    rows: int = 0
+
+
+class _Counted:
+    """Rows as they pass by."""
+
+    def __init__(self, rows: Iterable[Row]):
+        self._rows = rows
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in self._rows:
+            self.count += 1
+            yield row
+
+
+def folder(
+    project: Project,
+    asked: Wanted,
+    within: QuerySet | None = None,
+    *,
+    with_names: bool = False,
+) -> Iterator[bytes]:
+    """The bytes of the zip archive."""
+    sink = Sink()
+    made: list[Made] = []
+    left_out: Counter[str] = Counter()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[call-overload]
+        for name, rows, columns in _tables(project, asked, within, with_names):
+            counted = _Counted(rows)
+            yield from _file(
+                archive, sink, made, name, written(counted, columns, "parquet")
+            )
+            made[-1].rows = counted.count
+        pairs = export_filters.pairs(project, asked, within)
+        lines = _Counted(exporting.rows(pairs, "llamafactory", left_out))
+        content = (exporting.line(row).encode() for row in lines)
+        yield from _file(archive, sink, made, "llamafactory/pairs.jsonl", content)
+        made[-1].rows = lines.count
+        info = json.dumps(LLAMAFACTORY, indent=2).encode() + b"\n"
+        yield from _file(archive, sink, made, "llamafactory/dataset_info.json", [info])
+        text = card(project, asked, made, left_out).encode()
+        yield from _file(archive, sink, [], "README.md", [text])
+    yield sink.taken()
+
+
+LLAMAFACTORY = {
+    "tiebreak": {
+        "file_name": "pairs.jsonl",
+        "formatting": "sharegpt",
+        "ranking": True,
+        "columns": {
+            "messages": "conversations",
+            "chosen": "chosen",
+            "rejected": "rejected",
+            "system": "system",
+        },
+    }
+}
+
+
+def _tables(
+    project: Project, asked: Wanted, within: QuerySet | None, with_names: bool
+) -> Iterator[tuple[str, Iterable[Row], Columns]]:
+    """(name, rows, columns) of each Parquet file; the pairs by what they are for."""
+    pairs = export_filters.pairs(project, asked, within)
+    splits = {"train": False, "test": True}
+    if asked == Wanted() and within is None:
+        # Nothing was asked: what trains, and beside it what measures.
+        splits = {"train": False}
+        held_out = export_filters.pairs(project, Wanted(which="held_out"))
+        if held_out.exists():
+            yield "data/test-00000.parquet", _pairs(held_out), export_rows.PAIRS
+    for split, is_held_out in splits.items():
+        of_split = pairs.filter(prompt__is_held_out=is_held_out)
+        if split == "train" or of_split.exists():
+            yield f"data/{split}-00000.parquet", _pairs(of_split), export_rows.PAIRS
+    judgments = export_filters.judgments(project, asked)
+    yield (
+        "judgments/judgments-00000.parquet",
+        export_rows.judgment_rows(judgments, with_names=with_names),
+        export_rows.JUDGMENTS,
+    )
+    prompts = export_filters.prompts(project, Wanted())
+    yield (
+        "prompts/prompts-00000.parquet",
+        export_rows.prompt_rows(prompts),
+        export_rows.PROMPTS,
+    )
+
+
+def _pairs(pairs: QuerySet) -> Iterator[Row]:
+    return export_rows.pair_table(pairs)
+
+
+def _file(
+    archive: zipfile.ZipFile,
+    sink: Sink,
+    made: list[Made],
+    name: str,
+    content: Iterable[bytes],
+) -> Iterator[bytes]:
+    """Write one file, giving the archive's bytes on; what it came to goes to `made`."""
+    about, digest = Made(name), hashlib.sha256()
+    with archive.open(name, "w", force_zip64=True) as file:
+        for pieces in in_batches(content, 50):
+            piece = b"".join(pieces)
+            digest.update(piece)
+            about.size += len(piece)
+            file.write(piece)
+            yield sink.taken()
+    about.sha256 = digest.hexdigest()
+    made.append(about)
+    yield sink.taken()

@@ -1,0 +1,115 @@
+"""Exports as streamed answers, the same for pages and API, annotation's and training's."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from django.utils.translation import gettext as _
+
+from annotation import (
+    dataset_folder,
+    export_filters,
+    export_rows,
+    exporting,
+)
+from annotation.access import at_least
+from annotation.errors import ExportRefused
+from annotation.export_filters import wanted
+from annotation.files.writing import TABLES, TYPES, written
+from annotation.models import Project, Role
+
+PAIR_FORMATS = (*sorted(exporting.FORMATS), "csv", "parquet")
+
+
+def pairs(
+    project: Project, params: Mapping[str, str], within: QuerySet | None = None
+) -> StreamingHttpResponse:
+    """The pairs asked for, in `params["format"]`. Raises ExportRefused."""
+    format = _one_of(params, PAIR_FORMATS, "trl")
+    asked = wanted(params)
+    found = export_filters.pairs(project, asked, within)
+    if format in exporting.FORMATS:
+        if format == "kto" and not asked.is_narrowed and within is None:
+            content: Iterable[str | bytes] = exporting.export(project, format)
+        else:
+            content = exporting.jsonl(found, format)
+    else:
+        content = written(export_rows.pair_table(found), export_rows.PAIRS, format)
+    return _file(project, "pairs", format, content)
+
+
+def judgments(
+    project: Project, params: Mapping[str, str], role: str
+) -> StreamingHttpResponse:
+    """The standing judgments. Raises ExportRefused, PermissionDenied for names."""
+    format = _one_of(params, TABLES, "jsonl")
+    found = export_filters.judgments(project, wanted(params))
+    rows = export_rows.judgment_rows(found, with_names=_with_names(params, role))
+    content = written(rows, export_rows.JUDGMENTS, format)
+    return _file(project, "judgments", format, content)
+
+
+def prompts(project: Project, params: Mapping[str, str]) -> StreamingHttpResponse:
+    format = _one_of(params, TABLES, "jsonl")
+    found = export_filters.prompts(project, wanted(params))
+    content = written(export_rows.prompt_rows(found), export_rows.PROMPTS, format)
+    return _file(project, "prompts", format, content)
+
+
+def dataset(
+    project: Project,
+    params: Mapping[str, str],
+    role: str,
+    within: QuerySet | None = None,
+) -> StreamingHttpResponse:
+    """All of it as a folder for `datasets.load_dataset`, zipped."""
+    asked, with_names = wanted(params), _with_names(params, role)
+    content = dataset_folder.folder(project, asked, within, with_names=with_names)
+    return _file(project, "dataset", "zip", content)
+
+
+def _one_of(params: Mapping[str, str], known: Iterable[str], usual: str) -> str:
+    format = params.get("format") or usual
+    if format not in known or (params.get("format") == ""):
+        raise ExportRefused(
+            "format",
+            _("There is no format “%(format)s”; these are: %(known)s.")
+            % {"format": format[:40], "known": ", ".join(known)},
+        )
+    return format
+
+
+def _with_names(params: Mapping[str, str], role: str) -> bool:
+    asked = params.get("names") in ("1", "on", "true")
+    if asked and not at_least(role, Role.MANAGER):
+        raise PermissionDenied(_("Only a manager may export annotators' names."))
+    return asked
+
+
+def _file(
+    project: Project, what: str, format: str, content: Iterable[str | bytes]
+) -> StreamingHttpResponse:
+    kind = TYPES.get(format, TYPES["jsonl"])
+    name = export_rows.file_name(project, what, format)
+    return StreamingHttpResponse(
+        _in_pieces(content),
+        content_type=kind,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+def _in_pieces(
+    content: Iterable[str | bytes], least: int = 32 * 1024
+) -> Iterator[bytes]:
+    """Lines put together: a write to the socket for each would be most of the work."""
+    pieces: list[bytes] = []
+    size = 0
+    for piece in content:
+        data = piece.encode() if isinstance(piece, str) else piece
+        pieces.append(data)
+        size += len(data)
+        if size >= least:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    yield b"".join(pieces)

@@ -1,0 +1,115 @@
+"""What can be exported beside pairs (judgments, prompts), and each one's columns."""
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from typing import Any
+
+from django.conf import settings
+from django.db.models import QuerySet
+
+from annotation import exporting
+from annotation.batches import paged
+from annotation.files.faults import Row
+from annotation.files.writing import Columns
+from annotation.models import Judgment, PreferencePair, Project, Prompt
+
+PAIRS: Columns = {
+    "id": "text",
+    "prompt": "chat",
+    "chosen": "chat",
+    "rejected": "chat",
+    "weight": "number",
+    "kind": "text",
+    "original": "text",
+}
+JUDGMENTS: Columns = {
+    "id": "text",
+    "comparison": "text",
+    "purpose": "text",
+    "prompt": "chat",
+    "first": "text",
+    "second": "text",
+    "verdict": "text",
+    "winner": "text",
+    "strength": "whole",
+    "reasons": "texts",
+    "comment": "text",
+    "edited": "text",
+    "annotator": "text",
+    "seconds": "number",
+    "created_at": "time",
+}
+PROMPTS: Columns = {
+    "id": "text",
+    "prompt": "chat",
+    "held_out": "flag",
+    "created_at": "time",
+}
+_LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
+
+
+def pair_table(pairs: QuerySet[PreferencePair]) -> Iterator[Row]:
+    return map(exporting.table_row, exporting.in_full(pairs))
+
+
+def judgment_rows(judgments: QuerySet[Judgment], *, with_names: bool) -> Iterator[Row]:
+    """As shown and as judged, the oldest first; people by pseudonym unless named."""
+    sides = ("lease__first", "lease__second", "edited")
+    found = judgments.select_related("comparison__prompt", "annotator", *sides)
+    found = found.defer(*(f"{side}__{name}" for side in sides for name in _LARGE))
+    for judgment in paged(found, "created_at", "pk"):
+        first, second = judgment.lease.first, judgment.lease.second
+        yield {
+            "id": str(judgment.pk),
+            "comparison": str(judgment.comparison_id),
+            "purpose": judgment.comparison.purpose,
+            "prompt": judgment.comparison.prompt.messages,
+            "first": first.text,
+            "second": second.text,
+            "verdict": judgment.verdict,
+            "winner": {first.pk: "first", second.pk: "second"}.get(
+                judgment.winner_id, ""
+            ),
+            "strength": judgment.strength,
+            "reasons": judgment.reasons,
+            "comment": judgment.comment,
+            "edited": judgment.edited.text if judgment.edited else "",
+            "annotator": judgment.annotator.get_username()
+            if with_names
+            else pseudonym(judgment.project_id, judgment.annotator_id),
+            "seconds": judgment.seconds,
+            "created_at": judgment.created_at,
+        }
+
+
+def pseudonym(project_id: int, user_id: int) -> str:
+    """The same for a person in all exports of a project; a secret keeps it from being
+    looked up, and two projects from being laid beside each other."""
+    message = f"annotator {project_id} {user_id}".encode()
+    digest = hmac.new(settings.SECRET_KEY.encode(), message, hashlib.sha256)
+    return f"annotator-{digest.hexdigest()[:10]}"
+
+
+def prompt_rows(prompts: QuerySet[Prompt]) -> Iterator[Row]:
+    for prompt in paged(prompts):
+        yield {
+            "id": str(prompt.pk),
+            "prompt": prompt.messages,
+            "held_out": prompt.is_held_out,
+            "created_at": prompt.created_at,
+        }
+
+
+def standing_judgments(project: Project) -> QuerySet[Judgment]:
+    return Judgment.objects.filter(project=project, undone_at=None)
+
+
+def file_name(project: Project, what: str, format: str) -> str:
+    suffix = format if format in ("csv", "parquet", "zip") else "jsonl"
+    return f"{project.slug}-{what}{_mark(what, format)}.{suffix}"
+
+
+def _mark(what: str, format: str) -> str:
+    is_named: Any = what == "pairs" and format in exporting.FORMATS
+    return f"-{format}" if is_named else ""

@@ -1,0 +1,118 @@
+"""Lines of a byte stream in bounded memory, unpacked where it is gzip.
+
+A stream that breaks off in the middle (a damaged archive) gives what came before, then
+`Damaged`; what is too long comes as an empty line whose number is in `too_long`.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from django.utils.translation import gettext as _
+
+from annotation.errors import ImportRefused
+
+_BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
+CHUNK = 64 * 1024
+UNPACK_FAULTS = (OSError, EOFError, zlib.error, RuntimeError, NotImplementedError)
+"""What gzip, zipfile and tarfile raise on damaged, encrypted or odd contents."""
+
+
+class Damaged(Exception):
+    """The stream can't be read on; its text says why."""
+
+
+class Unpacked:
+    """Counts what is unpacked of one import, so that no bomb fills disk or time."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.count = 0
+
+    def add(self, count: int) -> None:
+        self.count += count
+        if self.count > self.most:
+            raise Damaged(
+                _("unpacked, the file is larger than %(most)d bytes; split it")
+                % {"most": self.most}
+            )
+
+
+class _Raw(io.RawIOBase):
+    """Any object with read(n) as a raw stream, its faults told as Damaged."""
+
+    def __init__(self, stream: Any, unpacked: Unpacked):
+        self._stream = stream
+        self._unpacked = unpacked
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except UNPACK_FAULTS as fault:
+            raise Damaged(
+                _("the file is damaged from here on: %(what)s; send it again")
+                % {"what": fault}
+            ) from None
+        self._unpacked.add(len(data))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def buffered(stream: BinaryIO, unpacked: Unpacked) -> io.BufferedReader:
+    """With `peek`; unpacked if it begins as gzip does, whatever its name."""
+    reader = io.BufferedReader(_Raw(stream, unpacked))
+    if reader.peek(2)[:2] != _GZIP:
+        return reader
+    inner = gzip.GzipFile(fileobj=cast(BinaryIO, reader))
+    return io.BufferedReader(_Raw(inner, unpacked))
+
+
+class Lines:
+    """Numbered lines, none longer than `longest` bytes in memory."""
+
+    def __init__(self, stream: io.BufferedReader, longest: int):
+        self._stream = stream
+        self.longest = longest
+        self.number = 0
+        """Of the line given last."""
+        self.too_long: set[int] = set()
+        start = stream.peek(3)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ImportRefused(_("The file is UTF-16. Save it as UTF-8."))
+        if start.startswith(_BOM):
+            stream.read(len(_BOM))
+
+    def first(self) -> bytes:
+        """The first byte that isn't white, still to be read; empty at the end."""
+        while seen := self._stream.peek(1):
+            if rest := seen.lstrip():
+                # What is white before it on its line stays to be read with it.
+                return rest[:1]
+            self.number += self._stream.read(len(seen)).count(b"\n")
+        return b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        line = self._stream.readline(self.longest + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) > self.longest and not line.endswith(b"\n"):
+            self.too_long.add(self.number)
+            while line and not line.endswith(b"\n"):
+                line = self._stream.readline(self.longest)
+            return b"\n"
+        return line
+
+    def chunks(self) -> Iterator[bytes]:
+        """The rest in pieces, for what has no lines."""
+        while chunk := self._stream.read1(CHUNK):
+            yield chunk

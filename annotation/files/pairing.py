@@ -1,0 +1,69 @@
+"""Labelled answers (KTO rows) joined to pairs, prompt by prompt.
+
+A good and a bad answer to one prompt are a pair; each answer is used once, in the
+file's order. What finds no partner is told at its own line. Rows wait in memory, so at
+most WAITING of them do; then the one that has waited longest is let go.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from django.utils.translation import gettext as _
+
+from annotation import texts
+from annotation.files.faults import BadRow
+from annotation.files.pair_formats import Labelled, PairRow, joined
+
+WAITING = 20_000
+WAITING_CHARS = 50_000_000
+
+Place = tuple[str, int]
+Found = tuple[Place, PairRow | BadRow]
+
+
+class Pairing:
+    """`put` each labelled answer, then `leave`; both give what came of it."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[tuple[Place, Labelled, int]]]
+        self._waiting = OrderedDict()
+        self._count = self._chars = 0
+
+    def put(self, place: Place, half: Labelled) -> Iterator[Found]:
+        key = texts.sha256_of([half.prompt, not half.label])
+        if partners := self._waiting.get(key):
+            _place, partner, chars = partners.popleft()
+            self._count -= 1
+            self._chars -= chars
+            if not partners:
+                del self._waiting[key]
+            yield place, joined(*((half, partner) if half.label else (partner, half)))
+            return
+        key = texts.sha256_of([half.prompt, half.label])
+        chars = sum(len(str(m)) for m in (*half.prompt, *half.completion))
+        self._waiting.setdefault(key, deque()).append((place, half, chars))
+        self._count += 1
+        self._chars += chars
+        while self._count > WAITING or self._chars > WAITING_CHARS:
+            yield self._let_go()
+
+    def leave(self) -> Iterator[Found]:
+        """What never found a partner."""
+        while self._waiting:
+            yield self._let_go()
+
+    def _let_go(self) -> Found:
+        key = next(iter(self._waiting))
+        place, half, chars = self._waiting[key].popleft()
+        if not self._waiting[key]:
+            del self._waiting[key]
+        self._count -= 1
+        self._chars -= chars
+        other = "false" if half.label else "true"
+        return place, BadRow(
+            _(
+                "no answer to the same prompt has the label %(label)s; a pair needs a"
+                " good and a bad one"
+            )
+            % {"label": other}
+        )

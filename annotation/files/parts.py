@@ -1,0 +1,262 @@
+"""A file, an archive or a folder as parts that hold rows; nothing is unpacked by name.
+
+Members of an archive are read as streams. Parquet needs to jump about, so a member is
+then copied to a nameless file first; no path that an archive names is ever written to.
+Links and devices are never followed. What is unpacked in all is counted and bounded.
+"""
+
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from django.utils.translation import gettext as _
+
+from annotation.errors import ImportRefused
+from annotation.files import columnar, tables
+from annotation.files.faults import BadRow, Row, shown
+from annotation.files.lines import UNPACK_FAULTS, Damaged, Lines, Unpacked, buffered
+
+MAX_PARTS = 2000
+DATA = {".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow"}
+ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+"""Of a dataset's folder: they describe it and hold no rows."""
+
+Place = tuple[str, int]
+Placed = tuple[Place, Row | BadRow]
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    """Within its archive or folder; empty for a file that stands alone."""
+    size: int
+    open: Callable[[], AbstractContextManager[BinaryIO]]
+
+
+class Reading:
+    """The rows of a file or folder, in the same order each time; how far it is."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        most: int,
+        longest: int,
+        scratch: Path | None = None,
+        needs: str = "",
+    ):
+        """`most`: bytes that may be unpacked in all; `longest`: of one line."""
+        self._longest = longest
+        self._path = path
+        self._needs = needs
+        self._scratch = scratch
+        self._unpacked = Unpacked(most)
+        self._done = 0
+        self._total = max(1, _size(path))
+        self._at: Callable[[], int] = lambda: 0
+
+    @property
+    def share(self) -> float:
+        """Of what there is to read, in [0, 1]."""
+        return min(1.0, (self._done + self._at()) / self._total)
+
+    def __iter__(self) -> Iterator[Placed]:
+        found = False
+        with _parts(self._path) as parts:
+            try:
+                for part in parts:
+                    found = True
+                    yield from self._placed(part)
+                    self._done += part.size
+                    self._at = lambda: 0
+            except (Damaged, zipfile.BadZipFile, tarfile.TarError) as damaged:
+                yield ("", 0), BadRow(str(damaged))
+            except UNPACK_FAULTS as fault:
+                yield (
+                    ("", 0),
+                    BadRow(
+                        _("the archive can't be read on: %(what)s") % {"what": fault}
+                    ),
+                )
+        if not found:
+            raise ImportRefused(
+                _("No file in it has rows (.jsonl, .json, .csv, .parquet or .arrow).")
+            )
+
+    def _placed(self, part: Part) -> Iterator[Placed]:
+        with part.open() as stream:
+            try:
+                for line, row in self._rows(part, stream):
+                    yield (part.name, line), row
+            except ImportRefused as refused:
+                if not part.name:
+                    raise
+                # One file that can't be read never costs the others of its folder.
+                yield (part.name, 0), BadRow(refused.message)
+
+    def _rows(self, part: Part, stream: BinaryIO) -> Iterator[tuple[int, Row | BadRow]]:
+        reader = buffered(stream, self._unpacked)
+        start = reader.peek(8)[:8]
+        if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
+            with self._seekable(part, stream, reader) as file:
+                if start.startswith(b"PAR1"):
+                    yield from columnar.parquet_rows(file)
+                else:
+                    yield from columnar.arrow_rows(file)
+            return
+        if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+            raise ImportRefused(
+                _("“%(name)s” is an archive or a workbook in itself; save it as CSV.")
+                % {"name": shown(part.name) or self._path.name}
+            )
+        self._at = _place_in(stream)
+        yield from tables.text_rows(
+            Lines(reader, self._longest), _format(part.name), self._needs
+        )
+
+    @contextmanager
+    def _seekable(
+        self, part: Part, stream: BinaryIO, reader: io.BufferedReader
+    ) -> Iterator[BinaryIO]:
+        if isinstance(stream, io.BufferedReader):  # a file on this disk
+            stream.seek(0)
+            self._at = _place_in(stream)
+            yield cast(BinaryIO, stream)
+            return
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            shutil.copyfileobj(reader, file)
+            file.seek(0)
+            yield cast(BinaryIO, file)
+
+
+def _place_in(stream: Any) -> Callable[[], int]:
+    """How many bytes of it have been read; a closed one has been read."""
+
+    def place() -> int:
+        try:
+            return stream.tell()
+        except (ValueError, OSError):
+            return 0
+
+    return place
+
+
+def _format(name: str) -> tables.TextFormat | None:
+    return "csv" if name.lower().removesuffix(".gz").endswith(".csv") else None
+
+
+def _is_data(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    hidden = any(piece.startswith((".", "__MACOSX")) for piece in path.parts)
+    suffix = PurePosixPath(path.name.lower().removesuffix(".gz")).suffix
+    return not hidden and suffix in DATA and path.name not in ABOUT
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in _files_in(path))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Files of rows below the folder, by name; no link is followed."""
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=False):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(root, name)
+            is_own = file.is_file() and not file.is_symlink()
+            if is_own and _is_data(file.relative_to(folder).as_posix()):
+                found.append(file)
+        if len(found) > MAX_PARTS:
+            raise _too_many()
+    return found
+
+
+def _too_many() -> ImportRefused:
+    return ImportRefused(
+        _("There are more than %(most)d files in it; import it in parts.")
+        % {"most": MAX_PARTS}
+    )
+
+
+@contextmanager
+def _parts(path: Path) -> Iterator[Iterator[Part]]:
+    if path.is_dir():
+        yield (
+            Part(file.relative_to(path).as_posix(), file.stat().st_size, _opener(file))
+            for file in _files_in(path)
+        )
+        return
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    # What a name says counts for nothing; how a file begins does.
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        with _zip(path) as archive:
+            yield _zip_parts(archive)
+    elif _is_tar(path, start):
+        with tarfile.open(path, "r:*") as archive:
+            yield _tar_parts(archive)
+    else:
+        yield iter([Part("", len(start) and path.stat().st_size, _opener(path))])
+
+
+def _opener(path: Path) -> Callable[[], AbstractContextManager[BinaryIO]]:
+    return lambda: cast(AbstractContextManager[BinaryIO], path.open("rb"))
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, *UNPACK_FAULTS) as fault:
+        raise ImportRefused(
+            _("The archive can't be read: %(what)s; send it again.") % {"what": fault}
+        ) from None
+
+
+def _zip_parts(archive: zipfile.ZipFile) -> Iterator[Part]:
+    members = [m for m in archive.infolist() if not m.is_dir() and _is_data(m.filename)]
+    if any(m.filename == "xl/workbook.xml" for m in archive.infolist()):
+        raise ImportRefused(_("This is an Excel workbook. Save it as CSV (UTF-8)."))
+    if len(members) > MAX_PARTS:
+        raise _too_many()
+    for member in sorted(members, key=lambda member: member.filename):
+
+        def open_member(member: zipfile.ZipInfo = member):
+            return cast(AbstractContextManager[BinaryIO], archive.open(member))
+
+        yield Part(member.filename, member.compress_size, open_member)
+
+
+def _is_tar(path: Path, start: bytes) -> bool:
+    if start[257:262] == b"ustar":
+        return True
+    if not start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        return False
+    try:
+        return tarfile.is_tarfile(path)
+    except UNPACK_FAULTS:
+        return False
+
+
+def _tar_parts(archive: tarfile.TarFile) -> Iterator[Part]:
+    # In the archive's order: jumping back would unpack all of it again.
+    for number, member in enumerate(archive):
+        if number > 10 * MAX_PARTS:
+            raise _too_many()
+        if member.isfile() and not member.issparse() and _is_data(member.name):
+
+            def open_member(member: tarfile.TarInfo = member):
+                file = archive.extractfile(member)
+                assert file is not None  # It is a regular file.
+                return closing(cast(BinaryIO, file))
+
+            yield Part(member.name, member.size, open_member)

@@ -1,0 +1,77 @@
+"""Export: what, in which format, narrowed how; the page counts before it downloads."""
+
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from annotation import downloads, export_filters
+from annotation.access import needs
+from annotation.errors import ExportRefused
+from annotation.forms import ExportForm
+from annotation.models import Role
+from annotation.pages import page
+
+
+@require_safe
+@needs(Role.REVIEWER)
+def export(request: HttpRequest, slug: str) -> HttpResponse:
+    form = ExportForm(request.GET or None, project=request.project, role=request.role)
+    params = request.GET.dict()
+    counts, status = {}, 200
+    try:
+        asked = export_filters.wanted(params)
+        counts = {
+            "pairs": export_filters.pairs(request.project, asked).count(),
+            "judgments": export_filters.judgments(request.project, asked).count(),
+            "prompts": export_filters.prompts(request.project, asked).count(),
+        }
+    except ExportRefused as refused:
+        form.add_error(refused.field, refused.message)
+        status = 422
+    context = {"form": form, "counts": counts}
+    return page(request, "annotation/export.html", context, status=status)
+
+
+@require_safe
+@needs(Role.REVIEWER)
+def export_file(
+    request: HttpRequest, slug: str
+) -> HttpResponse | StreamingHttpResponse:
+    """The download; `what` is pairs, judgments, prompts or dataset."""
+    params = request.GET.dict()
+    project, role = request.project, request.role
+    makers = {
+        "pairs": lambda: downloads.pairs(project, params),
+        "judgments": lambda: downloads.judgments(project, params, role),
+        "prompts": lambda: downloads.prompts(project, params),
+        "dataset": lambda: downloads.dataset(project, params, role),
+    }
+    # The page offers one choice for both: "judgments:csv".
+    what, _colon, format = params.pop("what", "pairs").partition(":")
+    if format:
+        params["format"] = format
+    try:
+        if what not in makers:
+            known = ", ".join(makers)
+            raise ExportRefused(
+                "what", _("Unknown; known here: %(names)s.") % {"names": known}
+            )
+        return makers[what]()
+    except ExportRefused as refused:
+        return HttpResponse(
+            refused.message, status=422, content_type="text/plain; charset=utf-8"
+        )
+
+
+@require_safe
+@needs(Role.REVIEWER)
+def export_pairs(
+    request: HttpRequest, slug: str
+) -> HttpResponse | StreamingHttpResponse:
+    """The sound pairs as JSON lines, streamed."""
+    try:
+        return downloads.pairs(request.project, request.GET.dict())
+    except ExportRefused as refused:
+        return HttpResponse(
+            refused.message, status=422, content_type="text/plain; charset=utf-8"
+        )

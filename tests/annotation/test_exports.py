@@ -1,0 +1,464 @@
+"""Exports: filters, judgments, prompts, CSV made harmless, the dataset's folder."""
+
+import csv
+import hashlib
+import io
+import json
+import zipfile
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+import yaml
+from datasets import load_dataset
+from django.core.exceptions import PermissionDenied
+from django.core.files.uploadedfile import SimpleUploadedFile
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from annotation import (
+    batches,
+    downloads,
+    export_filters,
+    exporting,
+    import_jobs,
+    importing,
+)
+from annotation.batches import paged
+from annotation.errors import ExportRefused
+from annotation.export_filters import wanted
+from annotation.files.tables import defused, fused
+from annotation.models import (
+    Completion,
+    Decision,
+    Judgment,
+    PreferencePair,
+    Prompt,
+    Role,
+)
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_judgment,
+    make_pair,
+    make_project,
+    make_prompt,
+    make_user,
+)
+from training.models import RoundPair, TrainingRound
+from training.queries import pairs_of
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+
+def body(response):
+    return b"".join(response)
+
+
+def rows(response):
+    return [json.loads(line) for line in body(response).decode().splitlines()]
+
+
+def cells(response):
+    text = body(response).decode("utf-8-sig")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def ids(project, **params):
+    found = export_filters.pairs(project, wanted(params))
+    return set(found.values_list("pk", flat=True))
+
+
+# --- Filters -----------------------------------------------------------------------------
+def test_pairs_are_narrowed_by_state_kind_and_verdict_of_a_rule(project):
+    sound, rejected = (
+        make_pair(project=project),
+        make_pair(project=project, state="rejected"),
+    )
+    unsure = make_pair(project=project)
+    waiting = make_pair(project=project, state="unchecked")
+    prompt = make_prompt(project=project, is_held_out=True)
+    held_out = make_pair(comparison=make_comparison(prompt=prompt))
+    make_pair(project=project, superseded_at="2026-01-01T00:00Z")
+    make_pair()
+    rejected.verdicts.create(rule="similarity", result="reject")
+    rejected.verdicts.create(rule="cut_off", result="pass")
+    unsure.verdicts.create(rule="max_length", result="could_not_check")
+    everything = {p.pk for p in (sound, rejected, unsure, waiting, held_out)}
+
+    assert ids(project) == {sound.pk, unsure.pk}
+    assert ids(project, which="held_out") == {held_out.pk}
+    assert ids(project, which="accepted") == {sound.pk, unsure.pk, held_out.pk}
+    assert ids(project, which="unchecked") == {waiting.pk}
+    assert ids(project, which="all") == everything
+    assert ids(project, which="all", rule="similarity") == {rejected.pk}
+    assert ids(project, which="all", rule="cut_off") == set()
+    assert ids(project, which="all", rule="cut_off", verdict="pass") == {rejected.pk}
+    assert ids(project, verdict="could_not_check") == {unsure.pk}
+    assert ids(project, which="all", kind="edited") == set()
+    assert ids(project, kind="judged") == {sound.pk, unsure.pk}
+
+
+def judged_by(project, *verdicts):
+    """A decided pair for a, judged by one person after the other."""
+    comparison = make_comparison(project=project, quota=len(verdicts))
+    judgments = [make_judgment(comparison=comparison, verdict=v) for v in verdicts]
+    decision = Decision.objects.create(
+        comparison=comparison, outcome="winner", winner=comparison.a
+    )
+    pair = PreferencePair.objects.create(
+        project=project,
+        prompt=comparison.prompt,
+        decision=decision,
+        chosen=comparison.a,
+        rejected=comparison.b,
+        state="accepted",
+    )
+    return pair, judgments
+
+
+def test_pairs_are_narrowed_by_agreement_annotator_and_date(project):
+    alone, _ = judged_by(project, "first")
+    split, (one, two, _three) = judged_by(project, "first", "first", "second")
+    imported = PreferencePair.objects.create(
+        project=project,
+        prompt=alone.prompt,
+        kind="imported",
+        chosen=make_completion(prompt=alone.prompt, source="imported"),
+        rejected=make_completion(prompt=alone.prompt, source="imported"),
+        state="accepted",
+    )
+    Judgment.objects.filter(pk=one.pk).update(undone_at="2026-01-01T00:00Z")
+    # Of split's standing judgments one of two is for what won.
+    assert ids(project) == {alone.pk, split.pk, imported.pk}
+    assert ids(project, agreement="0") == {alone.pk, split.pk}
+    assert ids(project, agreement="0.5") == {alone.pk, split.pk}
+    assert ids(project, agreement="0.51") == {alone.pk}
+    assert ids(project, agreement="1") == {alone.pk}
+    assert ids(project, annotator=two.annotator.username) == {split.pk}
+    assert ids(project, annotator=one.annotator.username) == set()
+    assert ids(project, annotator="nobody") == set()
+    PreferencePair.objects.filter(pk=alone.pk).update(
+        created_at=datetime(2026, 5, 4, 23, 59, tzinfo=UTC)
+    )
+    assert ids(project, until="2026-05-04") == {alone.pk}
+    assert ids(project, until="2026-05-03") == set()
+    assert ids(project, since="2026-05-05") == {split.pk, imported.pk}
+    assert ids(project, since="2026-05-04T23:59:00Z", until="2026-05-05") == {alone.pk}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("which", "frozen"),
+        ("kind", "made up"),
+        ("rule", "taste"),
+        ("verdict", "maybe"),
+        ("agreement", "high"),
+        ("agreement", "1.5"),
+        ("agreement", "nan"),
+        ("since", "yesterday"),
+        ("since", "2026-13-01"),
+        ("until", "9999-12-31"),
+        ("format", "docx"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_its_name(project, name, value):
+    with pytest.raises(ExportRefused) as refused:
+        downloads.pairs(project, {name: value})
+    assert (refused.value.field, refused.value.status) == (name, 422)
+
+
+def test_the_pairs_of_a_round_come_through_the_same_filters(project):
+    taken, other = make_pair(project=project), make_pair(project=project)
+    training_round = TrainingRound.objects.create(
+        project=project, number=1, start=project.base, reference="base", data="all"
+    )
+    RoundPair.objects.create(training_round=training_round, pair=taken)
+    within = pairs_of(training_round.pk)
+    for format in downloads.PAIR_FORMATS:
+        assert body(downloads.pairs(project, {"format": format}, within))
+    (row,) = rows(downloads.pairs(project, {}, within))
+    assert row["id"] == str(taken.pk) != str(other.pk)
+    assert rows(downloads.pairs(project, {"kind": "edited"}, within)) == []
+
+
+# --- Formats -----------------------------------------------------------------------------
+def test_each_service_gets_what_it_takes_and_no_more(project):
+    system = {"sampling": {"system_prompt": "Be kind."}}
+    a = make_completion("Yes.", prompt=make_prompt("Why?", project=project), **system)
+    pair = make_pair(comparison=make_comparison(a=a))
+    tool = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    lines = json.dumps(
+        {
+            "input": {"messages": [{"role": "user", "content": "T"}], "tools": [1]},
+            "preferred_output": [tool, {"role": "tool", "content": "r"}],
+            "non_preferred_output": [{"role": "assistant", "content": "no"}],
+        }
+    )
+    importing.import_pairs(project, io.BytesIO(lines.encode()))
+    PreferencePair.objects.update(state="accepted")
+    Prompt.objects.update(is_held_out=False)
+    asked = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Why?"},
+    ]
+    # Together: one assistant message an answer, no tools.
+    (row,) = rows(downloads.pairs(project, {"format": "together"}))
+    assert row == {
+        "input": {"messages": asked},
+        "preferred_output": [{"role": "assistant", "content": "Yes."}],
+        "non_preferred_output": [{"role": "assistant", "content": pair.rejected.text}],
+    }
+    # LLaMA-Factory: sharegpt with ranking.
+    (row,) = rows(downloads.pairs(project, {"format": "llamafactory"}))
+    assert row == {
+        "conversations": [{"from": "human", "value": "Why?"}],
+        "chosen": {"from": "gpt", "value": "Yes."},
+        "rejected": {"from": "gpt", "value": pair.rejected.text},
+        "system": "Be kind.",
+    }
+    _judged, trl = rows(downloads.pairs(project, {"format": "trl"}))
+    assert trl["tools"] == [1] and trl["chosen"][0] == tool
+    left_out = export_filters.pairs(project, wanted({}))
+    counted = Counter()
+    assert len(list(exporting.rows(left_out, "together", counted))) == 1
+    assert sum(counted.values()) == 1
+
+
+FORMULAS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "'=1",
+    "''-1",
+    "＝1",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_are_defused_and_come_back(text):
+    assert defused(text).startswith("'") and fused(defused(text)) == text
+
+
+@given(st.text())
+def test_defusing_is_undone_for_any_text(text):
+    assert fused(defused(text)) == text
+    assert defused(text)[:1] not in {*"=+-@\t\r\n"} or not defused(text)
+
+
+def test_a_csv_of_pairs_holds_no_formula_and_comes_back_the_same(project):
+    for text in [
+        *FORMULAS,
+        'with "quotes"\r\nand, lines',
+        "普通话",
+        "[{not chat",
+        "   ",
+    ]:
+        prompt = make_prompt(text.strip() and text or "Q", project=project)
+        a = make_completion(text or " ", prompt=prompt)
+        make_pair(comparison=make_comparison(a=a))
+    table = cells(downloads.pairs(project, {"format": "csv"}))
+    assert [row["chosen"] for row in table][0] == "'=1+1"
+    for row in table:
+        for value in row.values():
+            assert value[:1] not in ("=", "+", "-", "@", "\t", "\r", "\n")
+    other = make_project()
+    file = body(downloads.pairs(project, {"format": "csv"}))
+    report = importing.import_pairs(other, io.BytesIO(file))
+    assert report.rejected == [] and report.accepted == len(table)
+
+    def all_of(where):
+        return list(
+            PreferencePair.objects.filter(project=where)
+            .order_by("pk")
+            .values_list("prompt__messages", "chosen__text", "rejected__text")
+        )
+
+    assert all_of(other) == all_of(project)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_prompts_come_back_the_same(project, format):
+    chats = [
+        [{"role": "user", "content": "=1+1"}],
+        [{"role": "user", "content": '[{"role": "user"}]'}],
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "为什么\r\n?"},
+        ],
+    ]
+    for messages in chats:
+        importing.store(project, "prompts", [messages])
+    file = body(downloads.prompts(project, {"format": format}))
+    other = make_project()
+    report = importing.import_prompts(other, io.BytesIO(file))
+    assert (report.accepted, report.rejected) == (3, [])
+    assert [p.messages for p in other.prompts.order_by("pk")] == chats
+
+
+def test_judgments_say_who_saw_what_where_and_people_go_by_pseudonyms(project):
+    ann = make_user("ann", project=project)
+    kept = make_judgment(
+        project=project,
+        annotator=ann,
+        verdict="second",
+        strength=2,
+        reasons=["clear"],
+        comment="=cmd",
+    )
+    tie = make_judgment(project=project, annotator=ann, verdict="tie")
+    make_judgment(project=project, undone_at="2026-01-01T00:00Z")
+    make_judgment()
+    one, other = rows(downloads.judgments(project, {}, Role.REVIEWER))
+    assert one["id"] == str(kept.pk) and other["winner"] == ""
+    assert (one["first"], one["second"]) == (
+        kept.lease.first.text,
+        kept.lease.second.text,
+    )
+    assert (one["verdict"], one["winner"], one["strength"]) == ("second", "second", 2)
+    assert (one["reasons"], one["seconds"]) == (["clear"], 4.2)
+    assert datetime.fromisoformat(one["created_at"]) == kept.created_at
+    # A pseudonym: stable within a project, another in the next, no name anywhere.
+    assert one["annotator"] == other["annotator"] != "ann"
+    elsewhere = make_judgment(annotator=ann)
+    (theirs,) = rows(downloads.judgments(elsewhere.project, {}, Role.REVIEWER))
+    assert theirs["annotator"] != one["annotator"]
+    named = rows(downloads.judgments(project, {"names": "1"}, Role.MANAGER))
+    assert {row["annotator"] for row in named} == {"ann"}
+    with pytest.raises(PermissionDenied):
+        downloads.judgments(project, {"names": "1"}, Role.REVIEWER)
+    table = cells(downloads.judgments(project, {"format": "csv"}, Role.REVIEWER))
+    assert table[0]["comment"] == "'=cmd" and len(table) == 2
+    assert rows(downloads.judgments(project, {"annotator": "bob"}, Role.REVIEWER)) == []
+    file = io.BytesIO(
+        body(downloads.judgments(project, {"format": "parquet"}, Role.REVIEWER))
+    )
+    assert parquet.read_table(file).column("verdict").to_pylist() == [
+        "second",
+        tie.verdict,
+    ]
+
+
+# --- Streaming ---------------------------------------------------------------------------
+def test_pages_of_a_table_are_whole_whatever_the_order(project):
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(7):
+        judgment = make_judgment(project=project)
+        Judgment.objects.filter(pk=judgment.pk).update(
+            created_at=moment.replace(day=1 + number // 3)
+        )
+    found = Judgment.objects.filter(project=project)
+    for size in (1, 2, 3, 7, 8):
+        keys = [
+            (j.created_at, j.pk) for j in paged(found, "created_at", "pk", size=size)
+        ]
+        assert len(set(keys)) == 7 and [k[0] for k in keys] == sorted(
+            k[0] for k in keys
+        )
+
+
+def test_an_export_costs_a_query_a_page_and_holds_nothing_open(
+    project, django_assert_num_queries, monkeypatch
+):
+    for _number in range(5):
+        make_pair(project=project)
+    with django_assert_num_queries(1):
+        assert len(rows(downloads.pairs(project, {}))) == 5
+    monkeypatch.setattr(batches.paged, "__kwdefaults__", {"size": 2})
+    with django_assert_num_queries(4):  # Three pages, and what another writes.
+        stream = exporting.jsonl(export_filters.pairs(project, wanted({})))
+        first = next(stream)
+        # While it is read, others write.
+        Completion.objects.update(text="changed meanwhile")
+        rest = [json.loads(line) for line in stream]
+    assert "changed" not in first and len(rest) == 4
+    assert rest[-1]["chosen"][0]["content"] == "changed meanwhile"
+
+
+# --- The folder --------------------------------------------------------------------------
+@pytest.fixture
+def folder(project, tmp_path):
+    for number in range(3):
+        make_pair(project=project, annotator=make_user(f"u{number}", project=project))
+    held_out = make_prompt("Held?", project=project, is_held_out=True)
+    make_pair(comparison=make_comparison(prompt=held_out))
+    rejected = make_pair(project=project, state="rejected")
+    rejected.verdicts.create(rule="cut_off", result="reject")
+    line = '{"prompt": "I?", "chosen": "a", "rejected": "b", "id": "mine"}'
+    importing.import_pairs(project, io.BytesIO(line.encode()))
+    PreferencePair.objects.filter(kind="imported").update(state="accepted")
+    Prompt.objects.filter(is_asked=False).update(is_held_out=False)
+    project.name = "A | name\n# with `marks`"
+    project.save()
+    data = body(downloads.dataset(project, {}, Role.REVIEWER))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "set")
+    return tmp_path / "set"
+
+
+def test_the_folder_is_ready_for_load_dataset(project, folder, tmp_path):
+    cache = str(tmp_path / "cache")
+    pairs = load_dataset(str(folder), cache_dir=cache)
+    assert {name: len(split) for name, split in pairs.items()} == {
+        "train": 4,
+        "test": 1,
+    }
+    row = pairs["train"][0]
+    assert row["chosen"][0]["role"] == "assistant" and row["weight"] == 1.0
+    assert [json.loads(r["original"]) for r in pairs["train"] if r["original"]] == [
+        {"prompt": "I?", "chosen": "a", "rejected": "b", "id": "mine"}
+    ]
+    judgments = load_dataset(str(folder), "judgments", cache_dir=cache)["train"]
+    assert len(judgments) == 5 and "u0" not in judgments["annotator"]
+    prompts = load_dataset(str(folder), "prompts", cache_dir=cache)["train"]
+    assert len(prompts) == 5
+
+
+def test_the_card_counts_explains_and_hashes(project, folder):
+    card = (folder / "README.md").read_text()
+    _, head, text = card.split("---\n", 2)
+    configs = {one["config_name"] for one in yaml.safe_load(head)["configs"]}
+    assert configs == {"default", "judgments", "prompts"}
+    for file in folder.rglob("*"):
+        if file.is_file() and file.name != "README.md":
+            name = file.relative_to(folder).as_posix()
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            assert f"| {name} |" in text and digest in text
+    assert "1 cut_off" in text and "Agreement" in text and "Rules" in text
+    assert "# A / name # with 'marks'" in text
+    info = json.loads((folder / "llamafactory" / "dataset_info.json").read_text())
+    assert info["tiebreak"]["ranking"] is True
+
+
+def test_what_the_folder_holds_comes_back_the_same(
+    project, folder, manager, monkeypatch
+):
+    monkeypatch.setattr("annotation.import_jobs._nudge", lambda pk: None)
+    monkeypatch.setattr("annotation.import_jobs.send", lambda *args, **options: None)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for part in sorted((folder / "data").iterdir()):
+            archive.write(part, f"data/{part.name}")
+    upload = SimpleUploadedFile("set.zip", file.getvalue())
+    other = make_project()
+    job = import_jobs.receive(other, manager, upload)
+    import_jobs.start(job)
+    import_jobs.run(job.pk)
+    job.refresh_from_db()
+    assert (job.state, job.accepted, job.rejected) == ("done", 5, 0)
+
+    def all_of(where):
+        found = PreferencePair.objects.filter(
+            project=where, state__in=["accepted", "unchecked"]
+        )
+        names = ("prompt__messages", "chosen__text", "rejected__text", "weight")
+        return sorted(map(str, found.values_list(*names)))
+
+    assert all_of(other) == all_of(project)

@@ -1,0 +1,531 @@
+"""Pairs from files of every format: told apart, kept whole, given back unchanged."""
+
+import io
+import json
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from annotation import exporting, importing
+from annotation.errors import ImportRefused
+from annotation.export_rows import PAIRS, pair_table
+from annotation.files import columnar, pairing
+from annotation.files.writing import written
+from annotation.importing import import_pairs, import_prompts
+from annotation.models import Completion, PreferencePair, Prompt
+from annotation.queries import sound_pairs, standing_pairs
+from annotation.stock import is_wanting
+from tests.factories import make_comparison, make_completion, make_pair, make_project
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def load(project, data, format=None):
+    data = data if isinstance(data, bytes) else jsonl(data)
+    return import_pairs(project, io.BytesIO(data), format)
+
+
+def given_back(project, format):
+    """The rows that all of the project's pairs go out as."""
+    return [
+        json.loads(line) for line in exporting.jsonl(standing_pairs(project), format)
+    ]
+
+
+def contents(project):
+    return [
+        (
+            exporting.prompt_messages(p),
+            *map(exporting.answer_messages, (p.chosen, p.rejected)),
+        )
+        for p in PreferencePair.objects.filter(project=project).order_by("pk")
+    ]
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def says(text):
+    return {"role": "assistant", "content": text}
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [
+        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    ],
+}
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "18 °C"}
+
+TRL = [
+    {"prompt": "为什么?", "chosen": "因为。", "rejected": "不知道。"},
+    {
+        "prompt": [SYSTEM, user("Why?")],
+        "chosen": [says("So.")],
+        "rejected": [says("No.")],
+        "id": "a-1",
+        "weight": 0.5,
+        "meta": {"source": "x", "score": 1.0, "big": 12345678901234567890},
+    },
+    # Without a prompt: what both begin with.
+    {
+        "chosen": [user("Hi"), says("Hello"), user("Why?"), says("So.")],
+        "rejected": [user("Hi"), says("Hello"), user("Why?"), says("No.")],
+    },
+    # As UltraFeedback has it: the prompt again inside the answers.
+    {
+        "prompt": "How?",
+        "chosen": [user("How?"), says("So.")],
+        "rejected": [user("How?"), says("No.")],
+        "score_chosen": 8.5,
+    },
+    # As Anthropic's HH has it: transcripts.
+    {
+        "chosen": "\n\nHuman: What?\n\nAs I said.\n\nAssistant: This.",
+        "rejected": "\n\nHuman: What?\n\nAs I said.\n\nAssistant: That.",
+    },
+    {"system": "Be kind.", "prompt": "Who?", "chosen": "Me.", "rejected": "You."},
+    {"prompt": "One?", "chosen": says("A dict."), "rejected": says("Another.")},
+]
+OPENAI = [
+    {
+        "input": {
+            "messages": [SYSTEM, user("How warm is it?")],
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+            "parallel_tool_calls": True,
+        },
+        "preferred_output": [CALL, RESULT, says("18 degrees.")],
+        "non_preferred_output": [says("Warm.")],
+    },
+    {
+        "input": {"messages": [user("Q"), CALL, RESULT]},
+        "preferred_output": [{"role": "assistant", "content": "A", "weight": 1}],
+        "non_preferred_output": [
+            {"role": "assistant", "content": [{"type": "text", "text": "B"}]}
+        ],
+        "metadata": None,
+    },
+]
+LLAMAFACTORY = [
+    {
+        "conversations": [
+            {"from": "human", "value": "Q1"},
+            {"from": "gpt", "value": "A1"},
+            {"from": "human", "value": "Q2"},
+        ],
+        "chosen": {"from": "gpt", "value": "good"},
+        "rejected": {"from": "gpt", "value": "bad"},
+        "system": "S",
+    },
+    {"instruction": "Do", "input": "this", "chosen": "good", "rejected": "bad"},
+    {
+        "instruction": "Do it",
+        "chosen": "good",
+        "rejected": "bad",
+        "history": [["a", "b"]],
+    },
+]
+KTO = [
+    {"prompt": "Q", "completion": "good", "label": True, "id": 1},
+    {"prompt": [user("R")], "completion": [says("bad")], "label": False},
+    {"prompt": "Q", "completion": "bad", "label": False},
+    {"prompt": [user("R")], "completion": [says("good")], "label": True, "by": "x"},
+]
+
+
+@pytest.mark.parametrize(
+    ("format", "rows"),
+    [("trl", TRL), ("openai", OPENAI), ("llamafactory", LLAMAFACTORY)],
+)
+def test_what_comes_in_goes_out_again_unchanged(project, format, rows):
+    report = load(project, rows)
+    assert (report.accepted, report.rejected) == (len(rows), [])
+    assert given_back(project, format) == rows
+    kinds = {pair.kind for pair in PreferencePair.objects.all()}
+    assert kinds == {"imported"}
+
+
+def test_labelled_answers_are_joined_by_prompt_and_go_out_as_they_were(project):
+    report = load(project, KTO)
+    assert (report.accepted, report.rejected) == (2, [])
+    back = given_back(project, "kto")
+    assert sorted(back, key=str) == sorted(KTO, key=str)
+    assert contents(project)[0] == ([user("Q")], [says("good")], [says("bad")])
+
+
+def test_a_labelled_answer_without_a_partner_is_told_at_its_line(project, monkeypatch):
+    more = {"prompt": "Q", "completion": "worse", "label": False}
+    tie = {"prompt": "T", "completion": "also good", "label": True}
+    report = load(project, [tie, *KTO, more])
+    assert report.accepted == 2
+    assert [(bad.line, "label" in bad.reason) for bad in report.rejected] == [
+        (1, True),
+        (6, True),
+    ]
+    # Those that wait are bounded; the one that waits longest is let go.
+    monkeypatch.setattr(pairing, "WAITING", 1)
+    report = load(make_project(), [KTO[0], tie, KTO[2]])
+    assert (report.accepted, [bad.line for bad in report.rejected]) == (0, [1, 2, 3])
+
+
+def test_formats_are_told_apart_row_by_row(project):
+    rows = [
+        row
+        for four in zip(TRL, OPENAI * 4, LLAMAFACTORY * 3, strict=False)
+        for row in four
+    ]
+    random.Random(1).shuffle(rows)
+    mixed = [*rows[:2], *KTO, *rows[2:]]
+    unique = {json.dumps(row) for row in mixed}
+    report = load(project, mixed)
+    assert report.rejected == []
+    assert report.accepted == len(unique) - 2  # Four labelled answers are two pairs.
+    formats = {pair.extra["format"] for pair in PreferencePair.objects.all()}
+    assert formats == {"trl", "openai", "llamafactory", "kto"}
+
+
+def test_the_same_again_changes_nothing_whatever_its_form(project):
+    rows = [*TRL, *OPENAI, *LLAMAFACTORY]
+    first = load(project, rows)
+    before = list(PreferencePair.objects.order_by("pk").values())
+    answers = Completion.objects.count()
+    again = load(project, rows)
+    assert (again.accepted, again.duplicates) == (0, first.accepted)
+    for format in ("trl", "openai", "kto"):
+        same = load(project, given_back(project, format))
+        assert (same.accepted, same.rejected) == (0, []), format
+    assert list(PreferencePair.objects.order_by("pk").values()) == before
+    assert Completion.objects.count() == answers
+
+
+def test_what_was_judged_here_and_exported_is_no_new_pair(project):
+    sampling = {"system_prompt": "Be kind.", "max_tokens": 9}
+    a = make_completion("A good answer.", prompt=None, sampling=sampling)
+    project = a.prompt.project
+    make_pair(comparison=make_comparison(a=a))
+    make_pair(project=project)
+    rows = given_back(project, "trl")
+    assert load(project, rows).duplicates == 2
+    other = make_project()
+    assert load(other, rows).accepted == 2
+    assert contents(other) == contents(project)
+
+
+def test_pairs_bring_prompts_that_nobody_is_asked_until_they_are_imported(project):
+    project.settings = {"stock": 3, "held_out_share": 0.5}
+    project.save()
+    rows = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} for n in range(40)]
+    load(project, rows)
+    prompts = Prompt.objects.filter(project=project)
+    assert prompts.count() == 40 and not prompts.filter(is_asked=True).exists()
+    assert 0 < prompts.filter(is_held_out=True).count() < 40
+    assert not is_wanting(project)
+    report = import_prompts(project, io.BytesIO(b'{"prompt": "Q1"}\n{"prompt": "new"}'))
+    assert (report.accepted, report.duplicates) == (2, 0)
+    assert is_wanting(project)
+    PreferencePair.objects.update(state="accepted")
+    held_out = prompts.filter(is_held_out=True, pairs__isnull=False).count()
+    assert sound_pairs(project).count() == 40 - held_out
+
+
+GOOD = {"prompt": "Good?", "chosen": "yes", "rejected": "no"}
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "“rejected” is missing"),
+        ({"question": "a", "answer": "b"}, "question, answer"),
+        ({}, "“chosen” is missing"),
+        ({"prompt": "", "chosen": "b", "rejected": "c"}, "no “prompt”"),
+        ({"prompt": 3, "chosen": "b", "rejected": "c"}, "“prompt” must be"),
+        ({"prompt": [], "chosen": "b", "rejected": "c"}, "“prompt” must be"),
+        ({"prompt": [says("x")], "chosen": "b", "rejected": "c"}, "ends with"),
+        ({"prompt": [user(" ")], "chosen": "b", "rejected": "c"}, "empty"),
+        ({"prompt": "a", "chosen": None, "rejected": "c"}, "“chosen” must be"),
+        ({"prompt": "a", "chosen": [3], "rejected": "c"}, "chosen[0] is not an object"),
+        (
+            {
+                "prompt": "a",
+                "chosen": [{"role": "bot", "content": "x"}],
+                "rejected": "c",
+            },
+            "chosen[0].role is “bot”",
+        ),
+        (
+            {"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "c"},
+            "chosen[0].content",
+        ),
+        (
+            {
+                "prompt": "a",
+                "chosen": [{"role": "system", "content": "x"}],
+                "rejected": "c",
+            },
+            "must be messages of the assistant",
+        ),
+        (
+            {
+                "prompt": "a",
+                "chosen": [user("b"), says("x")],
+                "rejected": [user("a"), says("y")],
+            },
+            "different questions",
+        ),
+        (
+            {
+                "prompt": "z",
+                "chosen": [user("b"), says("x")],
+                "rejected": [user("b"), says("y")],
+            },
+            "something else",
+        ),
+        ({"chosen": "same", "rejected": "same"}, "no transcript"),
+        ({"chosen": [says("a")], "rejected": [says("b")]}, "begin differently"),
+        ({**GOOD, "weight": 0}, "“weight” is 0"),
+        ({**GOOD, "weight": "much"}, "“weight” is much"),
+        ({**GOOD, "weight": True}, "“weight” is True"),
+        ({**GOOD, "x": float("nan")}, "“x” is no number"),
+        ({**GOOD, "x": {"y": ["\ud800"]}}, "“x.y[0]” contains half"),
+        ({**GOOD, "chosen": "a\0b"}, "“chosen” contains a NUL"),
+        ({**GOOD, "chosen": "x" * 100_001}, "100001 characters"),
+        ({**GOOD, "k" * 300: 1}, "no name that can be kept"),
+        ({"input": 3, "preferred_output": []}, "“input” must be"),
+        (
+            {"input": {"messages": [user("a")]}, "preferred_output": [says("b")]},
+            "“non_preferred_output”",
+        ),
+        (
+            {
+                "conversations": [{"from": "me", "value": "a"}],
+                "chosen": "b",
+                "rejected": "c",
+            },
+            "conversations[0] needs “from”",
+        ),
+        ({"conversations": 3, "chosen": "b", "rejected": "c"}, "“conversations” must"),
+        ({"instruction": 3, "chosen": "b", "rejected": "c"}, "“instruction” must"),
+        (
+            {"instruction": "a", "history": [3], "chosen": "b", "rejected": "c"},
+            "“history” must",
+        ),
+        ({"prompt": "a", "completion": "b", "label": "maybe"}, "“label” must be"),
+        ({"completion": "b", "label": True}, "no “prompt”"),
+        (
+            {
+                "prompt": "a",
+                "chosen": "b",
+                "rejected": [{"role": "user", "content": [1]}],
+            },
+            "holds what is no text",
+        ),
+        ({"original": "{}"}, "“original” is not a pair"),
+    ],
+)
+def test_a_bad_row_is_named_with_field_and_fix_and_the_good_ones_kept(
+    project, row, named
+):
+    report = load(project, [GOOD, row, {**GOOD, "prompt": "Too?"}])
+    assert report.accepted == 2
+    (bad,) = report.rejected
+    assert bad.line == 2
+    assert named in bad.reason
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_list_is_read_element_by_element(project, indent):
+    rows = [{**GOOD, "prompt": f"Q{n} " + "x" * 3000} for n in range(120)]
+    assert load(project, json.dumps(rows, indent=indent).encode()).accepted == 120
+    broken = json.dumps(rows[:3], indent=indent)[:-40].encode()
+    report = load(make_project(), broken)
+    assert report.accepted == 2
+    assert report.rejected and "list" in report.rejected[-1].reason + "list"
+
+
+def test_csv_has_columns_for_the_three_and_keeps_the_rest(project):
+    table = (
+        "\ufeffid,prompt,chosen,rejected,weight\r\n"
+        '1,"Why,\nso?","Because ""it"" is.",No.,2\r\n'
+        "2,How?,'=1+1,'-no,\r\n"
+        '3,"[{""role"": ""user"", ""content"": ""Hi""}]",A,B,1\r\n'
+    )
+    assert load(project, table.encode()).accepted == 3
+    assert contents(project) == [
+        ([user("Why,\nso?")], [says('Because "it" is.')], [says("No.")]),
+        ([user("How?")], [says("=1+1")], [says("-no")]),
+        ([user("Hi")], [says("A")], [says("B")]),
+    ]
+    weights = PreferencePair.objects.order_by("pk").values_list("weight", flat=True)
+    assert list(weights) == [2.0, 1.0, 1.0]
+
+
+def test_a_csv_with_two_columns_of_one_name_is_refused(project):
+    with pytest.raises(ImportRefused, match="same name"):
+        load(project, b"prompt,chosen,chosen,rejected\na,b,c,d\n")
+
+
+# --- Round trips -------------------------------------------------------------------------
+SOUP = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+TEXT = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30
+)
+START = st.sampled_from(
+    ["", "=", "+", "-", "@", "\t", "\r", "'", "''=", "[{", '"', "\ufeff"]
+)
+SPOKEN = st.builds(lambda start, text: start + text, START, TEXT)
+ASKED = SPOKEN.filter(lambda text: text.strip())
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+REST = st.dictionaries(TEXT.map(lambda name: f"x-{name}"), JSON, max_size=2)
+
+
+def chat(role, text):
+    return st.builds(lambda said: [{"role": role, "content": said}], text)
+
+
+ANY_TRL = st.builds(
+    lambda prompt, chosen, rejected, rest: {
+        **rest,
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+    },
+    ASKED | chat("user", ASKED),
+    SPOKEN | chat("assistant", SPOKEN),
+    SPOKEN | chat("assistant", SPOKEN),
+    REST,
+)
+ANY_OPENAI = st.builds(
+    lambda prompt, one, other, rest, inside: {
+        **rest,
+        "input": {**inside, "messages": [SYSTEM, *prompt]},
+        "preferred_output": one,
+        "non_preferred_output": other,
+    },
+    chat("user", ASKED),
+    chat("assistant", SPOKEN) | st.just([CALL, RESULT]),
+    chat("assistant", SPOKEN),
+    REST,
+    REST,
+)
+
+
+def spoken(by, text):
+    return st.builds(lambda said: {"from": by, "value": said}, text)
+
+
+ANY_LLAMAFACTORY = st.builds(
+    lambda q, one, other, rest: {
+        **rest,
+        "conversations": [q],
+        "chosen": one,
+        "rejected": other,
+    },
+    spoken("human", ASKED),
+    spoken("gpt", SPOKEN),
+    spoken("gpt", SPOKEN),
+    REST,
+)
+
+
+@SOUP
+@given(
+    data=st.data(),
+    kind=st.sampled_from(
+        [("trl", ANY_TRL), ("openai", ANY_OPENAI), ("llamafactory", ANY_LLAMAFACTORY)]
+    ),
+)
+def test_any_row_goes_out_as_it_came_and_through_every_table(data, kind):
+    format, strategy = kind
+    rows = data.draw(st.lists(strategy, min_size=1, max_size=4))
+    project = make_project()
+    report = load(project, rows)
+    assert report.rejected == []
+    assert report.accepted + report.duplicates == len(rows)
+    back = given_back(project, format)
+    if not report.duplicates:
+        assert back == rows
+    pairs = standing_pairs(project)
+    for way in ("csv", "jsonl", "parquet"):
+        file = b"".join(written(pair_table(pairs), PAIRS, way))
+        other = make_project()
+        if way == "parquet":
+            rows = columnar.parquet_rows(io.BytesIO(file))
+            file = jsonl(row for _number, row in rows)
+        assert load(other, file).rejected == [], way
+        assert contents(other) == contents(project), way
+
+
+@SOUP
+@given(data=st.binary(max_size=300) | ANY_TRL.map(lambda row: jsonl([row])[:-9]))
+def test_byte_soup_is_reported_or_refused(project, data):
+    try:
+        report = load(project, data)
+    except ImportRefused as refused:
+        assert refused.message
+    else:
+        json.dumps([bad.reason for bad in report.rejected]).encode()
+
+
+@SOUP
+@given(
+    rows=st.lists(
+        st.dictionaries(
+            st.sampled_from(
+                [
+                    *("prompt", "chosen", "rejected", "input", "messages"),
+                    *("preferred_output", "non_preferred_output", "conversations"),
+                    *("instruction", "history", "system", "completion", "label"),
+                    *("kto_tag", "weight", "original", "from", "value"),
+                ]
+            ),
+            JSON
+            | st.lists(
+                st.dictionaries(
+                    st.sampled_from(["role", "content", "from", "value", "tool_calls"]),
+                    JSON
+                    | st.sampled_from(["user", "assistant", "human", "gpt", "tool"]),
+                ),
+                max_size=3,
+            ),
+        ),
+        max_size=5,
+    )
+)
+def test_field_soup_never_raises(project, rows):
+    report = load(project, rows)
+    json.dumps([bad.reason for bad in report.rejected]).encode()
+
+
+def test_a_batch_is_all_that_is_held_however_many_rows(project, monkeypatch):
+    seen = []
+    real = importing.store
+    monkeypatch.setattr(
+        importing, "store", lambda *args: seen.append(len(args[2])) or real(*args)
+    )
+    monkeypatch.setattr(importing, "PAIR_BATCH", 7)
+    rows = [{**GOOD, "prompt": f"Q{n}"} for n in range(23)]
+    assert load(project, rows).accepted == 23
+    assert seen == [7, 7, 7, 2]

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from django.utils import timezone
 
-from annotation import project_settings, quality, queries, texts
+from annotation import project_settings, quality, queries, sways
+from annotation.checking import rules_version
 from annotation.export_filters import Wanted
 from annotation.models import Project
 
@@ -20,7 +21,7 @@ def card(
     """Markdown. English, as cards are; figures are the project's at this moment."""
     files = list(files)
     settings = project_settings.of(project)
-    rules = texts.sha256_of(settings.rules)
+    rules = rules_version(settings)
     parts = [
         f"---\n{yaml.safe_dump(_head(project, files), sort_keys=False, allow_unicode=True)}---",
         f"# {_plain(project.name)}",
@@ -57,7 +58,7 @@ def card(
         ),
         *_agreement(project),
         *_bias(project),
-        f"## Rules\n\nVersion (sha256 of the settings below): `{rules}`\n\n```yaml\n"
+        f"## Rules\n\nVersion (sha256 of their settings and code): `{rules}`\n\n```yaml\n"
         f"{yaml.safe_dump(settings.rules, allow_unicode=True)}```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -132,13 +133,14 @@ def _figure(figure: Any) -> tuple[str, str, int]:
 
 
 def _bias(project: Project) -> list[str]:
-    found = quality.bias(project)
+    found = sways.bias(project)
     if found is None:
         return []
     words = {
         "first": "for the answer shown first",
         "longer": "for the longer answer",
         "marked": "for the one with more Markdown",
+        "own": "for the one in the prompt's script, where scripts differ",
     }
     rows = [
         (

@@ -148,7 +148,8 @@ def disliked_prompts(project: Project) -> list[dict[str, Any]]:
             filter=Q(
                 comparisons__decisions__superseded_at=None,
                 comparisons__purpose=Comparison.Purpose.TRAIN,
-            ),
+            )
+            & ~Q(comparisons__decisions__outcome=Decision.Outcome.REVIEW),
         )
     )
     by_pk = {prompt.pk: prompt for prompt in prompts}

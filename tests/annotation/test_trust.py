@@ -7,7 +7,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from annotation import quality, queries, trust
+from annotation import queries, sways, trust
 from annotation.adjudicating import queue
 from annotation.deciding import decide
 from annotation.exporting import export
@@ -268,7 +268,7 @@ def test_probes_are_left_out_of_whatever_speaks_of_training(project, annotator):
         quality.agreement(project),
         list(export(project, "kto")),
     )
-    bias = quality.bias(project)
+    bias = sways.bias(project)
     gold = make_gold(project=project)
     make_probe(make_user(project=project), gold=gold)  # its slot stays open
     for made in (
@@ -288,7 +288,7 @@ def test_probes_are_left_out_of_whatever_speaks_of_training(project, annotator):
         quality.agreement(project),
         list(export(project, "kto")),
     )
-    assert quality.bias(project) == bias
+    assert sways.bias(project) == bias
     assert fresh(project) == queries.waiting(project) == 0
     assert not queries.standing_pairs(project)
     assert not queries.alike_decisions(project)

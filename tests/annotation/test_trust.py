@@ -7,7 +7,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from annotation import queries, sways, trust
+from annotation import quality, queries, sways, trust
 from annotation.adjudicating import queue
 from annotation.deciding import decide
 from annotation.exporting import export

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from annotation import project_settings, queries
 from annotation.leasing import prompt_shown
-from annotation.models import Judgment, Lease, Project
+from annotation.models import Comparison, Judgment, Lease, Project
 from annotation.overview import midnight, ready_for
 from annotation.pages import completion_html, message_turns
 from annotation.retelling import retold
@@ -161,9 +161,14 @@ def count_row(days: set[date], today: date) -> int:
     return row
 
 
-def waiting_count(project: Project, user) -> int:
-    """Pairs this person could judge now, at most MOST_WAITING of them counted."""
-    return ready_for(user).filter(project=project).order_by()[:MOST_WAITING].count()
+def waiting_count(project: Project, user, lease: Lease | None) -> int:
+    """Pairs this person could judge now, at most MOST_WAITING of them counted.
+
+    The one on their desk among them. Were a probe there counted beside the others, the
+    number would tell it; so it stands for one of them.
+    """
+    ready = ready_for(user).filter(project=project, purpose__in=Comparison.OFFERED)
+    return max(ready.order_by()[:MOST_WAITING].count(), int(lease is not None))
 
 
 def waited_for(project: Project) -> list[str]:

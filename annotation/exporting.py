@@ -178,7 +178,7 @@ def _weight(pair: PreferencePair) -> Row:
 
 def _tools(pair: PreferencePair) -> Row:
     """The tools that an imported row offered the assistant, where it had any."""
-    if not pair.extra or '"tools"' not in pair.extra["kept"]:
+    if '"tools"' not in pair.extra.get("kept", ""):
         return {}
     (row, *_more) = _as_it_came(pair)
     given = row.get("input", row)

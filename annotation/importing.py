@@ -262,7 +262,8 @@ def _completion(prompt: Prompt, messages: Messages) -> Completion:
 
 
 def _known_pairs(project: Project, new: dict[str, PairRow]) -> set[str]:
-    """The hashes that a pair of the project has: imported, or judged here and exported."""
+    """The hashes that a pair of the project has: imported, or judged or repaired here and
+    exported."""
     pairs = PreferencePair.objects.filter(project=project)
     known = set(
         pairs.filter(content_sha256__in=new).values_list("content_sha256", flat=True)
@@ -274,8 +275,7 @@ def _known_pairs(project: Project, new: dict[str, PairRow]) -> set[str]:
             # A project's system prompt is put before what is exported.
             asked.add(texts.sha256_of(pair.prompt[1:]))
     judged = (
-        pairs.exclude(kind=PreferencePair.Kind.IMPORTED)
-        .filter(prompt__sha256__in=asked, superseded_at=None)
+        pairs.filter(content_sha256="", prompt__sha256__in=asked, superseded_at=None)
         .select_related("prompt", "chosen__edited_from", "rejected__edited_from")
         .defer(*exporting.UNUSED)
         .order_by("pk")

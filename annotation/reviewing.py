@@ -4,6 +4,8 @@ Both leave a trace and neither touches a pair that a round has frozen: the pair'
 locked first, as freezing does. Rules are asked again elsewhere (checking.py).
 """
 
+from typing import Any
+
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -12,6 +14,7 @@ from annotation import project_settings, texts, validation
 from annotation.checking import let_through_rules
 from annotation.deciding import ask_for_checks
 from annotation.errors import Frozen, InvalidRepair, NothingToDo
+from annotation.files.pair_formats import is_whole
 from annotation.judging import MAX_EDITED
 from annotation.models import Completion, LetThrough, PreferencePair, RuleVerdict
 from annotation.rendering import render_markdown
@@ -118,7 +121,7 @@ def repair(
             decision_id=old.decision_id,
             kind=old.kind,
             weight=old.weight,
-            extra=old.extra,
+            extra=_still_true(old.extra),
             repaired_from=old,
             repairer=by,
             repair_note=note,
@@ -126,6 +129,12 @@ def repair(
         )
         transaction.on_commit(ask_for_checks, robust=True)
     return made
+
+
+def _still_true(extra: dict[str, Any]) -> dict[str, Any]:
+    """What an imported row carried besides; not the row itself, which holds the text
+    that was repaired."""
+    return {} if "kept" in extra and is_whole(extra["kept"]) else extra
 
 
 def _locked(pair: PreferencePair) -> PreferencePair:

@@ -439,6 +439,12 @@ def restored(
     return [_RESTORERS[format](prompt, chosen, rejected, about)]
 
 
+def is_whole(kept: str) -> bool:
+    """Whether rows are kept as they came, because their parts don't say all of them."""
+    about = json.loads(kept)
+    return "row" in about or any("row" in half for half in about.get("rows", ()))
+
+
 def _restored_half(prompt: Messages, completion: Messages, kept: Row) -> Row:
     if "row" in kept:
         return kept["row"]

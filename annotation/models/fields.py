@@ -34,7 +34,8 @@ class ScriptField(models.CharField):
 def asked(messages: list) -> str:
     """The text of the user's last message; of the last one where no user speaks."""
     of_user = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]
-    content = (of_user or messages or [{}])[-1].get("content")
+    last = (of_user or messages or [None])[-1]
+    content = last.get("content") if isinstance(last, dict) else last
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
         return "\n".join(str(part) for part in parts if part)

@@ -213,7 +213,9 @@ def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
         ),
         "days": desk.days_in_a_row(request.project, request.user),
         "is_told": trust.is_told(request.project, request.user),
-        "waiting": desk.waiting_count(request.project, request.user),
+        "waiting": desk.waiting_count(
+            request.project, request.user, context["desk"].lease
+        ),
     }
     return page(request, TEMPLATE, context, status=status)
 

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from annotation import annotators, figures, project_settings, projects
 from annotation.access import at_least, may_create, needs
+from annotation.adjudicating import count_words, how_many
 from annotation.errors import Refused
 from annotation.forms import NewProjectForm
 from annotation.models import Project, Role
@@ -39,6 +40,11 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
         "my_figures": annotators.visible_rows(known, None, request.user),
     }
     if is_reviewer:
+        in_review = how_many(request.project)
+        context["in_review"] = in_review
+        # Told in the navigation, too.
+        context["n_review"] = count_words(in_review) if in_review else ""
+        context["row"].n_review = context["n_review"]
         context |= _whole(request.project, known)
     if request.role == Role.MANAGER:
         context["people"] = annotators.with_members(people, request.project)
@@ -83,9 +89,6 @@ def _whole(project: Project, known: figures.Figures) -> dict:
     monday = today - timedelta(days=today.weekday())
     needed = project_settings.of(project).round_pairs
     new = known["rounds"]["next"]["pairs"]
-    split = next(
-        s["lost"].get("split", 0) for s in known["funnel"] if s["step"] == "pairs"
-    )
     return context | {
         "funnel": steps,
         "most": max((step["count"] for step in steps), default=0),
@@ -99,7 +102,6 @@ def _whole(project: Project, known: figures.Figures) -> dict:
             needed - new,
             today,
         ),
-        "split": split,
         "unchecked": known["totals"]["unchecked"],
         "candidates": known["rounds"]["candidates"],
         "open_flags": [

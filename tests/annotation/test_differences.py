@@ -175,5 +175,5 @@ def test_the_page_itself_computes_none_of_it(client, annotator, lease, monkeypat
 
 def test_a_fixed_number_of_queries(client, annotator, lease, django_assert_num_queries):
     client.force_login(annotator)
-    with django_assert_num_queries(4):  # session, user, lease, membership
+    with django_assert_num_queries(5):  # session, user, lease with membership, answers
         client.get(url(lease), headers={"HX-Request": "true"})

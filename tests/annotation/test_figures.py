@@ -207,11 +207,12 @@ def test_the_api_says_so_too(big, manager, client, asked):
 def test_a_big_projects_pages_count_nothing(
     big, manager, client, asked, django_assert_max_num_queries
 ):
-    """Session, user, project, role; how big it is (2), what is kept (1); the rest is
-    about the reader, the round that runs, the servers: none reads all rows."""
+    """Session, user, project, role; how big it is (2), what is kept (1), what waits
+    for a reviewer (1); the rest is about the reader, the round that runs, the servers,
+    and recent checks of annotators: none reads all rows."""
     figures.refresh(big)
     client.force_login(manager)
-    for name, most in (("project", 20), ("quality", 8), ("api_stats", 8)):
+    for name, most in (("project", 20), ("quality", 10), ("api_stats", 12)):
         url = reverse(name, args=[big.slug])
         with django_assert_max_num_queries(most) as counted:
             client.get(url)

@@ -284,7 +284,7 @@ def test_a_prompts_page_needs_the_same_queries_for_many_answers(
         client.get(url)
     for _ in range(8):
         decide(prompt, "both_bad")
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(9):
         client.get(url)
 
 

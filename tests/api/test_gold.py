@@ -109,5 +109,6 @@ def test_a_lease_on_gold_has_the_shape_of_any_other(alice, project):
         f"{V1}/leases/{lease['key']}/judgment", {"verdict": "tie"}, format="json"
     ).json()
     assert set(judged["judgment"]) == {
-        *("id", "verdict", "strength", "reasons", "comment", "edited", "created_at")
+        *("id", "verdict", "strength", "reasons", "comment", "edited", "created_at"),
+        "criteria",
     }

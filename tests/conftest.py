@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from django.utils import translation
 from playwright.sync_api import Browser, sync_playwright
 
 # Playwright's loop runs in this thread, which Django takes for asynchronous code.
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _plain_passwords(settings):
     """Hashing a password well costs a tenth of a second, in every test."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def _no_language_left() -> Iterator[None]:
+    """A request in Chinese leaves its language behind, in this very thread."""
+    yield
+    translation.deactivate()
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,24 @@ For pictures and for looking around by hand; `fill()` wants an empty, migrated d
 Who sees which pair is fixed: each of DESKS holds a lease on a pair of that kind.
 """
 
+import json
 import math
 import random
 from datetime import timedelta
 
 from django.utils import timezone
 
+from annotation import import_jobs
+from annotation.deciding import decide
 from annotation.models import Role
 from annotation.rendering import render_markdown
 from inference.models import Replica
 from inference.replicas import replica_urls
 from tests.factories import (
+    judge_gold,
     make_comparison,
     make_completion,
+    make_gold,
     make_judgment,
     make_lease,
     make_member,
@@ -194,6 +199,8 @@ def fill() -> None:
         settings={
             "ask_strength": True,
             "ask_reasons": ["correct", "clear", "complete", "well written"],
+            # So seldom that none comes: each desk below shows what it is meant to.
+            "gold_rate": 1e-9,
         },
         members={users[name]: role for name, role in PEOPLE.items()},
     )
@@ -201,6 +208,7 @@ def fill() -> None:
     users["manager"].save()
     make_project(slug="empty", name="Letters", members={users["manager"]: Role.MANAGER})
     _judged(project, users)
+    _looked_after(project, users)
     _trained(project, users["manager"])
     for name, texts in DESKS.items():
         who = make_user(name)
@@ -264,6 +272,42 @@ def _judged(project, users) -> None:
             pair.verdicts.create(rule="similarity", result="reject", reason="0.96")
     for question, good, poor in SHORT:
         _comparison(project, f"{question} (next)", good, poor)
+
+
+def _looked_after(project, users) -> None:
+    """What reviewers and managers have to see to: a split, a flag, gold, a file."""
+    for number in range(3):
+        question, good, poor = SHORT[number]
+        split = _comparison(project, f"{question} (split)", good, poor, quota=2)
+        for name, verdict in (("annotator", "first"), ("omar", "second")):
+            lease = make_lease(
+                comparison=split, annotator=users[name], first=split.a, second=split.b
+            )
+            make_judgment(
+                lease=lease, verdict=verdict, strength=1, comment="It was close."
+            )
+        decide(split)
+    for flag, reason in (("unsafe", "It gives a dose."), ("broken", "")):
+        flagged = _comparison(project, f"{SHORT[0][0]} ({flag})", *SHORT[0][1:])
+        make_lease(
+            comparison=flagged,
+            annotator=users["omar"],
+            outcome="skipped",
+            flag=flag,
+            skip_reason=reason,
+            ended_at=timezone.now(),
+        )
+    for number in range(3):
+        question, good, poor = SHORT[number]
+        known = _comparison(project, f"{question} (known)", good, poor)
+        gold = make_gold(
+            a=known.a, b=known.b, author=users["manager"], explanation="It is complete."
+        )
+        for name in ("annotator", "陈静"):
+            judge_gold(users[name], gold, is_right=bool(number))
+    rows = [{"prompt": q, "chosen": good, "rejected": poor} for q, good, poor in SHORT]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    import_jobs.receive_text(project, users["manager"], lines)
 
 
 def _trained(project, manager) -> None:

@@ -9,6 +9,11 @@ NO_PICTURE = {
     "livez": "for machines",
     "readyz": "for machines",
     "export_pairs": "a file",
+    "export_file": "a file",
+    "export_round": "a file",
+    "import_faults": "a file",
+    "import_status": "a part of the page of the import",
+    "last_ten": "a part of the page of comparing",
     "round_status": "a part of the page of the round",
     "differences": "without JavaScript; its address holds a key made anew each time",
 }

@@ -31,6 +31,7 @@ from training.rounds import start_round
 NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
 DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL IBAN
+Parquet Azure zip gzip tar Arrow Hugging Face chosen rejected answers tie
 temperature epochs json preflight Dawid Skene Ctrl Enter Esc Escape
 """
 """Words that stay as they are: names, formats, units, keys and fields of files."""
@@ -136,7 +137,7 @@ def kitchen(base):
         )
     decide(split)
     make_lease(
-        comparison=comparison(project, 10),
+        comparison=comparison(project, 11),
         annotator=manager,
         outcome="skipped",
         flag="unsafe",
@@ -202,6 +203,10 @@ PATHS = [
             "review/",
             "flagged/",
             "rules/",
+            "quality/",
+            "gold/",
+            "import/",
+            "export/",
             "rounds/",
             "policies/",
         )
@@ -334,7 +339,8 @@ def test_what_is_wrong_with_what_was_sent_is_said_in_chinese(client, kitchen):
         '{"messages": [{"role": "assistant", "content": "好"}]}\n{"prompt": "\\u0000"}'
     )
     sent = {
-        (kitchen_at + "prompts/", 200): {"text": lines, "format": "jsonl"},
+        (kitchen_at + "import/", 200): {"text": lines},
+        (kitchen_at + "gold/", 200): {"text": lines},
         (kitchen_at + "settings/", 422): {"name": "厨房", "sampling.temperature": "-1"},
         (kitchen_at + "rules/", 422): {"rules.similarity.max_ratio": "2"},
         (kitchen_at + "rules/preview/", 200): {"rules.chosen_width.min_columns": "500"},
@@ -348,7 +354,7 @@ def test_what_is_wrong_with_what_was_sent_is_said_in_chinese(client, kitchen):
     }
     left = {}
     for (path, status), body in sent.items():
-        answer = client.post(path, body, headers={"Accept-Language": "zh"})
+        answer = client.post(path, body, follow=True, headers={"Accept-Language": "zh"})
         assert answer.status_code == status, (path, answer.status_code)
         if english := english_in(answer.content.decode()):
             left[path] = english

@@ -231,7 +231,7 @@ def _import(
         prompt, _is_new = Prompt.objects.get_or_create(
             project=project,
             sha256=texts.sha256_of(messages),
-            defaults={"messages": messages, "is_gold": True},
+            defaults={"messages": messages, "is_asked": False, "is_gold": True},
         )
         made = [
             Completion.objects.create(

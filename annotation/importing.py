@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, Literal
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from annotation import exporting, project_settings, texts
@@ -180,7 +179,7 @@ def _store_prompts(project: Project, batch: list[Messages]) -> Stored:
     known = Prompt.objects.filter(project=project, sha256__in=by_sha)
     # What so far only stood before an imported pair, or came with gold, is now asked of
     # the policy too.
-    idle = known.filter(Q(is_asked=False) | Q(is_gold=True))
+    idle = known.filter(is_asked=False)
     woken = idle.update(is_asked=True, is_gold=False)
     accepted = woken + len(_made_prompts(project, by_sha, is_asked=True))
     return Stored(accepted, len(batch) - accepted)

@@ -100,7 +100,7 @@ def is_wanting(project: Project) -> bool:
     policy = inference_queries.serving_policy(project.channel)
     if _left_behind(project, policy, timezone.now()).exists():
         return True
-    asked = Prompt.objects.filter(project=project, is_asked=True, is_gold=False)
+    asked = Prompt.objects.filter(project=project, is_asked=True)
     return missing(project) > 0 and asked.exists()
 
 
@@ -154,7 +154,7 @@ def _reserve(project: Project) -> list[_Order]:
 
 
 def _least_used(project: Project, count: int) -> list[Prompt]:
-    asked = Prompt.objects.filter(project=project, is_asked=True, is_gold=False)
+    asked = Prompt.objects.filter(project=project, is_asked=True)
     free = asked.exclude(
         pk__in=StockReservation.objects.filter(project=project).values("prompt")
     )

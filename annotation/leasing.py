@@ -29,6 +29,7 @@ from annotation.models import (
     Prompt,
     Slot,
 )
+from annotation.probing import mixes_in
 from annotation.project_settings import ProjectSettings
 from annotation.stock import nudge, with_system
 
@@ -93,7 +94,13 @@ def take_lease(project: Project, annotator) -> Lease | None:
         except IntegrityError:
             continue  # Another tab was quicker: what it took is held now.
         nudge(project)
-        return None if key is None else new_lease(project, key)
+        if key is not None:
+            return new_lease(project, key)
+        # Another tab may have been given a probe since we looked, which nothing refuses.
+        held = _held(project, annotator, own.lease_minutes) if mixes_in(own) else None
+        if held is not None:
+            held.is_new = False
+        return held
     return None
 
 
@@ -211,7 +218,7 @@ def _claim_waiting(
     while True:
         now = timezone.now()
         found = waiting.offers(project, annotator.pk, own.next_comparison, now, tried)
-        if not found and not probing.mixes_in(own):
+        if not found and not mixes_in(own):
             return None
         with transaction.atomic():
             key = None if tried else claim_probe(project, annotator, own, now)

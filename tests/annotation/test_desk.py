@@ -60,8 +60,8 @@ def test_what_waits_is_what_this_person_could_judge(
     shared = make_comparison(project=project, quota=2)
     make_judgment(comparison=shared, annotator=annotator)
     make_comparison()
-    assert desk.waiting_count(project, annotator) == 3
-    assert desk.waiting_count(project, other_annotator) == 4
+    assert desk.waiting_count(project, annotator, None) == 3
+    assert desk.waiting_count(project, other_annotator, None) == 4
 
 
 def test_the_last_ten_are_the_newest_that_stand_in_one_query(

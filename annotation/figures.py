@@ -11,15 +11,16 @@ theirs (`register`): training's part is about rounds, which annotation may not k
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone, translation
 
 from annotation import annotators, overview, quality, queries, sways
+from annotation.adjudicating import count_words, how_many
 from annotation.agreement import Agreement
 from annotation.models import PreferencePair, Project, ProjectFigures
 from annotation.nudging import send
@@ -82,6 +83,49 @@ def of(project: Project, *names: str) -> Figures:
     if kept is None or _is_old(kept):
         ask(project)
     return figures
+
+
+def rows_for(projects: QuerySet[Project], user: Any) -> list[Project]:
+    """Projects with the `n_…` counts that _next.html names and the user's `role_here`.
+
+    Small ones in one query. A big one has what a worker kept of it, which costs four
+    more: there are few of them.
+    """
+    kept = {
+        row.project_id: row
+        for row in ProjectFigures.objects.filter(
+            project__in=projects.order_by().values("pk"), as_of__isnull=False
+        )
+    }
+    rows = list(overview.with_figures(projects.exclude(pk__in=kept), user))
+    for project in projects.filter(pk__in=kept).annotate(
+        role_here=overview.role_of(user)
+    ):
+        known = {n: unpacked(kept[project.pk].values.get(n)) for n in NAMED}
+        put_counts(project, user, known)
+        in_review = how_many(project)
+        project.n_review = count_words(in_review) if in_review else ""
+        if _is_old(kept[project.pk]):
+            ask(project)
+        rows.append(project)
+    return sorted(rows, key=lambda project: project.slug)
+
+
+NAMED = ("totals", "rounds")
+"""The parts that `put_counts` reads."""
+
+
+def put_counts(project: Project, user: Any, known: Mapping[str, Any]) -> None:
+    """Give the project what _next.html names; a count not known yet is None."""
+    row: Any = project
+    mine = overview.my_counts(project, user)
+    row.n_mine, row.n_mine_today = mine["all"], mine["today"]
+    row.n_waiting = overview.waiting_for(project, user)
+    totals = known["totals"] or {}
+    for name in ("prompts", "held_out", "open", "judgments", "sound", "rejected"):
+        setattr(row, f"n_{name}", totals.get(name))
+    rounds = known.get("rounds")
+    row.n_new = rounds["next"]["pairs"] if rounds else None
 
 
 def is_small(project: Project) -> bool:

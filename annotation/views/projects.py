@@ -15,7 +15,7 @@ from annotation.errors import Refused
 from annotation.forms import NewProjectForm
 from annotation.models import Project, Role
 from annotation.outlook import pace
-from annotation.overview import my_counts, other_base, waiting_for
+from annotation.overview import other_base
 from annotation.pages import page, safe_html
 from annotation.retelling import retold
 from annotation.words import RULES, lost_words
@@ -32,10 +32,11 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
     is_reviewer = at_least(request.role, Role.REVIEWER)
     names = EVERYBODYS + (REVIEWERS if is_reviewer else ())
     known = figures.of(request.project, *names)
+    figures.put_counts(request.project, request.user, known)
     people = annotators.visible_rows(known, request.role, request.user)
     context = {
         "figures": known,
-        "row": _row(request, known),
+        "row": request.project,
         "guidelines": safe_html(request.project.guidelines),
         "my_figures": annotators.visible_rows(known, None, request.user),
     }
@@ -53,20 +54,6 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
 
 EVERYBODYS = ("totals", "annotators", "agreement", "bias")
 REVIEWERS = ("days", "funnel", "both_bad", "idle", "rounds")
-
-
-def _row(request: HttpRequest, known: figures.Figures) -> Project:
-    """The project with what _next.html names; a count not known yet is None."""
-    row = request.project
-    mine = my_counts(row, request.user)
-    row.n_mine, row.n_mine_today = mine["all"], mine["today"]
-    row.n_waiting = waiting_for(row, request.user)
-    totals = known["totals"] or {}
-    for name in ("prompts", "held_out", "open", "judgments", "sound", "rejected"):
-        setattr(row, f"n_{name}", totals.get(name))
-    rounds = known.get("rounds")
-    row.n_new = rounds["next"]["pairs"] if rounds else None
-    return row
 
 
 def _whole(project: Project, known: figures.Figures) -> dict:

@@ -49,6 +49,25 @@ def test_a_small_projects_figures_are_those_of_now(project, asked):
     assert not asked and not ProjectFigures.objects.exists()
 
 
+def test_home_counts_small_projects_and_reads_what_is_kept_of_big_ones(
+    big, manager, client, asked, django_assert_max_num_queries
+):
+    make_pair(project=big, annotator=manager)
+    figures.refresh(big)
+    make_pair(project=big, annotator=manager)
+    small = make_project(slug="zz", members={manager: "manager"})
+    make_pair(project=small)
+    client.force_login(manager)
+    # Nine as ever, and of the big one: its row, mine, what waits, what is in review.
+    with django_assert_max_num_queries(13) as counted:
+        text = " ".join(client.get(reverse("home")).content.decode().split())
+    # Two pairs now, one when a worker counted; the reader's own are always of now.
+    assert text.count("Sound pairs: 1, of them new: 1.") == 2
+    assert "You judged 2 today, 2 in all." in text
+    kept = [q["sql"] for q in counted.captured_queries if f"= {big.pk}" in q["sql"]]
+    assert not [sql for sql in kept if "annotation_preferencepair" in sql]
+
+
 @pytest.mark.parametrize("make", [make_judgment, make_pair])
 def test_many_judgments_or_many_pairs_make_a_project_big(project, monkeypatch, make):
     monkeypatch.setattr(figures, "LIVE", 2)

@@ -89,8 +89,9 @@ def test_home_needs_the_same_queries_for_one_project_and_for_many(
     client, project, manager, django_assert_num_queries
 ):
     client.force_login(manager)
-    # Session, user, projects with their figures, two for permissions, three for rounds.
-    with django_assert_num_queries(8) as counted:
+    # Session, user, figures kept, projects with theirs, two for permissions, three for
+    # rounds.
+    with django_assert_num_queries(9) as counted:
         client.get(reverse("home"))
     for _number in range(5):
         make_comparison(project=make_project(members={manager: Role.MANAGER}))
@@ -293,7 +294,7 @@ def test_a_fault_of_ours_is_a_calm_page_without_a_traceback(client, db, monkeypa
     def broken(*_args):
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("annotation.views.home.with_figures", broken)
+    monkeypatch.setattr("annotation.views.home.figures.rows_for", broken)
     client.raise_request_exception = False
     client.force_login(make_user())
     response = client.get(reverse("home"))

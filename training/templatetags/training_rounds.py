@@ -27,12 +27,14 @@ def put_rounds(projects: Iterable[Project]) -> str:
     failed, cancelled and rolled-back rounds are free again. Three queries.
     """
     _put_running(projects)
+    # Figures that a worker keeps have it already.
+    counted = [project for project in projects if not hasattr(project, "n_new")]
     used = dict(
-        used_pairs(projects)
+        used_pairs(counted)
         .values_list("training_round__project")
         .annotate(Count("pair", distinct=True))
     )
-    for project in projects:
+    for project in counted:
         project.n_new = max(0, project.n_sound - used.get(project.pk, 0))
     return ""
 

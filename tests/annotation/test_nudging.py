@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import threading
 
 import pytest
 import redis
@@ -61,22 +60,24 @@ def test_fifty_hints_in_a_moment_are_two_messages_the_last_of_them_at_the_end(
     redis_server, monkeypatch
 ):
     """One at once; the other 49 as one more when the pause is over, other projects apart."""
-    late = []
-    monkeypatch.setattr(nudging, "HINT_SECONDS", 0.2)
-    send_late = nudging._send_late
-    sent = threading.Event()
+    timers = []
 
-    def told(*args):
-        late.append(redis_server.llen("generate"))
-        send_late(*args)
-        sent.set()
+    class Timer:
+        def __init__(self, wait, act, args):
+            self.wait, self.act, self.args = wait, act, args
 
-    monkeypatch.setattr(nudging, "_send_late", told)
+        def start(self):
+            timers.append(self)
+
+    monkeypatch.setattr(nudging, "HINT_SECONDS", 60)
+    monkeypatch.setattr(nudging.threading, "Timer", Timer)
     for _ in range(50):
         nudging.hint(fill_stock, 7)
     assert redis_server.llen("generate") == 1
-    assert sent.wait(30)
-    assert (late, redis_server.llen("generate")) == ([1], 2)
+    (late,) = timers
+    assert 0 < late.wait <= 60
+    late.act(*late.args)
+    assert redis_server.llen("generate") == 2
 
     nudging.hint(fill_stock, 8)
     assert redis_server.llen("generate") == 3

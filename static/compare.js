@@ -134,7 +134,10 @@ document.addEventListener("htmx:afterRequest", (event) => {
   if (skipped && xhr.status < 300) forget(`draft:${skipped}`);
   if (!name) return;
   forget(name);
-  if (xhr.status < 300) forget(name.replace("pick:", "draft:"));
+  if (xhr.status < 300) {
+    forget(name.replace("pick:", "draft:"));
+    keep("judged", name.slice("pick:".length));
+  }
   if (kept("pick:").length) retryLater();
 });
 
@@ -188,4 +191,11 @@ prepareEditors();
 restoreDraft();
 restoreDocks();
 showLeftBehind();
-sendKept();
+if (pair().dataset.lease && kept("judged")[0]?.[1] === pair().dataset.lease) {
+  // Drawn by the server while the pick was still being stored: this pair is judged.
+  htmx
+    .ajax("GET", location.pathname, { target: "#pair", swap: "outerHTML settle:0ms" })
+    .catch(() => {}); // told by the events of app.js
+} else {
+  sendKept();
+}

@@ -4,7 +4,9 @@
 (a cut network, a refused act) it says with `browse.expected.append("part of message")`.
 """
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -24,6 +26,15 @@ REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`));
 """
+
+
+def wait_until(page: Page, expression: str, arg: Any = None) -> None:
+    """Until it is true in the page, asked from here each time: Playwright's own
+    `wait_for_function` asks again by eval, which the page's policy forbids."""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(50)
 
 
 class Browse:

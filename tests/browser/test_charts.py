@@ -8,7 +8,7 @@ from django.utils import timezone
 from playwright.sync_api import expect
 
 from annotation.models import Judgment
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.conftest import NARROW, WIDE, wait_until
 from tests.browser.test_every_page import unfold, violations
 from tests.factories import (
     make_comparison,
@@ -75,7 +75,7 @@ def cells(page, column: int) -> list[str]:
 
 def drawn(page, series: str) -> list:
     # A function, not an expression: the page's CSP forbids eval.
-    page.wait_for_function(f"() => window.Chart && !!{CHART}")
+    wait_until(page, f"() => window.Chart && !!{CHART}")
     return page.evaluate(
         f"{CHART}.data.datasets.find((d) => d.label === {series!r}).data"
     )
@@ -111,7 +111,7 @@ def test_the_pointer_shows_a_days_figures_and_nothing_of_the_band(browse, manage
     page = browse(manager, "/projects/kitchen/quality/")
     drawn(page, "Krippendorff’s alpha")
     page.locator("figure[data-chart] canvas").hover()
-    page.wait_for_function(f"() => {CHART}.tooltip.opacity === 1")
+    wait_until(page, f"() => {CHART}.tooltip.opacity === 1")
     lines = page.evaluate(f"{CHART}.tooltip.body.flatMap((part) => part.lines)")
     assert len(lines) == 1 and lines[0].startswith("Krippendorff’s alpha: ")
 
@@ -122,9 +122,10 @@ def test_another_colour_scheme_draws_the_chart_in_its_colours(browse, manager):
     colors = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        page.wait_for_function(
+        wait_until(
+            page,
             f"() => {CHART}.options.scales.y.ticks.color === "
-            "getComputedStyle(document.documentElement).getPropertyValue('--soft').trim()"
+            "getComputedStyle(document.documentElement).getPropertyValue('--soft').trim()",
         )
         colors.append(page.evaluate(f"{CHART}.data.datasets[0].borderColor"))
     assert colors[0] != colors[1]

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from annotation.models import Role
 from annotation.rendering import markdown, render_markdown
 from tests.annotation.test_rendering import PAYLOADS
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.conftest import NARROW, WIDE, wait_until
 from tests.browser.test_every_page import violations
 from tests.factories import (
     make_comparison,
@@ -142,8 +142,8 @@ def test_what_is_wide_scrolls_inside_and_by_keyboard(browse, annotator, size):
     expect(table).to_have_attribute("aria-label", "Wide part, scrolls sideways")
     table.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(
-        "() => document.querySelector('.answer-a div.scroll').scrollLeft > 0"
+    wait_until(
+        page, "() => document.querySelector('.answer-a div.scroll').scrollLeft > 0"
     )
     formula = answer.locator("math").bounding_box()
     assert formula and formula["height"] > 30  # two lines, not source text
@@ -189,9 +189,7 @@ def test_differences_that_come_late_never_land_beside_another_pair(browse, annot
     waiting = []
     page.route("**/differences/", lambda route: waiting.append(route))
     page.keyboard.press("d")
-    page.wait_for_function(
-        "() => document.querySelector('.difference[aria-pressed=true]')"
-    )
+    wait_until(page, "() => document.querySelector('.difference[aria-pressed=true]')")
     page.keyboard.press("1")
     expect(page.locator("#pair")).not_to_have_attribute("data-lease", lease or "")
     shown = page.locator(".answer-a .answer-text").inner_text()

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.conftest import NARROW, WIDE, wait_until
 from tests.browser.test_every_page import unfold, violations
 from tests.factories import make_policy, make_project, make_user
 from tests.training.conftest import make_pairs
@@ -58,13 +58,13 @@ def train(training_round, first, last):
 def test_curves_grow_without_a_reload_until_the_round_is_over(browse, manager, running):
     page = browse(manager, f"/rounds/{running.pk}/")
     expect(page.get_by_text("Training: step 12 of 40")).to_be_visible()
-    page.wait_for_function(f"{POINTS} === 12")
+    wait_until(page, f"{POINTS} === 12")
     page.get_by_text("The charts’ numbers as a table").click()
     page.evaluate("window.isTheSamePage = true")
 
     train(running, 13, 20)
     expect(page.get_by_text("Training: step 20 of 40")).to_be_visible()
-    page.wait_for_function(f"{POINTS} === 20")
+    wait_until(page, f"{POINTS} === 20")
     # What somebody has opened stays open, on the same page.
     expect(page.get_by_role("columnheader", name="rewards/margins")).to_be_visible()
     assert page.evaluate("window.isTheSamePage")
@@ -80,9 +80,9 @@ def test_curves_grow_without_a_reload_until_the_round_is_over(browse, manager, r
 
 def test_a_point_under_the_pointer_says_its_figures(browse, manager, running):
     page = browse(manager, f"/rounds/{running.pk}/")
-    page.wait_for_function(f"{POINTS} === 12")
+    wait_until(page, f"{POINTS} === 12")
     page.locator("#chart-rewards").hover()
-    page.wait_for_function("Chart.getChart('chart-rewards').tooltip.opacity === 1")
+    wait_until(page, "Chart.getChart('chart-rewards').tooltip.opacity === 1")
     lines = page.evaluate(
         "Chart.getChart('chart-rewards').tooltip.body.flatMap((part) => part.lines)"
     )

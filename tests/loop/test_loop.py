@@ -15,6 +15,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import wait_until
 from tests.loop.stack import Stack, is_alive, wait_for
 from training.client import Client, Lease, Round
 
@@ -42,10 +43,10 @@ def judge_by_keyboard(page: Page) -> None:
     assert "policy-" not in page.content()
     first, second = page.locator(".answer-text").all_inner_texts()
     page.keyboard.press("1" if len(first) > len(second) else "2")
-    page.wait_for_function(
+    wait_until(
+        page,
         "old => document.querySelector('#pair').dataset.lease !== old",
-        arg=lease,
-        timeout=60_000,
+        lease,
     )
 
 

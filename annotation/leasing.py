@@ -204,10 +204,10 @@ def claim_probe(
     slot = probing.slot_for(project, annotator, own)
     if slot is None:
         return None
-    key, until = uuid.uuid4(), now + timedelta(minutes=own.lease_minutes)
-    if not sql.changed(_TAKE, key, until, slot.pk, slot.lease_id or NOBODY):
-        return None
-    make_lease(slot.comparison, annotator.pk, key, until)
+    until = now + timedelta(minutes=own.lease_minutes)
+    key = _take(slot.pk, slot.lease_id, until)
+    if key is not None:
+        make_lease(slot.comparison, annotator.pk, key, until)
     return key
 
 
@@ -240,14 +240,23 @@ def claim(
     room = _ROOM + sql.for_update("s", skip_locked=True)
     for offer in found:
         for slot_id, ended in sql.rows(room, offer[0], now, annotator_id):
-            key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
-            if not sql.changed(_TAKE, key, until, slot_id, ended or NOBODY):
+            until = now + timedelta(minutes=minutes)
+            key = _take(slot_id, ended, until)
+            if key is None:
                 continue
             if ended is not None:
                 end(ended, Lease.Outcome.EXPIRED, now)
             make_lease(waiting.comparison_of(offer), annotator_id, key, until)
             return key
     return None
+
+
+def _take(
+    slot_id: int, held_by: uuid.UUID | str | None, until: datetime
+) -> uuid.UUID | None:
+    """The key the slot is taken with; None where somebody was quicker."""
+    key = uuid.uuid4()
+    return key if sql.changed(_TAKE, key, until, slot_id, held_by or NOBODY) else None
 
 
 def make_lease(

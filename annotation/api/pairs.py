@@ -1,7 +1,5 @@
 """GET pairs: a project's pairs as a stream, in any format. POST pairs: ready ones in."""
 
-from io import BytesIO
-
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -12,8 +10,8 @@ from rest_framework.views import APIView
 
 from annotation import downloads, export_filters
 from annotation.access import needs
-from annotation.api.parsing import OneAnswer, RawBodyParser, refuse_large
-from annotation.api.prompts import FORMATS, ImportReportSerializer, answer, streams
+from annotation.api.parsing import OneAnswer, RawBodyParser
+from annotation.api.prompts import ImportReportSerializer, answer, imported, streams
 from annotation.api.serializers import problems
 from annotation.files.writing import TABLES
 from annotation.importing import import_pairs
@@ -78,9 +76,4 @@ class Pairs(APIView):
     )
     @needs(Role.MANAGER)
     def post(self, request: Request, slug: str) -> Response:
-        refuse_large(request)
-        kind = (request.content_type or "").split(";")[0].strip().lower()
-        # An empty body has no stream.
-        stream = request.data if hasattr(request.data, "readline") else BytesIO()
-        report = import_pairs(request.project, stream, FORMATS.get(kind))
-        return Response(ImportReportSerializer(report).data)
+        return imported(request, import_pairs)

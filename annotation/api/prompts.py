@@ -24,7 +24,7 @@ from annotation.api.parsing import (
 from annotation.api.serializers import problems
 from annotation.errors import ExportRefused
 from annotation.files.writing import TABLES, TYPES
-from annotation.importing import import_prompts
+from annotation.importing import ImportReport, import_prompts
 from annotation.models import Role
 
 FORMATS = {
@@ -46,6 +46,16 @@ class ImportReportSerializer(serializers.Serializer):
     accepted = serializers.IntegerField()
     duplicates = serializers.IntegerField()
     rejected = RejectedSerializer(many=True)
+
+
+def imported(request: Request, take: Callable[..., ImportReport]) -> Response:
+    """The body taken in by `take`, and what came of it."""
+    refuse_large(request)
+    kind = (request.content_type or "").split(";")[0].strip().lower()
+    # An empty body has no stream.
+    stream = request.data if hasattr(request.data, "readline") else BytesIO()
+    report = take(request.project, stream, FORMATS.get(kind))
+    return Response(ImportReportSerializer(report).data)
 
 
 def answer(make: Callable[[], StreamingHttpResponse]) -> StreamingHttpResponse:
@@ -102,9 +112,4 @@ class Prompts(APIView):
     )
     @needs(Role.MANAGER)
     def post(self, request: Request, slug: str) -> Response:
-        refuse_large(request)
-        kind = (request.content_type or "").split(";")[0].strip().lower()
-        # An empty body has no stream.
-        stream = request.data if hasattr(request.data, "readline") else BytesIO()
-        report = import_prompts(request.project, stream, FORMATS.get(kind))
-        return Response(ImportReportSerializer(report).data)
+        return imported(request, import_prompts)

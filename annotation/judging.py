@@ -139,8 +139,12 @@ def judge_and_take(
     comment: str = "",
     edited: str = "",
     criteria: Mapping[str, str] | None = None,
+    has_ahead: bool = False,
 ) -> tuple[Submitted, Lease | None]:
     """`submit_judgment`, then `take_lease`: both in one transaction where they can be.
+
+    `has_ahead`: the page says that it holds a lease reserved ahead (reserving.py), which
+    then comes next. Who doesn't say so pays no query for looking.
 
     Raises what submitting raises. The judgment never waits for the next comparison: if
     that can't be taken in the same transaction, it is taken in one of its own.
@@ -156,7 +160,7 @@ def judge_and_take(
     if lease.outcome == Lease.Outcome.ACTIVE:
         try:
             checked = _checked(lease, *body.values())
-            return _judge_and_claim(lease, annotator, checked)
+            return _judge_and_claim(lease, annotator, checked, has_ahead)
         except (InvalidJudgment, IntegrityError):
             pass  # Rare; what it was is found out below.
     submitted = submit_judgment(lease, **body)
@@ -164,7 +168,7 @@ def judge_and_take(
 
 
 def _judge_and_claim(
-    lease: Lease, annotator, body: _Body
+    lease: Lease, annotator, body: _Body, has_ahead: bool
 ) -> tuple[Submitted, Lease | None]:
     """An active lease is judged, and as it was the only one, the next can be taken.
 
@@ -172,20 +176,23 @@ def _judge_and_claim(
     """
     project, now = lease.project, timezone.now()
     own = project_settings.of(project)
-    found = waiting.offers(
-        project, annotator.pk, own.next_comparison, now, [lease.comparison_id]
-    )
+    found: list[tuple] = []
+    if not has_ahead:
+        found = waiting.offers(
+            project, annotator.pk, own.next_comparison, now, [lease.comparison_id]
+        )
     with transaction.atomic():
         submitted = _store(lease, body)
         key = None
         if not submitted.is_replay:
-            key = leasing.claim_probe(project, annotator, own, now) or leasing.claim(
-                found, annotator.pk, now, own.lease_minutes
-            )
+            key = leasing.claim_probe(project, annotator, own, now)
+            if key is None and has_ahead:
+                key = leasing.activate(project, annotator.pk, now, own.lease_minutes)
+            key = key or leasing.claim(found, annotator.pk, now, own.lease_minutes)
     nudge(project)
     if key is not None:
         return submitted, leasing.new_lease(project, key)
-    if not found and not submitted.is_replay:
+    if not found and not has_ahead and not submitted.is_replay:
         return submitted, None
     # A repeat may have the next one already; others may have taken all that was seen.
     return submitted, leasing.take_lease(project, annotator)

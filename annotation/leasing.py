@@ -3,7 +3,7 @@
 A lease takes a slot by a conditional UPDATE, an expired one's slot the same way, so
 leases and judgments together never exceed the quota. The shown order and the ids the
 page carries are made here; which comparisons are offered is in waiting.py, judging in
-judging.py.
+judging.py, reserving a second lease ahead of the first in reserving.py.
 """
 
 import uuid
@@ -74,23 +74,42 @@ ORDER BY s.number LIMIT 1"""
 _TAKE = """
 UPDATE annotation_slot SET state = 'leased', lease_id = %s, expires_at = %s
 WHERE id = %s AND (state = 'open' OR (state = 'leased' AND lease_id = %s))"""
+_HELD = """l.key = COALESCE(
+(SELECT key FROM annotation_lease WHERE project_id = %s AND annotator_id = %s
+    AND outcome = ''),
+(SELECT key FROM annotation_lease WHERE project_id = %s AND annotator_id = %s
+    AND outcome = 'ahead'))"""
+_AHEAD = """
+SELECT key FROM annotation_lease
+WHERE project_id = %s AND annotator_id = %s AND outcome = 'ahead'"""
+_KEEP = f"""
+UPDATE annotation_slot SET expires_at = %s WHERE lease_id = %s AND state = 'leased'
+AND EXISTS (SELECT 1 FROM annotation_comparison c
+    WHERE c.id = annotation_slot.comparison_id AND c.state = 'open')
+AND {waiting.NOT_JUDGED.format("annotation_slot.comparison_id")}
+AND {waiting.NOT_SKIPPED.format("annotation_slot.comparison_id")}"""
+_ACTIVATE = """
+UPDATE annotation_lease SET outcome = '', created_at = %s, expires_at = %s
+WHERE key = %s AND outcome = 'ahead'"""
 NOBODY = uuid.UUID(int=0)
 
 
 def take_lease(project: Project, annotator) -> Lease | None:
-    """The lease held, else one on the next comparison waiting for this annotator.
+    """The lease held, else the one reserved ahead, else one on the next comparison
+    waiting for this annotator.
 
     None where nothing waits that they haven't judged or skipped. `lease.is_new` says
-    whether it was made now.
+    whether it came to them now.
     """
     own = project_settings.of(project)
     for _attempt in range(3):
         held = _held(project, annotator, own.lease_minutes)
-        if held is not None:
+        if held is not None and held.outcome == Lease.Outcome.ACTIVE:
             held.is_new = False
             return held
         try:
-            key = _claim_waiting(project, annotator, own)
+            key = _bring(held, annotator, own) if held is not None else None
+            key = key or _claim_waiting(project, annotator, own)
         except IntegrityError:
             continue  # Another tab was quicker: what it took is held now.
         nudge(project)
@@ -98,8 +117,9 @@ def take_lease(project: Project, annotator) -> Lease | None:
             return new_lease(project, key)
         # Another tab may have been given a probe since we looked, which nothing refuses.
         held = _held(project, annotator, own.lease_minutes) if mixes_in(own) else None
-        if held is not None:
-            held.is_new = False
+        if held is None or held.outcome != Lease.Outcome.ACTIVE:
+            return None
+        held.is_new = False
         return held
     return None
 
@@ -179,11 +199,11 @@ def shows_a_first(annotator_id: int, comparison_id: int) -> bool:
 
 
 def _held(project: Project, annotator, minutes: float) -> Lease | None:
-    """The active lease, its time prolonged when less than half is left."""
-    active = "l.project_id = %s AND l.annotator_id = %s AND l.outcome = ''"
-    lease = _shown(project, active, project.pk, annotator.pk)
-    if lease is None:
-        return None
+    """The active lease, its time prolonged when less than half is left; where there is
+    none the one reserved ahead, as it is."""
+    lease = _shown(project, _HELD, *[project.pk, annotator.pk] * 2)
+    if lease is None or lease.outcome == Lease.Outcome.AHEAD:
+        return lease
     now = timezone.now()
     if lease.expires_at - now > timedelta(minutes=minutes) / 2:
         return lease
@@ -195,6 +215,64 @@ def _held(project: Project, annotator, minutes: float) -> Lease | None:
         Lease.objects.filter(pk=lease.pk).update(expires_at=until)
     lease.expires_at = until
     return lease
+
+
+def reserved(project: Project, annotator) -> Lease | None:
+    """The lease reserved ahead, whether or not it may still be shown."""
+    for (key,) in sql.rows(_AHEAD, project.pk, annotator.pk):
+        return _shown(project, "l.key = %s", key)
+    return None
+
+
+def keep(key: uuid.UUID | str, annotator_id: int, until: datetime) -> bool:
+    """Give a reserved lease's slot until then; whether it may still be shown.
+
+    Not where another has the slot by now, the comparison was withdrawn, or the
+    annotator has met it by another lease. Before the lease's own row, as all do.
+    """
+    return bool(sql.changed(_KEEP, until, key, annotator_id, annotator_id))
+
+
+def activate(
+    project: Project, annotator_id: int, now: datetime, minutes: float
+) -> uuid.UUID | None:
+    """Bring the lease reserved ahead to the desk, in this transaction: its key, or None.
+
+    Its time, and that of the judgment, count from now. IntegrityError where they hold
+    another active lease.
+    """
+    for (key,) in sql.rows(_AHEAD, project.pk, annotator_id):
+        until = now + timedelta(minutes=minutes)
+        if keep(key, annotator_id, until) and sql.changed(_ACTIVATE, now, until, key):
+            return uuid.UUID(str(key))
+    return None
+
+
+def put_back(lease: Lease) -> None:
+    """End a lease reserved ahead, and give its slot back."""
+    with transaction.atomic():
+        comparison = locked(lease.comparison_id)
+        # Behind the slot's lock it can't be on its way to the desk any more.
+        list(Slot.objects.select_for_update(no_key=True).filter(lease=lease.pk))
+        ahead = Lease.objects.filter(pk=lease.pk, outcome=Lease.Outcome.AHEAD)
+        if not ahead.exists():
+            return
+        free(lease.pk, comparison)
+        end(lease.pk, Lease.Outcome.EXPIRED, timezone.now())
+        if comparison.state == Comparison.State.WITHDRAWN:
+            decide(comparison)
+
+
+def _bring(lease: Lease, annotator, own: ProjectSettings) -> uuid.UUID | None:
+    """A probe that is due, else the lease reserved ahead, else None: it is lost."""
+    now = timezone.now()
+    with transaction.atomic():
+        key = claim_probe(lease.project, annotator, own, now) or activate(
+            lease.project, annotator.pk, now, own.lease_minutes
+        )
+    if key is None:
+        put_back(lease)
+    return key
 
 
 def claim_probe(
@@ -229,12 +307,17 @@ def _claim_waiting(
 
 
 def claim(
-    found: Sequence[tuple], annotator_id: int, now: datetime, minutes: float
+    found: Sequence[tuple],
+    annotator_id: int,
+    now: datetime,
+    minutes: float,
+    outcome: str = Lease.Outcome.ACTIVE,
 ) -> uuid.UUID | None:
     """Take a slot of the first offer that still has one: the new lease's key, or None.
 
     The one place where somebody is handed a comparison, inside the transaction that
-    may have stored their last judgment. IntegrityError where they hold another lease.
+    may have stored their last judgment. The lease is active, or AHEAD of that which is.
+    IntegrityError where they hold another of the same kind.
     """
     # A slot that somebody is taking just now is passed over, not waited for.
     room = _ROOM + sql.for_update("s", skip_locked=True)
@@ -246,7 +329,8 @@ def claim(
                 continue
             if ended is not None:
                 end(ended, Lease.Outcome.EXPIRED, now)
-            make_lease(waiting.comparison_of(offer), annotator_id, key, until)
+            comparison = waiting.comparison_of(offer)
+            make_lease(comparison, annotator_id, key, until, outcome)
             return key
     return None
 
@@ -260,7 +344,11 @@ def _take(
 
 
 def make_lease(
-    comparison: Comparison, annotator_id: int, key: uuid.UUID, until: datetime
+    comparison: Comparison,
+    annotator_id: int,
+    key: uuid.UUID,
+    until: datetime,
+    outcome: str = Lease.Outcome.ACTIVE,
 ) -> None:
     """The lease's row for a slot that already names its key."""
     first, second = comparison.a_id, comparison.b_id
@@ -277,13 +365,14 @@ def make_lease(
             first_id=first,
             second_id=second,
             expires_at=until,
+            outcome=outcome,
         )
     )
 
 
 def end(lease_id: uuid.UUID | str, outcome: str, now: datetime, **fields) -> int:
-    """Give an active lease its outcome; how many rows that changed (0 or 1)."""
-    return Lease.objects.filter(pk=lease_id, outcome=Lease.Outcome.ACTIVE).update(
+    """Give a lease that is held its outcome; how many rows that changed (0 or 1)."""
+    return Lease.objects.filter(pk=lease_id, outcome__in=Lease.HELD).update(
         outcome=outcome, ended_at=now, **fields
     )
 
@@ -322,7 +411,7 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
         probing.end_skipped(comparison)
         free(lease.pk, comparison)
         Lease.objects.filter(
-            pk=lease.pk, outcome__in=[Lease.Outcome.ACTIVE, Lease.Outcome.EXPIRED]
+            pk=lease.pk, outcome__in=[*Lease.HELD, Lease.Outcome.EXPIRED]
         ).update(
             outcome=Lease.Outcome.SKIPPED, skip_reason=reason, flag=flag, ended_at=now
         )

@@ -217,7 +217,7 @@ def member_counts(project: Project) -> QuerySet[Membership]:
 
 def ready_for(user) -> QuerySet[Comparison]:
     """Open comparisons with room that the user has neither judged nor skipped, and the
-    one on their own desk.
+    one on their own desk with that reserved ahead of it.
 
     Their own probe counts as any other would, or the count would tell it.
     """
@@ -229,7 +229,7 @@ def ready_for(user) -> QuerySet[Comparison]:
         Q(purpose__in=Comparison.OFFERED) | Q(probe__annotator=user),
         # Apart, not as a join from slots to leases: PostgreSQL would read all leases.
         Exists(Slot.objects.filter(room, comparison=here))
-        | Exists(mine.filter(outcome=Lease.Outcome.ACTIVE)),
+        | Exists(mine.filter(outcome__in=Lease.HELD)),
         ~Exists(
             Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)
         ),

@@ -262,8 +262,8 @@ def _store(project, policy, order: _Order, sampled, system_prompt: str, quota: i
 def withdraw_stock(project: Project, keep: Policy) -> int:
     """Withdraw other policies' comparisons that nobody holds; how many.
 
-    Held and begun ones finish. A lease that ran out holds nothing; its comparison goes
-    with the rest. Repeating it changes nothing.
+    Held and begun ones finish. A lease that ran out, or that is only reserved ahead,
+    holds nothing: nobody has seen that pair. Its comparison goes with the rest. Repeating it changes nothing.
     """
     now = timezone.now()
     left = _left_behind(project, keep, now)
@@ -289,7 +289,12 @@ def withdraw_open(comparison: Comparison) -> None:
 
 def _left_behind(project: Project, keep: Policy, now) -> QuerySet[Comparison]:
     in_use = Slot.objects.filter(
-        Q(state=Slot.State.JUDGED) | Q(state=Slot.State.LEASED, expires_at__gt=now),
+        Q(state=Slot.State.JUDGED)
+        | Q(
+            state=Slot.State.LEASED,
+            expires_at__gt=now,
+            lease__outcome=Lease.Outcome.ACTIVE,
+        ),
         comparison=OuterRef("pk"),
     )
     return Comparison.objects.filter(
@@ -303,12 +308,15 @@ def _left_behind(project: Project, keep: Policy, now) -> QuerySet[Comparison]:
 
 def _withdraw(ids: list[int], now) -> None:
     Comparison.objects.filter(pk__in=ids).update(state=Comparison.State.WITHDRAWN)
-    expired = Slot.objects.filter(
-        comparison__in=ids, state=Slot.State.LEASED, expires_at__lte=now
-    )
-    leases = list(expired.values_list("lease", flat=True))
+    leased = Slot.objects.filter(comparison__in=ids, state=Slot.State.LEASED)
+    # Looked at behind their locks: a reserved one may be on its way to somebody's desk.
+    list(leased.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+    over = Q(expires_at__lte=now) | Q(lease__outcome=Lease.Outcome.AHEAD)
+    ended = dict(leased.filter(over).values_list("pk", "lease"))
     nobody = {"state": Slot.State.WITHDRAWN, "lease": None, "expires_at": None}
-    expired.update(**nobody)
+    Slot.objects.filter(pk__in=ended).update(**nobody)
     Slot.objects.filter(comparison__in=ids, state=Slot.State.OPEN).update(**nobody)
-    gone = Lease.objects.filter(pk__in=leases, outcome="", slot=None)
+    gone = Lease.objects.filter(
+        pk__in=ended.values(), outcome__in=Lease.HELD, slot=None
+    )
     gone.update(outcome=Lease.Outcome.EXPIRED, ended_at=now)

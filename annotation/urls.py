@@ -30,6 +30,7 @@ urlpatterns = [
     path("projects/new/", projects.new_project, name="new_project"),
     path("projects/<slug:slug>/", projects.project, name="project"),
     path("projects/<slug:slug>/compare/", compare.compare, name="compare"),
+    path("projects/<slug:slug>/ahead/", compare.ahead, name="ahead"),
     path("projects/<slug:slug>/last-ten/", compare.last_ten, name="last_ten"),
     path("leases/<uuid:key>/judge/", compare.judge, name="judge"),
     path(

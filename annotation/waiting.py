@@ -28,6 +28,10 @@ NOT_JUDGED = (
     "NOT EXISTS (SELECT 1 FROM annotation_judgment j WHERE j.comparison_id = {0}"
     " AND j.annotator_id = %s AND j.undone_at IS NULL LIMIT 1 OFFSET 0)"
 )
+NOT_SKIPPED = (
+    "NOT EXISTS (SELECT 1 FROM annotation_lease l WHERE l.comparison_id = {0}"
+    " AND l.annotator_id = %s AND l.outcome = 'skipped' LIMIT 1 OFFSET 0)"
+)
 
 # OFFSET 0 keeps PostgreSQL from making joins of these, which read whole tables in the
 # hope of soon having found enough; so each waiting comparison is looked up by itself.
@@ -37,9 +41,7 @@ WHERE c.project_id = %s AND c.state = 'open'
 AND c.purpose IN ({", ".join(f"'{purpose}'" for purpose in Comparison.OFFERED)})
 AND EXISTS (SELECT 1 FROM annotation_slot s WHERE s.comparison_id = c.id AND {FREE}
     LIMIT 1 OFFSET 0)
-AND {NOT_JUDGED.format("c.id")}
-AND NOT EXISTS (SELECT 1 FROM annotation_lease l WHERE l.comparison_id = c.id
-    AND l.annotator_id = %s AND l.outcome = 'skipped' LIMIT 1 OFFSET 0)
+AND {NOT_JUDGED.format("c.id")} AND {NOT_SKIPPED.format("c.id")}
 """
 
 # Each follows an index of the waiting comparisons, and reads no more than a window of

@@ -1,7 +1,7 @@
 // The compare page: a visible beat, drafts, and picks that outlive a lost network.
 // A pick is kept in localStorage from the key stroke until the server has answered it;
 // its lease key makes sending it again harmless. Needs app.js and htmx, and keys.js,
-// editing.js and desk.js before it; without all of them the plain form still works.
+// editing.js and desk.js before it, ahead.js after it; without all of them the plain form still works.
 "use strict";
 
 const live = document.getElementById("live");
@@ -110,7 +110,8 @@ document.addEventListener("submit", (event) => {
   pair().dataset.picked = button.value;
   const { lease } = pair().dataset;
   const values = { ...typed(form), verdict: button.value };
-  keep(`pick:${lease}`, { url: form.getAttribute("action"), values });
+  sending = `pick:${lease}`;
+  keep(sending, { url: form.getAttribute("action"), values });
 }, true);
 
 // The second half of a double click would fall on the pair that came meanwhile.
@@ -168,10 +169,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 });
 
 // --- After a swap ----------------------------------------------------------------------
-document.addEventListener("htmx:afterSwap", (event) => {
-  if (event.detail.target.id !== "pair") return;
-  live.textContent = [isResent && pair().dataset.sent, pair().dataset.announce].filter(Boolean).join(" ");
-  isResent = false;
+function showPair() {
   applyKeys();
   prepareEditors();
   restoreDraft();
@@ -179,6 +177,14 @@ document.addEventListener("htmx:afterSwap", (event) => {
   // The place to read on from, for the keyboard and for screen readers.
   pair().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
   pair().querySelector(".pair-text")?.scrollTo(0, 0);
+}
+
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.detail.target.id !== "pair") return;
+  live.textContent = [isResent && pair().dataset.sent, pair().dataset.announce].filter(Boolean).join(" ");
+  isResent = false;
+  showPair();
+  afterStored();
 });
 
 document.addEventListener("input", (event) => {

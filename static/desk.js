@@ -62,10 +62,15 @@ function restoreDocks() {
 function afterPairCame() {
   const ten = document.getElementById("last-ten");
   if (ten.matches(":modal")) ten.close();
-  else refreshDock(ten);
   showDocks();
   criterion = null;
   suggestBreak();
+  showLeftBehind();
+}
+
+function afterStored() {
+  refreshDock(document.getElementById("last-ten"));
+  showDocks();
   showLeftBehind();
 }
 
@@ -138,14 +143,21 @@ document.querySelector("#break button").addEventListener("click", () => {
 
 // --- Left behind -----------------------------------------------------------------------
 // A pair whose time ran out, or that an undo pushed aside, is gone with its lease. What
-// was written for it is given back until somebody puts it away.
+// was written for it is given back until somebody puts it away. Not gone is what stands on
+// the page, one that is leaving it included, and what is reserved ahead.
+function draftsInUse() {
+  const here = [...document.querySelectorAll(".pair")].map((one) => one.dataset.lease);
+  const ahead = kept("ahead").map(([, lease]) => lease);
+  return new Set([...here, ...ahead].map((lease) => `draft:${lease}`));
+}
+
 function showLeftBehind() {
   const box = document.getElementById("left-behind");
-  const here = `draft:${pair().dataset.lease}`;
+  const inUse = draftsInUse();
   const picks = new Set(kept("pick:").map(([name]) => name.replace("pick:", "draft:")));
   const texts = [];
   for (const [name, draft] of kept("draft:")) {
-    if (name === here || picks.has(name)) continue;
+    if (inUse.has(name) || picks.has(name)) continue;
     const text = [draft.edited_first, draft.edited_second, draft.comment, draft.flag_text]
       .filter(Boolean)
       .join("\n\n");
@@ -158,7 +170,7 @@ function showLeftBehind() {
 }
 
 document.querySelector("#left-behind button").addEventListener("click", () => {
-  const here = `draft:${pair().dataset.lease}`;
-  for (const [name] of kept("draft:")) if (name !== here) forget(name);
+  const inUse = draftsInUse();
+  for (const [name] of kept("draft:")) if (!inUse.has(name)) forget(name);
   showLeftBehind();
 });

@@ -43,6 +43,7 @@ PAGES = {
     "new_project": {"GET": CREATOR, "POST": CREATOR},
     "project": {"GET": ANNOTATOR},
     "compare": {"GET": ANNOTATOR},
+    "ahead": {"POST": ANNOTATOR},
     "judge": {"POST": OWNER},
     "skip": {"POST": OWNER},
     "differences": {"GET": OWNER},

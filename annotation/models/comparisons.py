@@ -182,9 +182,13 @@ class Lease(models.Model):
 
     class Outcome(models.TextChoices):
         ACTIVE = "", _("active")
+        AHEAD = "ahead", _("reserved ahead")
         JUDGED = "judged", _("judged")
         SKIPPED = "skipped", _("skipped")
         EXPIRED = "expired", _("expired")
+
+    HELD = ("", "ahead")
+    """On the desk, or reserved for it: outcomes of a lease that may have a slot."""
 
     class Flag(models.TextChoices):
         """What is wrong with a pair that somebody flagged instead of judging it."""
@@ -209,6 +213,7 @@ class Lease(models.Model):
     second_alias = models.UUIDField(default=uuid.uuid4, editable=False)
     """Random ids for this lease alone, so that nothing tells a pair comes again."""
     created_at = models.DateTimeField(auto_now_add=True)
+    """When it came to the desk; for one reserved ahead, until then, when it was made."""
     expires_at = models.DateTimeField()
     outcome = models.CharField(max_length=8, choices=Outcome, default="", blank=True)
     skip_reason = models.CharField(max_length=200, blank=True)
@@ -224,11 +229,16 @@ class Lease(models.Model):
                 condition=Q(outcome=""),
                 name="one_lease_at_a_time",
             ),
+            models.UniqueConstraint(
+                fields=["project", "annotator"],
+                condition=Q(outcome="ahead"),
+                name="one_lease_ahead",
+            ),
             models.CheckConstraint(
                 condition=~Q(first=F("second")), name="lease_shows_two"
             ),
             models.CheckConstraint(
-                condition=Q(outcome__in=["", "judged", "skipped", "expired"]),
+                condition=Q(outcome__in=["", "ahead", "judged", "skipped", "expired"]),
                 name="lease_outcome_known",
             ),
             models.CheckConstraint(

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation import desk, judging, keys, leasing, preferences, trust
+from annotation import desk, judging, keys, leasing, preferences, reserving, trust
 from annotation.access import needs, role_of
 from annotation.errors import InvalidJudgment, Refused
 from annotation.forms import CRITERION, JudgmentForm
@@ -27,6 +27,8 @@ from annotation.pages import page, safe_html
 from annotation.words import verdict_words
 
 TEMPLATE = "annotation/compare.html"
+HAS_AHEAD = "X-Has-Ahead"
+"""Sent by a page that holds the pair reserved ahead (static/ahead.js)."""
 
 
 def on_own(find: Callable[..., Any]) -> Callable[[Callable], Callable]:
@@ -66,6 +68,21 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
+@never_cache
+@needs(Role.ANNOTATOR)
+def ahead(request: HttpRequest, slug: str) -> HttpResponse:
+    """The pair after the one on the desk, for the page to hold; 204 where none may be.
+
+    Written as any other pair, so nothing tells which came ahead. The page asks for it
+    while the person reads, and shows it in the moment of their next pick.
+    """
+    if not request.htmx:
+        return redirect("compare", slug)
+    lease = reserving.reserve(request.project, request.user)
+    return HttpResponse(status=204) if lease is None else _show(request, lease)
+
+
+@require_POST
 @on_own(leasing.lease_for)
 def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
     form = JudgmentForm(request.POST, lease)
@@ -74,7 +91,10 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
     try:
         if request.htmx:
             submitted, following = judging.judge_and_take(
-                lease, request.user, **form.submission()
+                lease,
+                request.user,
+                has_ahead=HAS_AHEAD in request.headers,
+                **form.submission(),
             )
         else:
             # A page of its own follows, which takes the next pair.

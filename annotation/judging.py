@@ -192,7 +192,8 @@ def _judge_and_claim(
     nudge(project)
     if key is not None:
         return submitted, leasing.new_lease(project, key)
-    if not found and not has_ahead and not submitted.is_replay:
+    is_more = found or has_ahead or submitted.is_replay
+    if not is_more and leasing.reserved(project, annotator) is None:
         return submitted, None
     # A repeat may have the next one already; others may have taken all that was seen.
     return submitted, leasing.take_lease(project, annotator)

@@ -135,7 +135,10 @@ def make_comparison(*, project=None, prompt=None, a=None, b=None, quota=1, **fie
 
 
 def make_lease(*, comparison=None, annotator=None, project=None, **fields):
-    """An active lease in the first open slot; a is shown first. A member if needed."""
+    """An active lease in the first open slot; a is shown first. A member if needed.
+
+    With `outcome="ahead"` one reserved ahead.
+    """
     comparison = comparison or make_comparison(project=project)
     annotator = annotator or make_user()
     Membership.objects.get_or_create(
@@ -152,7 +155,7 @@ def make_lease(*, comparison=None, annotator=None, project=None, **fields):
         annotator=annotator,
         **fields,
     )
-    if not lease.outcome:
+    if lease.outcome in Lease.HELD:
         slot = comparison.slots.filter(state="open").order_by("number")[0]
         slot.state, slot.lease, slot.expires_at = "leased", lease, lease.expires_at
         slot.save()

@@ -185,10 +185,12 @@ def _judge_and_claim(
         submitted = _store(lease, body)
         key = None
         if not submitted.is_replay:
-            key = leasing.claim_probe(project, annotator, own, now)
-            if key is None and has_ahead:
+            if has_ahead:
                 key = leasing.activate(project, annotator.pk, now, own.lease_minutes)
-            key = key or leasing.claim(found, annotator.pk, now, own.lease_minutes)
+            else:
+                key = leasing.claim_probe(
+                    project, annotator, own, now
+                ) or leasing.claim(found, annotator.pk, now, own.lease_minutes)
     nudge(project)
     if key is not None:
         return submitted, leasing.new_lease(project, key)

@@ -264,19 +264,20 @@ def put_back(lease: Lease) -> None:
 
 
 def _bring(lease: Lease, annotator, own: ProjectSettings) -> uuid.UUID | None:
-    """A probe that is due, else the lease reserved ahead, else None: it is lost."""
-    now = timezone.now()
+    """The lease reserved ahead, brought to the desk; None where it is lost."""
     with transaction.atomic():
-        key = claim_probe(lease.project, annotator, own, now) or activate(
-            lease.project, annotator.pk, now, own.lease_minutes
-        )
+        key = activate(lease.project, annotator.pk, timezone.now(), own.lease_minutes)
     if key is None:
         put_back(lease)
     return key
 
 
 def claim_probe(
-    project: Project, annotator, own: ProjectSettings, now: datetime
+    project: Project,
+    annotator,
+    own: ProjectSettings,
+    now: datetime,
+    outcome: str = Lease.Outcome.ACTIVE,
 ) -> uuid.UUID | None:
     """Make and lease a probe in this transaction, where one is due."""
     slot = probing.slot_for(project, annotator, own)
@@ -285,7 +286,7 @@ def claim_probe(
     until = now + timedelta(minutes=own.lease_minutes)
     key = _take(slot.pk, slot.lease_id, until)
     if key is not None:
-        make_lease(slot.comparison, annotator.pk, key, until)
+        make_lease(slot.comparison, annotator.pk, key, until, outcome)
     return key
 
 

@@ -2,8 +2,10 @@
 
 The page holds it, so that it is on the screen in the moment of the pick. It takes a slot
 as any lease does, ends by its time as any lease does, and is nobody's pair until it is
-activated (leasing.py), in the transaction that stores the judgment before it. Leaves out
-probes: one that is due comes first, and the reserved pair after it.
+activated (leasing.py), in the transaction that stores the judgment before it.
+
+A probe that is due is reserved as any other. Were it to come in between instead, who saw
+the held pair give way to another would know that one for a probe.
 """
 
 from datetime import datetime, timedelta
@@ -14,6 +16,8 @@ from django.utils import timezone
 from annotation import leasing, project_settings, waiting
 from annotation.models import Lease, Project
 from annotation.stock import nudge
+
+AHEAD = Lease.Outcome.AHEAD
 
 SPARE = 6
 """Comparisons that wait for the annotator where one is reserved, at least."""
@@ -39,13 +43,9 @@ def reserve(project: Project, annotator) -> Lease | None:
             return None
         try:
             with transaction.atomic():
-                key = leasing.claim(
-                    found,
-                    annotator.pk,
-                    now,
-                    own.lease_minutes,
-                    Lease.Outcome.AHEAD,
-                )
+                key = leasing.claim_probe(
+                    project, annotator, own, now, AHEAD
+                ) or leasing.claim(found, annotator.pk, now, own.lease_minutes, AHEAD)
         except IntegrityError:
             continue  # Another tab was quicker: what it reserved is there now.
         nudge(project)

@@ -245,31 +245,45 @@ class Annotation(RuleBasedStateMachine):
         self.took(user, lease)
 
     def took(self, user, lease, looks_ahead=True):
-        """Who holds none is given a probe that is due, or what is reserved ahead, or the
-        oldest that waits, or nothing."""
+        """Who holds none is given what is reserved ahead, or a probe that is due, or the
+        oldest that waits, or nothing. Who does not look ahead gets it last."""
+        if looks_ahead and self.came_from_ahead(user, lease):
+            return
+        if self.took_probe(user, lease):
+            return
+        if not self.offered(user) and self.came_from_ahead(user, lease):
+            return
+        self.took_oldest(user, lease, self.offered(user))
+
+    def came_from_ahead(self, user, lease):
+        ahead = self.held_by(user, "ahead")
+        if ahead is None:
+            return False
+        if not self.may_come(ahead):
+            self.put_back(ahead)
+            return False
+        assert lease.key == ahead
+        self.leases[ahead].update(outcome="", expired=False)
+        return True
+
+    def took_probe(self, user, lease, outcome=""):
         probe = self.put_off(user)
         if probe is None and self.is_due(user):
             self.new_probe(lease, user)
             probe = lease.comparison_id
         if probe is not None:
             assert lease.comparison_id == probe
-            self.new_lease(lease, user)
+            self.new_lease(lease, user, outcome)
             self.give(self.slots[probe][0], "leased", lease.key)
-            return
-        ahead = self.held_by(user, "ahead")
-        if ahead is not None and (looks_ahead or not self.offered(user)):
-            if self.may_come(ahead):
-                assert lease.key == ahead
-                self.leases[ahead].update(outcome="", expired=False)
-                return
-            self.put_back(ahead)
-        offered = self.offered(user)
+        return probe is not None
+
+    def took_oldest(self, user, lease, offered, outcome=""):
         if not offered:
             assert lease is None
             return
         comparison, slot = offered[0]
         assert lease.comparison_id == comparison
-        self.new_lease(lease, user)
+        self.new_lease(lease, user, outcome)
         self.give(slot, "leased", lease.key)
 
     @rule(user=st.integers(0, 2), verdict=st.sampled_from(VERDICTS))
@@ -297,14 +311,10 @@ class Annotation(RuleBasedStateMachine):
             return
         if ahead is not None:
             self.put_back(ahead)
+        # A probe alone is not reserved: coming at once while others don't would tell it.
         offered = self.offered(user, self.leases[held]["comparison"])
-        if not offered:
-            assert lease is None
-            return
-        comparison, slot = offered[0]
-        assert lease.comparison_id == comparison
-        self.new_lease(lease, user, "ahead")
-        self.give(slot, "leased", lease.key)
+        if not offered or not self.took_probe(user, lease, "ahead"):
+            self.took_oldest(user, lease, offered, "ahead")
 
     @rule(
         user=st.integers(0, 2),

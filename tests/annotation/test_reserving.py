@@ -277,20 +277,39 @@ def test_what_they_have_met_by_another_lease_does_not_come_again(
     assert states == (["judged", "open"] if verdict else ["open", "open"])
 
 
-def test_a_probe_that_is_due_comes_first_and_the_reserved_one_after_it(
-    project, annotator, desk, ahead
+def test_a_probe_never_pushes_the_reserved_one_aside_but_is_reserved_after_it(
+    project, annotator, desk, ahead, waits
+):
+    """Were the pair that the page holds not the one that comes, that would tell it."""
+    make_gold(project=project)
+    project.settings = {**project.settings, "gold_rate": 1.0}
+    project.save()
+    make_comparison(project=project)
+    _submitted, following = judge(take_lease(project, annotator), has_ahead=True)
+    assert following == ahead
+    probe = reserve(project, annotator)
+    assert probe.comparison.purpose == Comparison.Purpose.GOLD
+    assert Probe.objects.get().after == Judgment.objects.get()
+    _submitted, following = judge(following, has_ahead=True)
+    assert following == probe
+    _submitted, following = judge(following)
+    assert following.comparison == waits[2]
+
+
+def test_a_probe_is_not_reserved_where_another_pair_would_not_be(
+    project, annotator, desk, waits
 ):
     make_gold(project=project)
     project.settings = {**project.settings, "gold_rate": 1.0}
     project.save()
-    desk = take_lease(project, annotator)
-    _submitted, probe = judge(desk, has_ahead=True)
-    assert probe.comparison.purpose == Comparison.Purpose.GOLD
-    assert again(ahead).outcome == Lease.Outcome.AHEAD
-    # Asked for meanwhile, it is the same; a probe is never reserved.
-    assert reserve(project, annotator) == ahead
-    _submitted, following = judge(probe, has_ahead=True)
-    assert following == ahead
+    submit_judgment(lease_for(annotator, desk.pk), verdict="first")
+    take_lease(project, annotator)
+    assert Probe.objects.count() == 1
+    submit_judgment(Lease.objects.get(outcome=""), verdict="first")
+    make_gold(project=project)
+    Comparison.objects.filter(pk=waits[-1].pk).update(state="withdrawn")
+    make_lease(comparison=waits[-2], annotator=annotator)
+    assert reserve(project, annotator) is None
     assert Probe.objects.count() == 1
 
 

@@ -312,19 +312,20 @@ def test_a_reservation_lost_meanwhile_gives_way_to_the_pair_that_is_theirs(
     assert verdicts() == ["first"]
 
 
-def test_a_probe_that_is_due_comes_first_and_the_held_pair_after_it(desk, project):
+def test_a_probe_comes_ahead_like_any_other_pair_and_never_instead_of_one(
+    desk, project
+):
     make_gold(project=project, prompt=make_prompt("Known answer?", project=project))
     page = desk(settings={"gold_rate": 1.0})
-    held = Lease.objects.get(outcome="ahead").pk
-    page.keyboard.press("1")
-    expect(question(page)).to_contain_text("Known answer?")
-    wait_until(page, ANSWERED)
-    wait_until(page, HOLDS)
-    page.keyboard.press("2")
-    on_screen(page, 2)
-    wait_until(page, ANSWERED)
+    routes = hold_back(page)
+    for key, shown in (("1", "Question number 2?"), ("2", "Known answer?")):
+        wait_until(page, HOLDS)
+        page.keyboard.press(key)
+        expect(question(page)).to_contain_text(shown)
+        routes.pop().continue_()
+        wait_until(page, ANSWERED)
+        expect(question(page)).to_contain_text(shown)
     assert verdicts() == ["first", "second"]
-    assert Lease.objects.get(outcome="").pk == held
 
 
 def test_an_ended_session_gives_the_pair_back_and_says_so(desk):

@@ -1,6 +1,7 @@
 """Probes: gold and repeats, mixed in where an annotator asks for the next comparison.
 
-A probe is made the moment it is handed out, for that annotator alone, with one slot.
+A probe is made the moment it is handed out or reserved ahead, for that annotator alone,
+with one slot.
 Each of their judgments is a draw, by a hash with the secret key: nobody can foresee it,
 and tests can repeat it. Leaves out granting the slot (leasing.py) and what the answers
 say (trust.py).

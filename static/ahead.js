@@ -151,7 +151,7 @@
     }
     if (turn.isPut) detail.swapOverride = "outerHTML settle:0ms"; // the beat is over
     comeBack();
-    // Another comes first, or the reservation was lost: which, asking again says.
+    // The reservation was lost, or not made use of: which, asking again says.
     if (isTaken) held = null;
   });
 

@@ -211,6 +211,20 @@ def test_a_network_cut_on_the_way_gives_the_pair_back_and_the_pick_is_sent_once(
     assert verdicts() == ["first", "second"]
 
 
+def test_a_network_that_flickers_meanwhile_sends_the_pick_no_second_time(desk):
+    page = desk()
+    routes = hold_back(page)
+    page.keyboard.press("1")
+    on_screen(page, 2)
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    page.wait_for_timeout(300)
+    assert len(routes) == 1
+    routes.pop().continue_()
+    wait_until(page, ANSWERED)
+    on_screen(page, 2)
+    assert verdicts() == ["first"]
+
+
 def test_an_answer_lost_after_it_was_stored_brings_the_same_next_pair_with_what_was_typed(
     desk, browse
 ):
@@ -416,6 +430,8 @@ def test_neither_the_switch_nor_its_answer_shifts_anything_by_itself(desk):
     routes = hold_back(page)
     page.keyboard.press("2")
     on_screen(page, 3)
+    # What is saved is the pick before: nothing is said of this one yet.
+    expect(page.locator("#pair .done")).to_be_hidden()
     page.wait_for_timeout(600)  # what comes half a second after a key counts as a shift
     routes.pop().continue_()
     wait_until(page, ANSWERED)

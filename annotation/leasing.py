@@ -85,7 +85,7 @@ WHERE project_id = %s AND annotator_id = %s AND outcome = 'ahead'"""
 _KEEP = f"""
 UPDATE annotation_slot SET expires_at = %s WHERE lease_id = %s AND state = 'leased'
 AND EXISTS (SELECT 1 FROM annotation_comparison c
-    WHERE c.id = annotation_slot.comparison_id AND c.state = 'open')
+    WHERE c.id = annotation_slot.comparison_id AND c.state = 'open' LIMIT 1 OFFSET 0)
 AND {waiting.NOT_JUDGED.format("annotation_slot.comparison_id")}
 AND {waiting.NOT_SKIPPED.format("annotation_slot.comparison_id")}"""
 _ACTIVATE = """

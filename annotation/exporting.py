@@ -14,10 +14,10 @@ from django.db.models import QuerySet
 
 from annotation import queries
 from annotation.batches import paged
-from annotation.files import pair_formats
+from annotation.files import llamafactory, pair_restoring, pair_writing
 from annotation.files.faults import Messages, Row
 from annotation.files.messages import is_plain
-from annotation.files.pair_formats import LeftOut
+from annotation.files.pair_writing import LeftOut
 from annotation.models import Completion, Decision, PreferencePair, Project, Prompt
 
 _LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
@@ -119,7 +119,7 @@ def _three(pair: PreferencePair) -> tuple[Messages, Messages, Messages]:
 
 
 def _as_it_came(pair: PreferencePair) -> list[Row]:
-    return pair_formats.restored(
+    return pair_restoring.restored(
         pair.extra["format"], pair.extra["kept"], *_three(pair)
     )
 
@@ -136,23 +136,23 @@ def _in_its_own(
 
 
 def _trl(pair: PreferencePair) -> list[Row]:
-    row = {"id": str(pair.pk), **pair_formats.trl_row(*_three(pair))}
+    row = {"id": str(pair.pk), **pair_writing.trl_row(*_three(pair))}
     return [row | _tools(pair) | _weight(pair)]
 
 
 def _openai(pair: PreferencePair) -> list[Row]:
-    row = pair_formats.openai_row(*_three(pair))
+    row = pair_writing.openai_row(*_three(pair))
     return [row | {"input": row["input"] | _tools(pair)}]
 
 
 def _together(pair: PreferencePair) -> list[Row]:
     if _tools(pair):
         raise LeftOut("its prompt has tools")
-    return [pair_formats.together_row(*_three(pair))]
+    return [pair_writing.together_row(*_three(pair))]
 
 
 def _llamafactory(pair: PreferencePair) -> list[Row]:
-    return [pair_formats.llamafactory_row(*_three(pair))]
+    return [llamafactory.row_of(*_three(pair))]
 
 
 def _kto(pair: PreferencePair) -> list[Row]:
@@ -194,7 +194,7 @@ def table_row(pair: PreferencePair) -> Row:
     if pair.extra:
         (row, *more) = _as_it_came(pair)
         if more:  # Labelled answers; a pair says as much.
-            row = pair_formats.trl_row(prompt, chosen, rejected)
+            row = pair_writing.trl_row(prompt, chosen, rejected)
         known = {"prompt", "chosen", "rejected"}
         if set(row) - known or not is_plain([*prompt, *chosen, *rejected]):
             original = json.dumps(row, ensure_ascii=False)

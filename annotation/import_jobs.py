@@ -30,8 +30,9 @@ from annotation import importing
 from annotation.batches import in_batches
 from annotation.errors import ImportRefused, ImportState
 from annotation.files import messages as chats
-from annotation.files import pair_formats
 from annotation.files.faults import BadRow, Row, shown
+from annotation.files.pair_reading import is_pair
+from annotation.files.pair_rows import PairRow
 from annotation.files.parts import Placed, Reading
 from annotation.models import ImportFault, ImportJob, Project
 from annotation.nudging import send
@@ -164,13 +165,13 @@ def preview(job: ImportJob, kind: str = "", mapping: dict | None = None) -> Prev
                 for name in row
                 if name not in found.columns and name == shown(name)
             ]
-            if pair_formats.is_pair(row):
+            if is_pair(row):
                 found.kind_found = "pairs"
     del found.columns[100:]
     kind = kind or found.kind_found
     items = list(importing.items_of(kind, _mapped(rows, mapping)))
     for _place, item in items:
-        if isinstance(item, pair_formats.PairRow) and item.format not in found.formats:
+        if isinstance(item, PairRow) and item.format not in found.formats:
             found.formats.append(item.format)
     found.n_bad = sum(isinstance(item, BadRow) for _place, item in items)
     found.n_good = len(items) - found.n_bad
@@ -376,7 +377,7 @@ def tend() -> None:
 
 def text_of(item: Any) -> dict[str, str]:
     """A good item of a preview in a few words: what each of its parts says."""
-    if isinstance(item, pair_formats.PairRow):
+    if isinstance(item, PairRow):
         parts = {name: getattr(item, name) for name in ("prompt", "chosen", "rejected")}
     else:
         parts = {"prompt": item}

@@ -17,11 +17,11 @@ from django.utils.translation import gettext as _
 from annotation import exporting, project_settings, texts
 from annotation.batches import in_batches
 from annotation.errors import ImportRefused
-from annotation.files import pair_formats, tables
+from annotation.files import pair_reading, tables
 from annotation.files.faults import BadRow, Messages, Row
 from annotation.files.lines import Damaged, Lines, Unpacked, buffered
 from annotation.files.messages import is_plain, plain
-from annotation.files.pair_formats import Labelled, PairRow
+from annotation.files.pair_rows import Labelled, PairRow, content_sha256
 from annotation.files.pairing import Pairing
 from annotation.files.prompt_rows import prompt_of
 from annotation.models import Completion, PreferencePair, Project, Prompt
@@ -84,7 +84,7 @@ def import_prompts(
 def import_pairs(
     project: Project, stream: BinaryIO, format: str | None = None
 ) -> ImportReport:
-    """The same for pairs, each row of any of pair_formats' formats. Raises ImportRefused."""
+    """The same for pairs, each row of any of pair_reading's formats. Raises ImportRefused."""
     return _import(project, stream, format, "pairs", MAX_PAIR_LINE)
 
 
@@ -142,7 +142,7 @@ def _pair_items(rows: Iterable[tuple[Place, Row | BadRow]]) -> Iterator[Item]:
     pairing = Pairing()
     for place, row in rows:
         try:
-            item = row if isinstance(row, BadRow) else pair_formats.read(row)
+            item = row if isinstance(row, BadRow) else pair_reading.read(row)
         except BadRow as bad:
             item = bad
         if isinstance(item, Labelled):
@@ -281,7 +281,7 @@ def _known_pairs(project: Project, new: dict[str, PairRow]) -> set[str]:
     )
     for pair in judged.iterator(chunk_size=500):
         known.add(
-            pair_formats.content_sha256(
+            content_sha256(
                 exporting.prompt_messages(pair),
                 exporting.answer_messages(pair.chosen),
                 exporting.answer_messages(pair.rejected),

@@ -14,7 +14,7 @@ from annotation import project_settings, texts, validation
 from annotation.checking import let_through_rules
 from annotation.deciding import ask_for_checks
 from annotation.errors import Frozen, InvalidRepair, NothingToDo
-from annotation.files.pair_formats import is_whole
+from annotation.files.pair_restoring import is_whole
 from annotation.judging import MAX_EDITED
 from annotation.models import Completion, LetThrough, PreferencePair, RuleVerdict
 from annotation.rendering import render_markdown

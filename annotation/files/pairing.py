@@ -5,6 +5,7 @@ file's order. What finds no partner is told at its own line. Rows wait in memory
 most WAITING of them do; then the one that has waited longest is let go.
 """
 
+import json
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from annotation import texts
 from annotation.files.faults import BadRow
-from annotation.files.pair_formats import Labelled, PairRow, joined
+from annotation.files.pair_rows import Labelled, PairRow
 
 WAITING = 20_000
 WAITING_CHARS = 50_000_000
@@ -37,7 +38,7 @@ class Pairing:
             self._chars -= chars
             if not partners:
                 del self._waiting[key]
-            yield place, joined(*((half, partner) if half.label else (partner, half)))
+            yield place, _joined(*((half, partner) if half.label else (partner, half)))
             return
         key = texts.sha256_of([half.prompt, half.label])
         chars = sum(len(str(m)) for m in (*half.prompt, *half.completion))
@@ -67,3 +68,15 @@ class Pairing:
             )
             % {"label": other}
         )
+
+
+def _joined(good: Labelled, bad: Labelled) -> PairRow:
+    """Two labelled answers to one prompt as a pair."""
+    return PairRow(
+        good.prompt,
+        good.completion,
+        bad.completion,
+        "kto",
+        json.dumps({"rows": [good.kept, bad.kept]}, ensure_ascii=False),
+        (good.weight + bad.weight) / 2,
+    )

@@ -69,7 +69,7 @@ def folder(
             )
             made[-1].rows = counted.count
         pairs = export_filters.pairs(project, asked, within)
-        lines = _Counted(exporting.rows(pairs, "llamafactory", left_out))
+        lines = _Counted(exporting.sharegpt_rows(pairs, left_out))
         content = (exporting.line(row).encode() for row in lines)
         yield from _file(archive, sink, made, "llamafactory/pairs.jsonl", content)
         made[-1].rows = lines.count
@@ -89,7 +89,6 @@ LLAMAFACTORY = {
             "messages": "conversations",
             "chosen": "chosen",
             "rejected": "rejected",
-            "system": "system",
         },
     }
 }

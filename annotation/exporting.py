@@ -41,7 +41,22 @@ def rows(
 
     What the format can't say is left out, and counted by reason in `left_out`.
     """
-    to_rows = _ROWS[format]
+    return _rows(pairs, _ROWS[format], left_out)
+
+
+def sharegpt_rows(
+    pairs: Iterable[PreferencePair], left_out: Counter[str] | None = None
+) -> Iterator[Row]:
+    """LLaMA-Factory's rows, all of the one form that a dataset_info.json describes: what
+    was imported in another of its forms, too."""
+    return _rows(pairs, _llamafactory, left_out)
+
+
+def _rows(
+    pairs: Iterable[PreferencePair],
+    to_rows: Callable[[PreferencePair], list[Row]],
+    left_out: Counter[str] | None,
+) -> Iterator[Row]:
     for pair in in_full(pairs):
         try:
             yield from to_rows(pair)

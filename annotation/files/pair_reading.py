@@ -4,8 +4,8 @@
 |---|---|
 | trl | prompt, chosen, rejected: texts or messages; without prompt, what both begin with |
 | openai | input.messages, preferred_output, non_preferred_output (Azure, Together alike) |
-| llamafactory | conversations (sharegpt) or instruction (alpaca), chosen, rejected |
-| kto | prompt, completion, label: half a pair, see pairing.py |
+| llamafactory | conversations (sharegpt) or instruction (alpaca), chosen, rejected; its demos' messages, too |
+| kto | prompt, completion, label: half a pair, see pairing.py; or LLaMA-Factory's conversations (messages), kto_tag (label) |
 
 What the messages don't hold is kept beside them, so that pair_restoring.py gives the same
 row again; where even that would not, the row itself is kept.
@@ -30,13 +30,30 @@ def told_apart(row: Row) -> str:
         return "original"
     if "preferred_output" in row or "non_preferred_output" in row:
         return "openai"
-    if "kto_tag" in row or ("completion" in row and "label" in row):
+    if "kto_tag" in row or ("label" in row and _is_answered(row)):
         return "kto"
     if "chosen" in row and "rejected" in row:
         if "conversations" in row or "instruction" in row:
             return "llamafactory"
+        # A file of TRL's may carry `messages` besides: there the answers are lists.
+        alone = "prompt" not in row and "messages" in row
+        if alone and all(
+            isinstance(row[name], dict) for name in ("chosen", "rejected")
+        ):
+            return "llamafactory"
         return "trl"
     return ""
+
+
+def _is_answered(row: Row) -> bool:
+    """Whether it holds an answer that a label may be of; chats that end with the user
+    are prompts, whatever label they carry."""
+    if "completion" in row:
+        return True
+    spoken = row.get("conversations", row.get("messages"))
+    last = spoken[-1] if isinstance(spoken, list) and spoken else None
+    said_by = last.get("role", last.get("from")) if isinstance(last, dict) else None
+    return said_by in ("assistant", "gpt")
 
 
 def is_pair(row: Row) -> bool:
@@ -241,6 +258,7 @@ def _openai(row: Row) -> PairRow:
 def _llamafactory(row: Row) -> PairRow:
     prompt = llamafactory.prompt_of(row)
     answers = [llamafactory.answer_of(row, name) for name in ("chosen", "rejected")]
+    # `messages` is left in the rest, so that such a row is kept whole.
     known = ("conversations", "chosen", "rejected", "system", "instruction")
     kept = {
         "alpaca": "instruction" in row,
@@ -257,13 +275,20 @@ def _kto(row: Row) -> Labelled:
     if label is None:
         raise BadRow(_("“label” must be true (a good answer) or false (a bad one)"))
     kept: Row = {}
-    if "conversations" in row or "instruction" in row:
+    if "completion" not in row and (
+        llamafactory.is_spoken(row) or "instruction" in row
+    ):
         prompt, completion = llamafactory.labelled_of(row)
     else:
-        if row.get("prompt") in (None, ""):
-            raise BadRow(_("has no “prompt”; add what was asked"))
-        prompt, asked = _chat(row, "prompt", "user")
         completion, answered = _chat(row, "completion", "assistant")
+        if row.get("prompt") in (None, ""):
+            # The question stands before the answer, as in some chats of the hub's.
+            if len(completion) < 2:
+                raise BadRow(_("has no “prompt”; add what was asked"))
+            prompt, completion = completion[:-1], completion[-1:]
+            asked = ""
+        else:
+            prompt, asked = _chat(row, "prompt", "user")
         rest = _rest(row, "prompt", "completion")
         kept = {"how": [asked, answered], "rest": rest}
     if not kept or not is_same(restored_half(prompt, completion, kept), row):

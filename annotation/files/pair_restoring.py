@@ -82,12 +82,14 @@ def _restored_openai(
 def _restored_llamafactory(
     prompt: Messages, chosen: Messages, rejected: Messages, kept: Row
 ) -> Row:
+    system = {}
+    if kept["system"] and prompt[0]["role"] == "system":
+        system = {"system": prompt[0]["content"]}
+        prompt = prompt[1:]
     try:
-        row = llamafactory.row_of(prompt, chosen, rejected)
+        row = {**llamafactory.row_of(prompt, chosen, rejected), **system}
     except LeftOut:
         return {}
-    if not kept["system"]:
-        row.pop("system", None)
     if kept["alpaca"]:
         spoken = row.pop("conversations")
         row = {"instruction": spoken[-1]["value"], **row}

@@ -133,12 +133,42 @@ LLAMAFACTORY = [
         "rejected": "bad",
         "history": [["a", "b"]],
     },
+    # As its demo dpo_en_demo.json has them.
+    {
+        "conversations": [
+            {"from": "system", "value": "S"},
+            {"from": "human", "value": "Q3"},
+        ],
+        "chosen": {"from": "gpt", "value": "good"},
+        "rejected": {"from": "gpt", "value": "bad"},
+    },
+    # With the tags of its demos for chats: role and content.
+    {
+        "messages": [SYSTEM, user("Q4")],
+        "chosen": says("good"),
+        "rejected": says("bad"),
+    },
+    {"instruction": "Do", "chosen": "a", "rejected": "b", "system": "S", "input": ""},
 ]
 KTO = [
     {"prompt": "Q", "completion": "good", "label": True, "id": 1},
     {"prompt": [user("R")], "completion": [says("bad")], "label": False},
     {"prompt": "Q", "completion": "bad", "label": False},
     {"prompt": [user("R")], "completion": [says("good")], "label": True, "by": "x"},
+]
+# As LLaMA-Factory's README has them, its kto_en_demo.json, and a set of the hub's that
+# its dataset_info.json names.
+KTO_OF_LLAMAFACTORY = [
+    {
+        "conversations": [
+            {"from": "human", "value": "Q"},
+            {"from": "gpt", "value": "good"},
+        ],
+        "kto_tag": True,
+    },
+    {"messages": [user("Q"), says("bad")], "label": False},
+    {"completion": [user("R"), says("good")], "label": True, "rating": 5},
+    {"instruction": "R", "input": "", "output": "bad", "kto_tag": False},
 ]
 
 
@@ -160,6 +190,37 @@ def test_labelled_answers_are_joined_by_prompt_and_go_out_as_they_were(project):
     back = given_back(project, "kto")
     assert sorted(back, key=str) == sorted(KTO, key=str)
     assert contents(project)[0] == ([user("Q")], [says("good")], [says("bad")])
+
+
+def test_labelled_answers_of_llamafactory_come_in_and_go_out_as_they_were(project):
+    report = load(project, KTO_OF_LLAMAFACTORY)
+    assert (report.accepted, report.rejected) == (2, [])
+    assert given_back(project, "kto") == KTO_OF_LLAMAFACTORY
+    assert contents(project) == [
+        ([user("Q")], [says("good")], [says("bad")]),
+        ([user("R")], [says("good")], [says("bad")]),
+    ]
+
+
+def test_a_chat_that_ends_with_the_user_is_a_prompt_whatever_its_label(project):
+    report = load(project, [{"messages": [user("Q")], "label": True}])
+    assert "is no pair" in report.rejected[0].reason
+
+
+def test_of_two_system_prompts_llamafactorys_message_counts(project):
+    row = {
+        "conversations": [
+            {"from": "system", "value": "told"},
+            {"from": "human", "value": "Q"},
+        ],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+        "system": "of the column",
+    }
+    load(project, [row])
+    ((prompt, *_answers),) = contents(project)
+    assert prompt == [{"role": "system", "content": "told"}, user("Q")]
+    assert given_back(project, "llamafactory") == [row]
 
 
 def test_a_labelled_answer_without_a_partner_is_told_at_its_line(project, monkeypatch):

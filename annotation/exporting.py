@@ -3,7 +3,7 @@
 The prompt is the one the policy answered, its project's system prompt included. An
 imported pair goes out in the format it came in as the row it was. Labelled answers
 ("kto", as training/dpo and TRL's KTOTrainer read them) also say what no pair can: that
-both answers were good, or both bad.
+both answers were good, or both bad, or what a label that was imported alone said.
 """
 
 import json
@@ -18,7 +18,14 @@ from annotation.files import llamafactory, pair_restoring, pair_writing
 from annotation.files.faults import Messages, Row
 from annotation.files.messages import is_plain
 from annotation.files.pair_writing import LeftOut
-from annotation.models import Completion, Decision, PreferencePair, Project, Prompt
+from annotation.models import (
+    Completion,
+    Decision,
+    LabelledAnswer,
+    PreferencePair,
+    Project,
+    Prompt,
+)
 
 _LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
 UNUSED = [f"{side}__{name}" for side in ("chosen", "rejected") for name in _LARGE]
@@ -26,10 +33,12 @@ _UNUSED_OF_TWO = [f"comparison__{side}__{name}" for side in "ab" for name in _LA
 
 
 def export(project: Project, format: str) -> Iterator[str]:
-    """A project's sound pairs as lines of JSON; as "kto" its ties and both-bads too."""
+    """A project's sound pairs as lines of JSON; as "kto" its ties and both-bads too, and
+    the labelled answers that were imported and make no pair."""
     yield from jsonl(queries.sound_pairs(project), format)
     if format == "kto":
         yield from map(line, labelled_alike(queries.alike_decisions(project)))
+        yield from map(line, labelled_alone(queries.labelled_answers(project)))
 
 
 def rows(
@@ -103,6 +112,15 @@ def labelled_alike(decisions: QuerySet[Decision]) -> Iterator[Row]:
                 }
 
 
+def labelled_alone(answers: QuerySet[LabelledAnswer]) -> Iterator[Row]:
+    """Labelled answers that were imported without a partner, as the rows they were."""
+    unseen = (f"completion__{name}" for name in _LARGE)
+    for one in paged(answers.select_related("prompt", "completion").defer(*unseen)):
+        yield pair_restoring.restored_half(
+            one.prompt.messages, answer_messages(one.completion), json.loads(one.kept)
+        )
+
+
 def prompt_messages(pair: PreferencePair) -> Messages:
     """What was asked: the prompt, and before it the system prompt used in sampling."""
     return _asked(pair.prompt, (pair.chosen, pair.rejected))
@@ -171,20 +189,25 @@ def _llamafactory(pair: PreferencePair) -> list[Row]:
 
 
 def _kto(pair: PreferencePair) -> list[Row]:
-    answers = {"chosen": pair.chosen, "rejected": pair.rejected}
-    if pair.kind == PreferencePair.Kind.EDITED:
-        # What was edited had won its own pair; it is not undesirable.
-        del answers["rejected"]
     return [
         {
-            "id": f"{pair.pk}-{side}",
-            "prompt": prompt_messages(pair),
-            "completion": answer_messages(answer),
-            "label": side == "chosen",
+            "id": f"{pair.pk}-{'chosen' if label else 'rejected'}",
+            "prompt": prompt,
+            "completion": completion,
+            "label": label,
         }
         | _weight(pair)
-        for side, answer in answers.items()
+        for prompt, completion, label in labelled_of(pair)
     ]
+
+
+def labelled_of(pair: PreferencePair) -> list[tuple[Messages, Messages, bool]]:
+    """What a pair says of its answers one by one: (prompt, completion, label)."""
+    prompt, chosen, rejected = _three(pair)
+    if pair.kind == PreferencePair.Kind.EDITED:
+        # What was edited had won its own pair; it is not undesirable.
+        return [(prompt, chosen, True)]
+    return [(prompt, chosen, True), (prompt, rejected, False)]
 
 
 def _weight(pair: PreferencePair) -> Row:

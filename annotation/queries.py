@@ -27,6 +27,7 @@ from annotation.models import (
     Comparison,
     Decision,
     Judgment,
+    LabelledAnswer,
     Lease,
     PreferencePair,
     Project,
@@ -72,6 +73,11 @@ def alike_decisions(project: Project) -> QuerySet[Decision]:
         superseded_at=None,
         outcome__in=[Decision.Outcome.TIE, Decision.Outcome.BOTH_BAD],
     )
+
+
+def labelled_answers(project: Project) -> QuerySet[LabelledAnswer]:
+    """Those that were imported without a partner, of what may train."""
+    return LabelledAnswer.objects.filter(project=project, prompt__is_held_out=False)
 
 
 def waiting(project: Project) -> int:

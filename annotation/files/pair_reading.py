@@ -299,6 +299,7 @@ def _kto(row: Row) -> Labelled:
         label,
         kept,
         _weight(row),
+        str(row.get("id") or ""),
     )
 
 

@@ -36,6 +36,18 @@ class Labelled:
     kept: Row
     """For `restored_half`."""
     weight: float = 1.0
+    id: str = ""
+    """The row's own, by which an export of ours says what belongs together."""
+    format = "kto"
+
+    @property
+    def sha256(self) -> str:
+        return answer_sha256(self.prompt, self.completion, self.label)
+
+
+def answer_sha256(prompt: Messages, completion: Messages, label: bool) -> str:
+    """What makes two labelled answers the same one."""
+    return texts.sha256_of([prompt, completion, label])
 
 
 def content_sha256(prompt: Messages, chosen: Messages, rejected: Messages) -> str:

@@ -119,6 +119,42 @@ class PreferencePair(models.Model):
         return f"pair {self.pk}"
 
 
+class LabelledAnswer(models.Model):
+    """An imported answer that was found good or bad, and no other one to make a pair.
+
+    Kept so that it is exported again; no rule is asked of it and no round trains on it.
+    """
+
+    project = models.ForeignKey(
+        Project, models.CASCADE, related_name="labelled_answers", db_index=False
+    )
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
+    completion = models.OneToOneField(
+        Completion, models.PROTECT, related_name="labelled"
+    )
+    label = models.BooleanField()
+    weight = models.FloatField(default=1.0)
+    kept = models.TextField()
+    """JSON by which export gives the row back."""
+    content_sha256 = models.CharField(max_length=64)
+    """Of prompt, answer and label: the same is imported once."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "content_sha256"], name="labelled_answer_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(weight__gt=0), name="labelled_answer_weighs"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.completion}: {'good' if self.label else 'bad'}"
+
+
 class PromptBand(models.Model):
     """One of the numbers that prompts which are nearly the same have in common."""
 

@@ -501,15 +501,16 @@ def test_what_the_folder_holds_comes_back_the_same(
     monkeypatch.setattr("annotation.import_jobs.send", lambda *args, **options: None)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        for part in sorted((folder / "data").iterdir()):
-            archive.write(part, f"data/{part.name}")
+        for part in sorted(folder.rglob("*")):
+            archive.write(part, f"set/{part.relative_to(folder).as_posix()}")
     upload = SimpleUploadedFile("set.zip", file.getvalue())
     other = make_project()
     job = import_jobs.receive(other, manager, upload)
     import_jobs.start(job)
     import_jobs.run(job.pk)
     job.refresh_from_db()
-    assert (job.state, job.accepted, job.rejected) == ("done", 5, 0)
+    # Judgments, prompts and LLaMA-Factory's copy of the pairs are passed over.
+    assert (job.state, job.accepted, job.duplicates, job.rejected) == ("done", 5, 0, 0)
 
     def all_of(where):
         found = PreferencePair.objects.filter(

@@ -64,7 +64,7 @@ def let_through(pair: PreferencePair, by, note: str) -> LetThrough:
     if not note:
         raise InvalidRepair("note", _("Say why this pair is good all the same."))
     pair = _locked(pair)
-    if pair.state == State.UNCHECKED:
+    if pair.state == State.UNCHECKED or pair.is_due:
         raise NothingToDo(_("The pair waits for its check; look again in a moment."))
     objections = _objections(pair)
     if not objections:

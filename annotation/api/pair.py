@@ -61,6 +61,10 @@ class PairSerializer(serializers.Serializer):
     id = serializers.IntegerField()
     kind = serializers.ChoiceField(choices=PreferencePair.Kind.choices)
     state = serializers.ChoiceField(choices=PreferencePair.State.choices)
+    is_due = serializers.BooleanField(
+        help_text="the rules were changed since: state and verdicts are as of the former "
+        "ones until it has been checked again"
+    )
     weight = serializers.FloatField()
     held_out = serializers.BooleanField(source="prompt.is_held_out")
     prompt = serializers.SerializerMethodField()

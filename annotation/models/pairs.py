@@ -38,6 +38,9 @@ class PreferencePair(models.Model):
     rejected = models.ForeignKey(Completion, models.PROTECT, related_name="+")
     weight = models.FloatField(default=1.0)
     state = models.CharField(max_length=9, choices=State, default=State.UNCHECKED)
+    is_due = models.BooleanField(default=False, db_default=False)
+    """The rules were changed since: state and verdicts are as of the former ones until
+    the pair's turn comes, and until then no round takes it."""
     extra = models.JSONField(default=dict, blank=True)
     """{"format", "kept"} of an imported row, by which export gives the row back."""
     content_sha256 = models.CharField(max_length=64, blank=True, editable=False)
@@ -82,7 +85,8 @@ class PreferencePair(models.Model):
                 name="repair_has_its_repairer",
             ),
             models.CheckConstraint(
-                condition=Q(frozen_at=None) | Q(superseded_at=None, state="accepted"),
+                condition=Q(frozen_at=None)
+                | Q(superseded_at=None, state="accepted", is_due=False),
                 name="frozen_pair_stands",
             ),
             models.CheckConstraint(
@@ -106,6 +110,11 @@ class PreferencePair(models.Model):
                 fields=["id"],
                 condition=Q(state="unchecked", superseded_at=None),
                 name="unchecked_pairs",
+            ),
+            models.Index(
+                fields=["project", "id"],
+                condition=Q(is_due=True, superseded_at=None),
+                name="pairs_due",
             ),
             # Serves the look for the same answers the other way round.
             models.Index(

@@ -140,6 +140,7 @@ def _show(
         "is_let_through": any(word.taken_back_at is None for word in words),
         "may_change": may_change,
         "is_waiting": may_change and pair.state == PreferencePair.State.UNCHECKED,
+        "is_due": may_change and pair.is_due,
         "let_through_form": LetThroughForm(),
         "repair_form": RepairForm(initial=texts),
         "older": older.first(),

@@ -171,6 +171,11 @@ def test_pages_and_api_say_so(client, project, pairs):
     assert 'hx-trigger="load delay:2s"' in page
     listed = client.get(reverse("pairs", args=[project.slug])).content.decode()
     assert listed.count("being checked again") == 3
+    waiting = client.get(reverse("pairs", args=[project.slug]), {"state": "unchecked"})
+    assert len(waiting.context["pairs"]) == 3
+    counts = {state: n for state, _label, n in waiting.context["filters"]}
+    assert counts == {"": 3, "unchecked": 3, "accepted": 3, "rejected": 0}
+    assert "Repair by an edit" not in page, "it would be drawn anew under the hands"
     call = f"/api/v1/projects/{project.slug}"
     assert client.get(call).json()["counts"]["unchecked_pairs"] == 3
     told = client.get(f"{call}/pairs/{pairs[0].pk}").json()

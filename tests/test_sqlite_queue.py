@@ -1,5 +1,6 @@
 """Writers of SQLite take turns: in one process, between processes, and after failures."""
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -73,6 +74,36 @@ def test_a_process_that_dies_in_its_turn_gives_it_up(database):
     queue = base.Queue()
     queue.join(database, 30)
     queue.leave()
+
+
+PARENT = """
+import os, sys, time
+from config.sqlite import base
+queue = base._queues[sys.argv[1]]
+queue.join(sys.argv[1], 30)
+queue.leave()
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+queue.join(sys.argv[1], 30)
+print(child, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_process_gives_its_turn_up_though_a_child_of_it_lives(database):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, database], stdout=subprocess.PIPE, text=True
+    )
+    child = int(parent.stdout.readline())
+    try:
+        parent.kill()
+        parent.wait()
+        queue = base.Queue()
+        queue.join(database, 30)
+        queue.leave()
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_who_waits_too_long_is_told_as_sqlite_tells_it(database):

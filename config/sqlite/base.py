@@ -67,6 +67,11 @@ class FileLock:
     def release(self) -> None:
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
+    def forget(self) -> None:
+        """In a forked child: an open copy here would keep the lock of a parent that is
+        killed. Closing it releases nothing while the parent has its own."""
+        os.close(self._file)
+
     def _ask(self) -> "Future[None]":
         if self._asked is None:
             self._asked = SimpleQueue()
@@ -121,14 +126,29 @@ class Queue:
             raise
 
     def leave(self) -> None:
-        assert self._file is not None
-        self._file.release()
+        # None in a child that was forked within a transaction of its parent's.
+        if self._file is not None:
+            self._file.release()
         self._thread.release()
+
+    def forget(self) -> None:
+        if self._file is not None:
+            self._file.forget()
+            self._file = None
 
 
 _queues: defaultdict[str, Queue] = defaultdict(Queue)
-# A child shares the open file, and with it the lock, of its parent: it needs its own.
-os.register_at_fork(after_in_child=_queues.clear)
+
+
+def _begin_anew() -> None:
+    """A child shares the open file, and with it the lock, of its parent: it needs its
+    own."""
+    for queue in _queues.values():
+        queue.forget()
+    _queues.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

@@ -210,6 +210,14 @@ class PreferencePairAdmin(ReadOnly):
     inlines = [RuleVerdictInline]
 
 
+@admin.register(models.LabelledAnswer)
+class LabelledAnswerAdmin(ReadOnly):
+    list_display = ["id", "project", "prompt", "label", "weight", "created_at"]
+    list_filter = ["project", "label"]
+    list_select_related = ["project", "prompt"]
+    search_fields = ["=id", "=prompt__id"]
+
+
 @admin.register(models.RuleVerdict)
 class RuleVerdictAdmin(ReadOnly):
     list_display = ["pair_id", "rule", "result", "reason", "is_let_through"]

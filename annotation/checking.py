@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from django.db import DatabaseError, transaction
+from django.db.models import QuerySet
 
 from annotation import neighbours, project_settings, validation
 from annotation.exporting import answer_messages, prompt_messages
@@ -29,6 +30,7 @@ from inference.errors import InferenceError
 logger = logging.getLogger(__name__)
 
 BATCH = 200
+UNCHECKED = PreferencePair.State.UNCHECKED
 
 
 class TokenCounter:
@@ -54,8 +56,24 @@ def check_pair(pair: PreferencePair, count: TokenCounter | None = None) -> str:
     A frozen or superseded pair is left as it is. Checking again (after the rules were
     changed, say) replaces the verdicts; what a reviewer let through stays let through.
     """
+    count = count or TokenCounter()
     settings = project_settings.of(pair.project)
-    facts = facts_of(pair, settings, count or TokenCounter())
+    while (state := _checked(pair, settings, count)) is None:
+        settings = _settings_now(pair)
+    return state
+
+
+def _settings_now(pair: PreferencePair) -> project_settings.ProjectSettings:
+    return project_settings.of(Project.objects.get(pk=pair.project_id))
+
+
+def _checked(
+    pair: PreferencePair,
+    settings: project_settings.ProjectSettings,
+    count: TokenCounter,
+) -> str | None:
+    """The state by these settings; None if the rules were changed meanwhile."""
+    facts = facts_of(pair, settings, count)
     if pair.frozen_at is None and pair.superseded_at is None:
         neighbours.note(pair, facts.chosen, facts.rejected)
         facts = replace(facts, near_prompt=pair.near_likeness)
@@ -77,7 +95,7 @@ def _store(
     settings: project_settings.ProjectSettings,
     agreeing: int,
     opposing: int,
-) -> str:
+) -> str | None:
     unfrozen = PreferencePair.objects.filter(
         pk=pair.pk, frozen_at=None, superseded_at=None
     )
@@ -86,9 +104,13 @@ def _store(
     if not list(locked):
         pair.refresh_from_db(fields=["state", "frozen_at", "superseded_at"])
         return pair.state
+    # Read under the pair's lock: whoever changes the rules marks the pair after that.
+    if rules_version(_settings_now(pair)) != rules_version(settings):
+        return None
     allowed = let_through_rules(pair)
     pair.state = validation.state_of(verdicts, settings.accept_unchecked, allowed)
-    unfrozen.update(state=pair.state)
+    pair.is_due = False
+    unfrozen.update(state=pair.state, is_due=False)
     RuleVerdict.objects.filter(pair=pair).delete()
     RuleVerdict.objects.bulk_create(
         RuleVerdict(
@@ -112,18 +134,27 @@ def check_waiting(project: Project | None = None, most: int | None = None) -> in
     """Check the pairs that wait for it, of one project or of all, at most `most`; how
     many.
 
-    In the order they were made, so that of near duplicates the first one stays.
+    Those whose rules were changed first, and each in the order they were made, so that
+    of near duplicates the first one stays.
     """
     neighbours.reopen_stale()
-    waiting = PreferencePair.objects.filter(
-        state=PreferencePair.State.UNCHECKED, superseded_at=None
-    )
+    standing = PreferencePair.objects.filter(superseded_at=None)
     if project is not None:
-        waiting = waiting.filter(project=project)
+        standing = standing.filter(project=project)
+    count, checked = TokenCounter(), 0
+    for waiting in (standing.filter(is_due=True), standing.filter(state=UNCHECKED)):
+        left = None if most is None else most - checked
+        checked += _check_each(waiting, count, left)
+    return checked
+
+
+def _check_each(
+    waiting: QuerySet[PreferencePair], count: TokenCounter, most: int | None
+) -> int:
     waiting = waiting.select_related(
         "project", "prompt", "chosen__edited_from", "rejected__edited_from"
     ).order_by("pk")
-    checked, last, count = 0, 0, TokenCounter()
+    checked, last = 0, 0
     while (most is None or checked < most) and (
         batch := list(waiting.filter(pk__gt=last)[:BATCH])
     ):
@@ -133,8 +164,11 @@ def check_waiting(project: Project | None = None, most: int | None = None) -> in
             except DatabaseError:
                 raise
             except Exception:
-                # It stays unchecked, which is shown; the others must not wait for it.
+                # Unchecked, which is shown; neither the others nor rounds wait for it.
                 logger.exception("Pair %s could not be checked", pair.pk)
+                PreferencePair.objects.filter(pk=pair.pk, frozen_at=None).update(
+                    state=UNCHECKED, is_due=False
+                )
                 continue
             checked += 1
         last = batch[-1].pk
@@ -142,10 +176,17 @@ def check_waiting(project: Project | None = None, most: int | None = None) -> in
 
 
 def check_again(project: Project) -> int:
-    """Ask the rules anew of every standing pair no round has taken; how many."""
-    return PreferencePair.objects.filter(
-        project=project, superseded_at=None, frozen_at=None
-    ).update(state=PreferencePair.State.UNCHECKED)
+    """Have the rules asked anew of every checked pair no round has taken; how many.
+
+    Until a pair's turn comes, what the former rules said stays to be seen.
+    """
+    return (
+        PreferencePair.objects.filter(
+            project=project, superseded_at=None, frozen_at=None
+        )
+        .exclude(state=UNCHECKED)
+        .update(is_due=True)
+    )
 
 
 Count = Callable[[list[dict[str, Any]]], int | None]

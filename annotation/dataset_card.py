@@ -58,7 +58,8 @@ def card(
         ),
         *_agreement(project),
         *_bias(project),
-        f"## Rules\n\nVersion (sha256 of their settings and code): `{rules}`\n\n```yaml\n"
+        f"## Rules\n\nVersion (sha256 of their settings and code): `{rules}`\n\n"
+        f"{_due(project)}```yaml\n"
         f"{yaml.safe_dump(settings.rules, allow_unicode=True)}```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -102,6 +103,13 @@ def _asked(asked: Wanted) -> list[str]:
         f"{name} = `{_plain(str(value))}`" for name, value in given.items()
     )
     return [f"Only a part was exported: {told}."]
+
+
+def _due(project: Project) -> str:
+    due = queries.due_pairs(project).count()
+    if not due:
+        return ""
+    return f"Of {due} pairs the verdicts are by earlier rules: they were being checked again.\n\n"
 
 
 def _left_out(left_out: Counter[str]) -> list[str]:

@@ -15,6 +15,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from django.db.models import QuerySet
 
@@ -69,7 +70,7 @@ def folder(
             )
             made[-1].rows = counted.count
         pairs = export_filters.pairs(project, asked, within)
-        lines = _Counted(exporting.rows(pairs, "llamafactory", left_out))
+        lines = _Counted(exporting.sharegpt_rows(pairs, left_out))
         content = (exporting.line(row).encode() for row in lines)
         yield from _file(archive, sink, made, "llamafactory/pairs.jsonl", content)
         made[-1].rows = lines.count
@@ -80,6 +81,17 @@ def folder(
     yield sink.taken()
 
 
+def holds_no_new_pair(name: str) -> bool:
+    """Whether a part of such a folder holds something else than pairs, or the same ones
+    again. By its own folder's and its own name, as a zip may have a folder around."""
+    return "/".join(PurePosixPath(name).parts[-2:]) in NO_PAIRS
+
+
+NO_PAIRS = (
+    "judgments/judgments-00000.parquet",
+    "prompts/prompts-00000.parquet",
+    "llamafactory/pairs.jsonl",
+)
 LLAMAFACTORY = {
     "tiebreak": {
         "file_name": "pairs.jsonl",
@@ -89,7 +101,6 @@ LLAMAFACTORY = {
             "messages": "conversations",
             "chosen": "chosen",
             "rejected": "rejected",
-            "system": "system",
         },
     }
 }

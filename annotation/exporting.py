@@ -3,7 +3,7 @@
 The prompt is the one the policy answered, its project's system prompt included. An
 imported pair goes out in the format it came in as the row it was. Labelled answers
 ("kto", as training/dpo and TRL's KTOTrainer read them) also say what no pair can: that
-both answers were good, or both bad.
+both answers were good, or both bad, or what a label that was imported alone said.
 """
 
 import json
@@ -14,11 +14,18 @@ from django.db.models import QuerySet
 
 from annotation import queries
 from annotation.batches import paged
-from annotation.files import pair_formats
+from annotation.files import llamafactory, pair_restoring, pair_writing
 from annotation.files.faults import Messages, Row
 from annotation.files.messages import is_plain
-from annotation.files.pair_formats import LeftOut
-from annotation.models import Completion, Decision, PreferencePair, Project, Prompt
+from annotation.files.pair_writing import LeftOut
+from annotation.models import (
+    Completion,
+    Decision,
+    LabelledAnswer,
+    PreferencePair,
+    Project,
+    Prompt,
+)
 
 _LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
 UNUSED = [f"{side}__{name}" for side in ("chosen", "rejected") for name in _LARGE]
@@ -26,10 +33,12 @@ _UNUSED_OF_TWO = [f"comparison__{side}__{name}" for side in "ab" for name in _LA
 
 
 def export(project: Project, format: str) -> Iterator[str]:
-    """A project's sound pairs as lines of JSON; as "kto" its ties and both-bads too."""
+    """A project's sound pairs as lines of JSON; as "kto" its ties and both-bads too, and
+    the labelled answers that were imported and make no pair."""
     yield from jsonl(queries.sound_pairs(project), format)
     if format == "kto":
         yield from map(line, labelled_alike(queries.alike_decisions(project)))
+        yield from map(line, labelled_alone(queries.labelled_answers(project)))
 
 
 def rows(
@@ -41,7 +50,22 @@ def rows(
 
     What the format can't say is left out, and counted by reason in `left_out`.
     """
-    to_rows = _ROWS[format]
+    return _rows(pairs, _ROWS[format], left_out)
+
+
+def sharegpt_rows(
+    pairs: Iterable[PreferencePair], left_out: Counter[str] | None = None
+) -> Iterator[Row]:
+    """LLaMA-Factory's rows, all of the one form that a dataset_info.json describes: what
+    was imported in another of its forms, too."""
+    return _rows(pairs, _llamafactory, left_out)
+
+
+def _rows(
+    pairs: Iterable[PreferencePair],
+    to_rows: Callable[[PreferencePair], list[Row]],
+    left_out: Counter[str] | None,
+) -> Iterator[Row]:
     for pair in in_full(pairs):
         try:
             yield from to_rows(pair)
@@ -88,6 +112,15 @@ def labelled_alike(decisions: QuerySet[Decision]) -> Iterator[Row]:
                 }
 
 
+def labelled_alone(answers: QuerySet[LabelledAnswer]) -> Iterator[Row]:
+    """Labelled answers that were imported without a partner, as the rows they were."""
+    unseen = (f"completion__{name}" for name in _LARGE)
+    for one in paged(answers.select_related("prompt", "completion").defer(*unseen)):
+        yield pair_restoring.restored_half(
+            one.prompt.messages, answer_messages(one.completion), json.loads(one.kept)
+        )
+
+
 def prompt_messages(pair: PreferencePair) -> Messages:
     """What was asked: the prompt, and before it the system prompt used in sampling."""
     return _asked(pair.prompt, (pair.chosen, pair.rejected))
@@ -119,7 +152,7 @@ def _three(pair: PreferencePair) -> tuple[Messages, Messages, Messages]:
 
 
 def _as_it_came(pair: PreferencePair) -> list[Row]:
-    return pair_formats.restored(
+    return pair_restoring.restored(
         pair.extra["format"], pair.extra["kept"], *_three(pair)
     )
 
@@ -136,40 +169,45 @@ def _in_its_own(
 
 
 def _trl(pair: PreferencePair) -> list[Row]:
-    row = {"id": str(pair.pk), **pair_formats.trl_row(*_three(pair))}
+    row = {"id": str(pair.pk), **pair_writing.trl_row(*_three(pair))}
     return [row | _tools(pair) | _weight(pair)]
 
 
 def _openai(pair: PreferencePair) -> list[Row]:
-    row = pair_formats.openai_row(*_three(pair))
+    row = pair_writing.openai_row(*_three(pair))
     return [row | {"input": row["input"] | _tools(pair)}]
 
 
 def _together(pair: PreferencePair) -> list[Row]:
     if _tools(pair):
         raise LeftOut("its prompt has tools")
-    return [pair_formats.together_row(*_three(pair))]
+    return [pair_writing.together_row(*_three(pair))]
 
 
 def _llamafactory(pair: PreferencePair) -> list[Row]:
-    return [pair_formats.llamafactory_row(*_three(pair))]
+    return [llamafactory.row_of(*_three(pair))]
 
 
 def _kto(pair: PreferencePair) -> list[Row]:
-    answers = {"chosen": pair.chosen, "rejected": pair.rejected}
-    if pair.kind == PreferencePair.Kind.EDITED:
-        # What was edited had won its own pair; it is not undesirable.
-        del answers["rejected"]
     return [
         {
-            "id": f"{pair.pk}-{side}",
-            "prompt": prompt_messages(pair),
-            "completion": answer_messages(answer),
-            "label": side == "chosen",
+            "id": f"{pair.pk}-{'chosen' if label else 'rejected'}",
+            "prompt": prompt,
+            "completion": completion,
+            "label": label,
         }
         | _weight(pair)
-        for side, answer in answers.items()
+        for prompt, completion, label in labelled_of(pair)
     ]
+
+
+def labelled_of(pair: PreferencePair) -> list[tuple[Messages, Messages, bool]]:
+    """What a pair says of its answers one by one: (prompt, completion, label)."""
+    prompt, chosen, rejected = _three(pair)
+    if pair.kind == PreferencePair.Kind.EDITED:
+        # What was edited had won its own pair; it is not undesirable.
+        return [(prompt, chosen, True)]
+    return [(prompt, chosen, True), (prompt, rejected, False)]
 
 
 def _weight(pair: PreferencePair) -> Row:
@@ -194,7 +232,7 @@ def table_row(pair: PreferencePair) -> Row:
     if pair.extra:
         (row, *more) = _as_it_came(pair)
         if more:  # Labelled answers; a pair says as much.
-            row = pair_formats.trl_row(prompt, chosen, rejected)
+            row = pair_writing.trl_row(prompt, chosen, rejected)
         known = {"prompt", "chosen", "rejected"}
         if set(row) - known or not is_plain([*prompt, *chosen, *rejected]):
             original = json.dumps(row, ensure_ascii=False)

@@ -17,7 +17,8 @@ CHUNK = 500
 def freeze_pairs(project: Project, pairs: Iterable[PreferencePair | int]) -> None:
     """Freeze all of these pairs (rows or ids) or none.
 
-    Raises PairsChanged if one was superseded, rejected or is of another project. A
+    Raises PairsChanged if one was superseded, rejected, waits to be checked again or is
+    of another project. A
     pair that an earlier round froze stays as it is.
     """
     ids = iter(sorted({getattr(pair, "pk", pair) for pair in pairs}))
@@ -32,6 +33,7 @@ def _freeze(project: Project, ids: list[int], now) -> None:
         project=project,
         pk__in=ids,
         state=PreferencePair.State.ACCEPTED,
+        is_due=False,
         superseded_at=None,
     )
     # Locked in one order, as `deciding.supersede` does: an undo waits for us or we

@@ -26,12 +26,14 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, gettext_noop
 
-from annotation import importing
+from annotation import importing, storing
 from annotation.batches import in_batches
+from annotation.dataset_folder import holds_no_new_pair
 from annotation.errors import ImportRefused, ImportState
 from annotation.files import messages as chats
-from annotation.files import pair_formats
 from annotation.files.faults import BadRow, Row, shown
+from annotation.files.pair_reading import is_pair
+from annotation.files.pair_rows import Labelled, PairRow
 from annotation.files.parts import Placed, Reading
 from annotation.models import ImportFault, ImportJob, Project
 from annotation.nudging import send
@@ -143,7 +145,7 @@ class Preview:
     columns: list[str] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
     items: list[tuple[importing.Place, Any]] = field(default_factory=list)
-    """The first ones: place and Messages, PairRow or BadRow."""
+    """The first ones: place and Messages, PairRow, Labelled or BadRow."""
     n_good: int = 0
     n_bad: int = 0
     is_all: bool = False
@@ -164,14 +166,15 @@ def preview(job: ImportJob, kind: str = "", mapping: dict | None = None) -> Prev
                 for name in row
                 if name not in found.columns and name == shown(name)
             ]
-            if pair_formats.is_pair(row):
+            if is_pair(row):
                 found.kind_found = "pairs"
     del found.columns[100:]
     kind = kind or found.kind_found
     items = list(importing.items_of(kind, _mapped(rows, mapping)))
     for _place, item in items:
-        if isinstance(item, pair_formats.PairRow) and item.format not in found.formats:
-            found.formats.append(item.format)
+        format = getattr(item, "format", "")
+        if format and format not in found.formats:
+            found.formats.append(format)
     found.n_bad = sum(isinstance(item, BadRow) for _place, item in items)
     found.n_good = len(items) - found.n_bad
     bad = [one for one in items if isinstance(one[1], BadRow)]
@@ -187,6 +190,7 @@ def _reading(job: ImportJob, kind: str = "") -> Reading:
         most=settings.IMPORT_MAX_UNPACKED_BYTES,
         longest=importing.MAX_PROMPT_LINE if is_prompts else importing.MAX_PAIR_LINE,
         scratch=Path(job.path).parent if job.is_ours else None,
+        skips=None if is_prompts else holds_no_new_pair,
     )
 
 
@@ -319,13 +323,14 @@ def _store(job: ImportJob, batch: list[importing.Item], share: float) -> None:
     with transaction.atomic():
         # First: takes the row's lock, and ends here if the job is no longer ours.
         _write(job, heartbeat_at=timezone.now(), share=share)
-        stored = importing.store(job.project, job.kind, good)
+        stored = storing.store(job.project, job.kind, good)
         _keep_faults(job, batch)
         _write(
             job,
             items_done=F("items_done") + len(batch),
             accepted=F("accepted") + stored.accepted,
             duplicates=F("duplicates") + stored.duplicates,
+            labelled=F("labelled") + stored.labelled,
             rejected=F("rejected") + len(batch) - len(good),
         )
     job.items_done += len(batch)
@@ -376,8 +381,13 @@ def tend() -> None:
 
 def text_of(item: Any) -> dict[str, str]:
     """A good item of a preview in a few words: what each of its parts says."""
-    if isinstance(item, pair_formats.PairRow):
+    if isinstance(item, PairRow):
         parts = {name: getattr(item, name) for name in ("prompt", "chosen", "rejected")}
+    elif isinstance(item, Labelled):
+        parts = {
+            "prompt": item.prompt,
+            "good" if item.label else "bad": item.completion,
+        }
     else:
         parts = {"prompt": item}
     return {

@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 
 from annotation import leasing, project_settings, sql, texts, trust, waiting
 from annotation.access import role_of
+from annotation.committing import committed
 from annotation.deciding import (
     count_judgments,
     decide_locked,
@@ -181,16 +182,21 @@ def _judge_and_claim(
         found = waiting.offers(
             project, annotator.pk, own.next_comparison, now, [lease.comparison_id]
         )
-    with transaction.atomic():
+
+    def store() -> tuple[Submitted, uuid.UUID | None]:
         submitted = _store(lease, body)
-        key = None
-        if not submitted.is_replay:
-            if has_ahead:
-                key = leasing.activate(project, annotator.pk, now, own.lease_minutes)
-            else:
-                key = leasing.claim_probe(
-                    project, annotator, own, now
-                ) or leasing.claim(found, annotator.pk, now, own.lease_minutes)
+        if submitted.is_replay:
+            return submitted, None
+        if has_ahead:
+            return submitted, leasing.activate(
+                project, annotator.pk, now, own.lease_minutes
+            )
+        probe = leasing.claim_probe(project, annotator, own, now)
+        return submitted, probe or leasing.claim(
+            found, annotator.pk, now, own.lease_minutes
+        )
+
+    submitted, key = committed(store)
     nudge(project)
     if key is not None:
         return submitted, leasing.new_lease(project, key)

@@ -68,9 +68,11 @@ LEFT JOIN annotation_membership m ON m.project_id = p.id AND m.user_id = l.annot
 WHERE l.key = %s AND l.annotator_id = %s
 """
 _ROOM = f"""
-SELECT s.id, s.lease_id FROM annotation_slot s WHERE s.comparison_id = %s
-AND {waiting.FREE} AND {waiting.NOT_JUDGED.format("s.comparison_id")}
-ORDER BY s.number LIMIT 1"""
+SELECT s.id, s.lease_id, o.column1
+FROM (VALUES {", ".join(f"({place}, %s)" for place in range(waiting.WINDOW))}) AS o
+JOIN annotation_slot s ON s.comparison_id = o.column2
+WHERE {waiting.FREE} AND {waiting.NOT_JUDGED.format("s.comparison_id")}
+ORDER BY o.column1, s.number LIMIT 1"""
 _TAKE = """
 UPDATE annotation_slot SET state = 'leased', lease_id = %s, expires_at = %s
 WHERE id = %s AND (state = 'open' OR (state = 'leased' AND lease_id = %s))"""
@@ -320,18 +322,20 @@ def claim(
     may have stored their last judgment. The lease is active, or AHEAD of that which is.
     IntegrityError where they hold another of the same kind.
     """
+    if not found:
+        return None
     # A slot that somebody is taking just now is passed over, not waited for.
     room = _ROOM + sql.for_update("s", skip_locked=True)
-    for offer in found:
-        for slot_id, ended in sql.rows(room, offer[0], now, annotator_id):
-            until = now + timedelta(minutes=minutes)
-            key = _take(slot_id, ended, until)
-            if key is None:
-                continue
+    offered = [offer[0] for offer in found]
+    offered += [0] * (waiting.WINDOW - len(found))  # No comparison has it.
+    for slot_id, ended, place in sql.rows(room, *offered, now, annotator_id):
+        until = now + timedelta(minutes=minutes)
+        key = _take(slot_id, ended, until)
+        if key is not None:
             if ended is not None:
                 end(ended, Lease.Outcome.EXPIRED, now)
-            comparison = waiting.comparison_of(offer)
-            make_lease(comparison, annotator_id, key, until, outcome)
+            taken = waiting.comparison_of(found[place])
+            make_lease(taken, annotator_id, key, until, outcome)
             return key
     return None
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from django.db.models import Q
+
 from annotation import checking, neighbours, project_settings, queries, validation
 from annotation.models import LetThrough, PreferencePair, Project, RuleVerdict
 from annotation.validation import PairFacts, Verdict
@@ -89,12 +91,12 @@ def preview(
         ),
     )
     free = queries.standing_pairs(project).filter(frozen_at=None)
-    checked = free.exclude(state=State.UNCHECKED)
+    checked = free.exclude(state=State.UNCHECKED).filter(is_due=False)
     ids = list(checked.order_by("-pk").values_list("pk", flat=True)[:MAX_PAIRS])
     found = Preview(
         looked_at=len(ids),
         all=checked.count() if len(ids) == MAX_PAIRS else len(ids),
-        waiting=free.filter(state=State.UNCHECKED).count(),
+        waiting=free.filter(Q(state=State.UNCHECKED) | Q(is_due=True)).count(),
     )
     changes: dict[str, RuleChange] = {}
     for at in range(0, len(ids), BATCH):

@@ -27,6 +27,7 @@ from annotation.models import (
     Comparison,
     Decision,
     Judgment,
+    LabelledAnswer,
     Lease,
     PreferencePair,
     Project,
@@ -49,8 +50,17 @@ def standing_pairs(project: Project) -> QuerySet[PreferencePair]:
     )
 
 
+def due_pairs(project: Project) -> QuerySet[PreferencePair]:
+    """Those that the rules, changed since, are being asked of again."""
+    return standing_pairs(project).filter(is_due=True)
+
+
 def sound_pairs(project: Project) -> QuerySet[PreferencePair]:
-    """What may train: accepted, standing, purpose train, prompt not held out."""
+    """What may train: accepted, standing, purpose train, prompt not held out.
+
+    Those that are due are among them, as the former rules left them; no round starts
+    until the rules have spoken again.
+    """
     return standing_pairs(project).filter(
         state=PreferencePair.State.ACCEPTED, prompt__is_held_out=False
     )
@@ -72,6 +82,11 @@ def alike_decisions(project: Project) -> QuerySet[Decision]:
         superseded_at=None,
         outcome__in=[Decision.Outcome.TIE, Decision.Outcome.BOTH_BAD],
     )
+
+
+def labelled_answers(project: Project) -> QuerySet[LabelledAnswer]:
+    """Those that were imported without a partner, of what may train."""
+    return LabelledAnswer.objects.filter(project=project, prompt__is_held_out=False)
 
 
 def waiting(project: Project) -> int:
@@ -190,6 +205,7 @@ def funnel(project: Project) -> list[dict[str, Any]]:
     pairs = standing_pairs(project).aggregate(
         all=Count("pk"),
         unchecked=Count("pk", filter=Q(state=PreferencePair.State.UNCHECKED)),
+        due=Count("pk", filter=Q(is_due=True)),
         accepted=Count("pk", filter=Q(state=PreferencePair.State.ACCEPTED)),
         sound=Count(
             "pk",
@@ -231,7 +247,8 @@ def funnel(project: Project) -> list[dict[str, Any]]:
             _("Checked pairs"),
             pairs["all"] - pairs["unchecked"],
             {"unchecked": pairs["unchecked"]},
-        ),
+        )
+        | {"due": pairs["due"]},
     ]
     left = pairs["all"] - pairs["unchecked"]
     for rule in RULES:

@@ -9,12 +9,16 @@ the held pair give way to another would know that one for a probe.
 """
 
 from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from annotation import leasing, project_settings, waiting
+from annotation.committing import committed
 from annotation.models import Lease, Project
+from annotation.project_settings import ProjectSettings
 from annotation.stock import nudge
 
 AHEAD = Lease.Outcome.AHEAD
@@ -41,16 +45,22 @@ def reserve(project: Project, annotator) -> Lease | None:
         found = waiting.offers(project, annotator.pk, own.next_comparison, now, here)
         if len(found) < _enough(project, now):
             return None
+        claim = partial(_claim, project, annotator, own, found, now)
         try:
-            with transaction.atomic():
-                key = leasing.claim_probe(
-                    project, annotator, own, now, AHEAD
-                ) or leasing.claim(found, annotator.pk, now, own.lease_minutes, AHEAD)
+            key = committed(claim)
         except IntegrityError:
             continue  # Another tab was quicker: what it reserved is there now.
         nudge(project)
         return None if key is None else leasing.new_lease(project, key)
     return None
+
+
+def _claim(
+    project: Project, annotator, own: ProjectSettings, found: list[tuple], now: datetime
+) -> UUID | None:
+    return leasing.claim_probe(project, annotator, own, now, AHEAD) or leasing.claim(
+        found, annotator.pk, now, own.lease_minutes, AHEAD
+    )
 
 
 def _kept(project: Project, annotator, until: datetime) -> Lease | None:

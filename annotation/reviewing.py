@@ -7,6 +7,7 @@ locked first, as freezing does. Rules are asked again elsewhere (checking.py).
 from typing import Any
 
 from django.db import transaction
+from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -14,14 +15,42 @@ from annotation import project_settings, texts, validation
 from annotation.checking import let_through_rules
 from annotation.deciding import ask_for_checks
 from annotation.errors import Frozen, InvalidRepair, NothingToDo
-from annotation.files.pair_formats import is_whole
+from annotation.files.pair_restoring import is_whole
 from annotation.judging import MAX_EDITED
-from annotation.models import Completion, LetThrough, PreferencePair, RuleVerdict
+from annotation.models import (
+    Completion,
+    LetThrough,
+    PreferencePair,
+    Project,
+    RuleVerdict,
+)
 from annotation.rendering import render_markdown
 
 MAX_NOTE = 500
+_UNSEEN = [
+    f"{side}__{name}"
+    for side in ("chosen", "rejected", "chosen__edited_from", "rejected__edited_from")
+    for name in ("prompt_token_ids", "token_ids", "logprobs")
+]
 
 State = PreferencePair.State
+
+
+def pair_of(project: Project, pk: int) -> PreferencePair:
+    """A pair with all that tells its story but verdicts. Raises Http404."""
+    found = (
+        PreferencePair.objects.filter(project=project, pk=pk)
+        .select_related(
+            *("prompt", "project", "repairer", "near_pair"),
+            *("chosen__edited_from", "rejected__edited_from"),
+            "repaired_by_pair__repairer",
+        )
+        .defer(*_UNSEEN)
+        .first()
+    )
+    if found is None:
+        raise Http404(_("There is no such pair."))
+    return found
 
 
 @transaction.atomic
@@ -35,7 +64,7 @@ def let_through(pair: PreferencePair, by, note: str) -> LetThrough:
     if not note:
         raise InvalidRepair("note", _("Say why this pair is good all the same."))
     pair = _locked(pair)
-    if pair.state == State.UNCHECKED:
+    if pair.state == State.UNCHECKED or pair.is_due:
         raise NothingToDo(_("The pair waits for its check; look again in a moment."))
     objections = _objections(pair)
     if not objections:

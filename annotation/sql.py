@@ -3,6 +3,9 @@
 Django builds and compiles every query anew, which here took ten times as long as the
 database did. Only what each judgment runs is written this way; table and column names
 come from the models where rows are read whole. Everything else stays with the ORM.
+
+PostgreSQL plans such a statement once for each connection, too, not at every call: its
+values are bound by the server (config/settings.py says from which call on).
 """
 
 from collections.abc import Sequence
@@ -12,21 +15,31 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import AutoField, Field, Model
+from django.db.models import (
+    AutoField,
+    BooleanField,
+    CharField,
+    Field,
+    FloatField,
+    ForeignKey,
+    IntegerField,
+    Model,
+    TextField,
+)
 
 M = TypeVar("M", bound=Model)
 
 
 def rows(statement: str, *params: Any) -> list[tuple]:
     """What a SELECT gives. Instants and UUIDs may be params; other values as they are."""
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(statement, _prepared(params))
         return cursor.fetchall()
 
 
 def changed(statement: str, *params: Any) -> int:
     """How many rows an UPDATE changed."""
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(statement, _prepared(params))
         return cursor.rowcount
 
@@ -35,11 +48,13 @@ def insert(instance: M) -> M:
     """Store a new row, defaults and `auto_now_add` filled in; sends no signals."""
     fields, statement = _insert_of(type(instance), connection.vendor)
     values = [
-        field.get_db_prep_save(field.pre_save(instance, True), connection)
-        for field in fields
+        getattr(instance, field.attname)
+        if is_plain
+        else field.get_db_prep_save(field.pre_save(instance, True), connection)
+        for field, is_plain in fields
     ]
     pk = instance._meta.pk
-    with connection.cursor() as cursor:
+    with _cursor() as cursor:
         cursor.execute(statement, values)
         if isinstance(pk, AutoField):
             is_told = connection.vendor == "postgresql"
@@ -84,6 +99,17 @@ class Columns:
         return self.model.from_db(connection.alias, self.names, made)
 
 
+def _cursor() -> Any:
+    """Django's own, but on PostgreSQL one that binds on the server."""
+    if connection.vendor != "postgresql":
+        return connection.cursor()
+    from django.db.backends.postgresql.base import ServerBindingCursor
+
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        return connection._prepare_cursor(ServerBindingCursor(connection.connection))
+
+
 def _prepared(params: Sequence[Any]) -> list[Any]:
     return [
         param.hex
@@ -96,7 +122,8 @@ def _prepared(params: Sequence[Any]) -> list[Any]:
 
 
 @cache
-def _insert_of(model: type[Model], vendor: str) -> tuple[list[Field], str]:
+def _insert_of(model: type[Model], vendor: str) -> tuple[list[tuple[Field, bool]], str]:
+    """The fields, each with whether its value is stored as it stands."""
     fields = [
         field
         for field in model._meta.local_concrete_fields
@@ -108,7 +135,16 @@ def _insert_of(model: type[Model], vendor: str) -> tuple[list[Field], str]:
     pk = model._meta.pk
     if vendor == "postgresql" and isinstance(pk, AutoField):
         statement += f' RETURNING "{pk.column}"'
-    return fields, statement
+    return [(field, _is_plain(field)) for field in fields], statement
+
+
+def _is_plain(field: Field) -> bool:
+    """Whether the driver takes the attribute itself: Django would convert nothing."""
+    stored = field.target_field if isinstance(field, ForeignKey) else field
+    return isinstance(
+        stored,
+        AutoField | BooleanField | CharField | FloatField | IntegerField | TextField,
+    )
 
 
 @cache

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
+from django.utils import timezone
 
 from annotation.models import ImportJob
 from tests.factories import (
@@ -107,6 +108,11 @@ CALLS = {
     "api_judgment": {"POST": OWNER},
     "api_undo": {"POST": OWNER},
     "api_pairs": {"GET": REVIEWER, "POST": MANAGER},
+    "api_pair": {"GET": REVIEWER},
+    "api_let_through": {"POST": REVIEWER, "DELETE": REVIEWER},
+    "api_repair": {"POST": REVIEWER},
+    "api_flags": {"GET": REVIEWER},
+    "api_withdraw": {"POST": REVIEWER},
     "api_rules_preview": {"POST": MANAGER},
     "api_stats": {"GET": REVIEWER},
     "api_review": {"GET": REVIEWER},
@@ -187,6 +193,13 @@ def world(db, tmp_path):
     gold = make_gold(project=project)
     judgment = make_judgment(project=project, annotator=users["annotator"])
     lease = make_lease(project=project, annotator=users["annotator"])
+    flagged = make_lease(
+        project=project,
+        annotator=users["reviewer"],
+        outcome="skipped",
+        flag="broken",
+        ended_at=timezone.now(),
+    )
     training_round = TrainingRound.objects.create(
         project=project, number=1, start=project.base, reference="base", data="all"
     )
@@ -198,6 +211,7 @@ def world(db, tmp_path):
         "retire_gold": {"pk": gold.pk},
         "api_retire_gold": {"pk": gold.pk},
         "pair_as_gold": {"pk": pair.pk},
+        "api_withdraw": {"slug": "demo", "key": flagged.key},
     }
     job = ImportJob.objects.create(
         project=project, by=users["manager"], name="x", path=str(import_file)
@@ -209,7 +223,10 @@ def world(db, tmp_path):
         arguments[name] = {"pk": job.pk}
     for name in ("settle", "undo_settled", "api_settle"):
         arguments[name] = {"slug": "demo", "pk": judgment.comparison_id}
-    for name in ("pair", "let_through", "take_back", "repair"):
+    for name in (
+        *("pair", "let_through", "take_back", "repair"),
+        *("api_pair", "api_let_through", "api_repair"),
+    ):
         arguments[name] = {"slug": "demo", "pk": pair.pk}
     arguments["prompt"] = {"slug": "demo", "pk": project.prompts.first().pk}
     for name in ("undo", "api_undo", "judgment_as_gold"):

@@ -1,5 +1,7 @@
 """Writers of SQLite take turns: in one process, between processes, and after failures."""
 
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -74,6 +76,36 @@ def test_a_process_that_dies_in_its_turn_gives_it_up(database):
     queue.leave()
 
 
+PARENT = """
+import os, sys, time
+from config.sqlite import base
+queue = base._queues[sys.argv[1]]
+queue.join(sys.argv[1], 30)
+queue.leave()
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+queue.join(sys.argv[1], 30)
+print(child, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_process_gives_its_turn_up_though_a_child_of_it_lives(database):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, database], stdout=subprocess.PIPE, text=True
+    )
+    child = int(parent.stdout.readline())
+    try:
+        parent.kill()
+        parent.wait()
+        queue = base.Queue()
+        queue.join(database, 30)
+        queue.leave()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_who_waits_too_long_is_told_as_sqlite_tells_it(database):
     queue = base.Queue()
     queue.join(database, 1)
@@ -82,6 +114,113 @@ def test_who_waits_too_long_is_told_as_sqlite_tells_it(database):
     queue.leave()
     queue.join(database, 1)
     queue.leave()
+
+
+def stopped_in_its_turn(database, writes_to=""):
+    """Another process, stopped while it is its turn; within a transaction, if it writes."""
+    script = OTHER
+    if writes_to:
+        begin = f"""
+import sqlite3
+connection = sqlite3.connect({writes_to!r}, isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+"""
+        script = script.replace('print("mine"', f'{begin}print("mine"')
+        script = script.replace("queue.leave()", "connection.rollback()\nqueue.leave()")
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, database],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "mine\n"
+    other.send_signal(signal.SIGSTOP)
+    return other
+
+
+def goes_on(other):
+    other.send_signal(signal.SIGCONT)
+    other.stdin.write("\n")
+    other.stdin.flush()
+    assert other.stdout.readline() == "left\n"
+    other.wait()
+
+
+def test_a_process_stopped_in_its_turn_makes_others_fail_and_not_hang(database):
+    other = stopped_in_its_turn(database)
+    try:
+        queue = base.Queue()
+        for _attempt in range(3):
+            with pytest.raises(OperationalError, match="database is locked"):
+                queue.join(database, 0.05)
+        # One thread waits on, however often it was tried.
+        assert sum(database in t.name for t in threading.enumerate()) == 1
+        goes_on(other)
+        queue.join(database, 30)
+        queue.leave()
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_wait_that_was_given_up_keeps_nobody_else_out(database):
+    """It gets the lock when the stopped process goes on, though nobody wants it here."""
+    other = stopped_in_its_turn(database)
+    try:
+        with pytest.raises(OperationalError):
+            base.Queue().join(database, 0.05)
+        goes_on(other)
+        next_one = base.Queue()
+        next_one.join(database, 30)
+        next_one.leave()
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_wait_that_was_given_up_is_taken_over_by_the_next(database):
+    other = stopped_in_its_turn(database)
+    try:
+        queue = base.Queue()
+        with pytest.raises(OperationalError):
+            queue.join(database, 0.05)
+        late = threading.Thread(target=queue.join, args=[database, 30])
+        late.start()
+        goes_on(other)
+        late.join(30)
+        assert not late.is_alive()
+        with pytest.raises(OperationalError):
+            base.Queue().join(database, 0.05)
+        queue.leave()
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_stopped_writer_makes_a_transaction_fail_as_a_locked_database_does(
+    transactional_db, monkeypatch
+):
+    make_project()
+    name = str(connection.settings_dict["NAME"])
+    options = connection.settings_dict["OPTIONS"]
+    monkeypatch.setitem(options, "timeout", 0.1)
+    other = stopped_in_its_turn(name, writes_to=name)
+    try:
+        with (
+            pytest.raises(OperationalError, match="database is locked"),
+            transaction.atomic(),
+        ):
+            Project.objects.update(name="never")
+        assert connection._in_queue is None
+        assert Project.objects.exclude(name="never").exists(), "reading goes on"
+        monkeypatch.setitem(options, "timeout", 30)
+        goes_on(other)
+        with transaction.atomic():
+            Project.objects.update(name="later")
+    finally:
+        other.kill()
+        other.wait()
+    assert Project.objects.get().name == "later"
 
 
 def test_transactions_leave_the_queue_however_they_end(transactional_db):

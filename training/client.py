@@ -104,6 +104,7 @@ class ImportReport:
     accepted: int
     duplicates: int
     rejected: list[dict[str, Any]]
+    labelled: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext_noop, ngettext
 
 from annotation import project_settings
 from annotation.errors import PairsChanged
 from annotation.freezing import freeze_pairs
 from annotation.models import Project
 from annotation.nudging import send
-from annotation.queries import funnel, held_out_pairs
+from annotation.queries import due_pairs, funnel, held_out_pairs
 from inference.models import Policy
 from training import recipes, runfolder
 from training.errors import RoundRefused, StaleRound
@@ -47,7 +47,7 @@ def start_round(
 
     What is not given comes from the project's settings and the preset, see
     recipes.resolve. Raises RoundRefused: 422 with the funnel where there are too few
-    pairs, 422 for a wrong choice or config, 409 while another round runs.
+    pairs or some are being checked again, 422 for a wrong choice or config, 409 while another round runs.
     """
     recipe = recipes.resolve(
         project,
@@ -58,6 +58,8 @@ def start_round(
         config=config,
     )
     _refuse_second(project)
+    if being_checked := due_pairs(project).count():
+        raise RoundRefused(_being_checked(being_checked), 422, funnel(project))
     chosen = recipes.choose_pairs(project, recipe)
     if len(chosen) < FEWEST_PAIRS:
         raise RoundRefused(_too_few(len(chosen), recipe.data), 422, funnel(project))
@@ -94,6 +96,16 @@ def _refuse_second(project: Project) -> None:
             % {"number": running.number, "state": running.get_state_display()},
             409,
         )
+
+
+def _being_checked(count: int) -> str:
+    return ngettext(
+        "%(count)d pair is being checked again, as the rules were changed. Start the"
+        " round when that is done.",
+        "%(count)d pairs are being checked again, as the rules were changed. Start the"
+        " round when that is done.",
+        count,
+    ) % {"count": count}
 
 
 def _too_few(count: int, data: str) -> str:

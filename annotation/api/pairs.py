@@ -61,8 +61,9 @@ class Pairs(APIView):
         summary="Import ready pairs; good lines are kept, bad ones are reported",
         description=(
             "JSONL whose rows are pairs of TRL, OpenAI/Azure, Together or LLaMA-Factory, or"
-            " KTO's labelled answers (joined to pairs by prompt), told apart by their"
-            " fields; or CSV with the columns `prompt`, `chosen`, `rejected`. What the"
+            " KTO's labelled answers (joined to pairs by prompt; what finds no partner is"
+            " kept, trains nothing and is exported again), told apart by their fields; or"
+            " CSV with the columns `prompt`, `chosen`, `rejected`. What the"
             " project has already is counted as a duplicate."
         ),
         request={

@@ -51,6 +51,7 @@ def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
         n_judgments=number(Judgment, undone_at=None),
         n_pairs=number(PreferencePair, state="accepted", superseded_at=None),
         n_unchecked=number(PreferencePair, state="unchecked", superseded_at=None),
+        n_due=number(PreferencePair, is_due=True, superseded_at=None),
         n_members=number(Membership),
     )
 
@@ -92,7 +93,7 @@ class ProjectSerializer(serializers.Serializer):
             "waiting": project.n_waiting or 0,
             "judgments": project.n_judgments or 0,
             "pairs": project.n_pairs or 0,
-            "unchecked_pairs": project.n_unchecked or 0,
+            "unchecked_pairs": (project.n_unchecked or 0) + (project.n_due or 0),
             "members": project.n_members or 0,
         }
 

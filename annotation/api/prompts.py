@@ -46,6 +46,17 @@ class ImportReportSerializer(serializers.Serializer):
     accepted = serializers.IntegerField()
     duplicates = serializers.IntegerField()
     rejected = RejectedSerializer(many=True)
+    labelled = serializers.IntegerField(
+        required=False,
+        help_text="of the accepted, labelled answers (KTO) that make no pair; only where "
+        "there are any",
+    )
+
+    def to_representation(self, report: ImportReport) -> dict[str, Any]:
+        told = super().to_representation(report)
+        if not told["labelled"]:
+            del told["labelled"]
+        return told
 
 
 def imported(request: Request, take: Callable[..., ImportReport]) -> Response:

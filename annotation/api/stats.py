@@ -44,6 +44,10 @@ class FunnelStepSerializer(serializers.Serializer):
     let_through = serializers.IntegerField(
         required=False, help_text="of the accepted: against a rule, by a reviewer"
     )
+    due = serializers.IntegerField(
+        required=False,
+        help_text="of the checked: as the former rules left them, being checked again",
+    )
 
 
 class ShareSerializer(serializers.Serializer):

@@ -4,9 +4,11 @@ from django.urls import path
 
 from annotation.api import (
     exports,
+    flags,
     gold,
     judgments,
     leases,
+    pair,
     pairs,
     projects,
     prompts,
@@ -37,6 +39,27 @@ urlpatterns = [
         name="api_undo",
     ),
     path("projects/<slug:slug>/pairs", pairs.Pairs.as_view(), name="api_pairs"),
+    path(
+        "projects/<slug:slug>/pairs/<int:pk>",
+        pair.Pair.as_view(),
+        name="api_pair",
+    ),
+    path(
+        "projects/<slug:slug>/pairs/<int:pk>/let-through",
+        pair.PairLetThrough.as_view(),
+        name="api_let_through",
+    ),
+    path(
+        "projects/<slug:slug>/pairs/<int:pk>/repair",
+        pair.PairRepair.as_view(),
+        name="api_repair",
+    ),
+    path("projects/<slug:slug>/flags", flags.Flags.as_view(), name="api_flags"),
+    path(
+        "projects/<slug:slug>/flags/<uuid:key>/withdraw",
+        flags.FlagWithdraw.as_view(),
+        name="api_withdraw",
+    ),
     path(
         "projects/<slug:slug>/review",
         review.ReviewQueue.as_view(),

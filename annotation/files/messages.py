@@ -57,6 +57,11 @@ def _check_message(place: str, message: Any) -> None:
         raise BadRow(_("%(place)s.content must be a text") % {"place": place})
 
 
+def turn(role: str, text: str) -> Messages:
+    """One message, as a list."""
+    return [{"role": role, "content": text}]
+
+
 def asked(place: str, messages: Messages) -> Messages:
     """The same as what was asked: it ends with the user or a tool. Raises BadRow."""
     last = messages[-1]

@@ -1,24 +1,28 @@
 """Labelled answers (KTO rows) joined to pairs, prompt by prompt.
 
 A good and a bad answer to one prompt are a pair; each answer is used once, in the
-file's order. What finds no partner is told at its own line. Rows wait in memory, so at
-most WAITING of them do; then the one that has waited longest is let go.
+file's order. Rows that an export of ours wrote say in their id what belongs together,
+and join nothing else: answers that nobody compared would be no pair. What finds no
+partner is given back alone. Rows wait in memory, so at most WAITING of them do; then
+the one that has waited longest is let go.
 """
 
+import json
+import re
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
-from django.utils.translation import gettext as _
-
 from annotation import texts
-from annotation.files.faults import BadRow
-from annotation.files.pair_formats import Labelled, PairRow, joined
+from annotation.files.pair_rows import Labelled, PairRow
 
 WAITING = 20_000
 WAITING_CHARS = 50_000_000
 
 Place = tuple[str, int]
-Found = tuple[Place, PairRow | BadRow]
+Found = tuple[Place, PairRow | Labelled]
+
+_OF_A_PAIR = re.compile(r"(.+)-(chosen|rejected)")
+_ALONE = re.compile(r"(tie|both_bad)-\d+-[ab]")
 
 
 class Pairing:
@@ -30,16 +34,20 @@ class Pairing:
         self._count = self._chars = 0
 
     def put(self, place: Place, half: Labelled) -> Iterator[Found]:
-        key = texts.sha256_of([half.prompt, not half.label])
+        if _ALONE.fullmatch(half.id):
+            yield place, half
+            return
+        of = _pair_of(half)
+        key = texts.sha256_of([half.prompt, of, not half.label])
         if partners := self._waiting.get(key):
             _place, partner, chars = partners.popleft()
             self._count -= 1
             self._chars -= chars
             if not partners:
                 del self._waiting[key]
-            yield place, joined(*((half, partner) if half.label else (partner, half)))
+            yield place, _joined(*((half, partner) if half.label else (partner, half)))
             return
-        key = texts.sha256_of([half.prompt, half.label])
+        key = texts.sha256_of([half.prompt, of, half.label])
         chars = sum(len(str(m)) for m in (*half.prompt, *half.completion))
         self._waiting.setdefault(key, deque()).append((place, half, chars))
         self._count += 1
@@ -59,11 +67,23 @@ class Pairing:
             del self._waiting[key]
         self._count -= 1
         self._chars -= chars
-        other = "false" if half.label else "true"
-        return place, BadRow(
-            _(
-                "no answer to the same prompt has the label %(label)s; a pair needs a"
-                " good and a bad one"
-            )
-            % {"label": other}
-        )
+        return place, half
+
+
+def _pair_of(half: Labelled) -> str:
+    """What pair of an export its row is half of; empty where it says nothing of it."""
+    found = _OF_A_PAIR.fullmatch(half.id)
+    is_it = found and (found[2] == "chosen") == half.label
+    return found[1] if found and is_it else ""
+
+
+def _joined(good: Labelled, bad: Labelled) -> PairRow:
+    """Two labelled answers to one prompt as a pair."""
+    return PairRow(
+        good.prompt,
+        good.completion,
+        bad.completion,
+        "kto",
+        json.dumps({"rows": [good.kept, bad.kept]}, ensure_ascii=False),
+        (good.weight + bad.weight) / 2,
+    )

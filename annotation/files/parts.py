@@ -52,11 +52,14 @@ class Reading:
         longest: int,
         scratch: Path | None = None,
         needs: str = "",
+        skips: Callable[[str], bool] | None = None,
     ):
-        """`most`: bytes that may be unpacked in all; `longest`: of one line."""
+        """`most`: bytes that may be unpacked in all; `longest`: of one line; `skips`:
+        which parts, by name, are passed over."""
         self._longest = longest
         self._path = path
         self._needs = needs
+        self._skips = skips
         self._scratch = scratch
         self._unpacked = Unpacked(most)
         self._done = 0
@@ -74,7 +77,8 @@ class Reading:
             try:
                 for part in parts:
                     found = True
-                    yield from self._placed(part)
+                    if self._skips is None or not self._skips(part.name):
+                        yield from self._placed(part)
                     self._done += part.size
                     self._at = lambda: 0
             except (Damaged, zipfile.BadZipFile, tarfile.TarError) as damaged:

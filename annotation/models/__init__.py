@@ -20,6 +20,7 @@ from annotation.models.judgments import (
     Verdict,
 )
 from annotation.models.pairs import (
+    LabelledAnswer,
     LetThrough,
     PreferencePair,
     PromptBand,
@@ -44,6 +45,7 @@ __all__ = [
     "ImportFault",
     "ImportJob",
     "Judgment",
+    "LabelledAnswer",
     "Lease",
     "LetThrough",
     "Membership",

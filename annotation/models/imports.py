@@ -45,6 +45,8 @@ class ImportJob(models.Model):
     share = models.FloatField(default=0.0)
     """Of the file, read; in [0, 1]."""
     accepted = models.PositiveIntegerField(default=0)
+    labelled = models.PositiveIntegerField(default=0, db_default=0)
+    """Of the accepted, labelled answers that make no pair."""
     duplicates = models.PositiveIntegerField(default=0)
     rejected = models.PositiveIntegerField(default=0)
     error = models.CharField(max_length=500, blank=True)

@@ -38,6 +38,9 @@ class PreferencePair(models.Model):
     rejected = models.ForeignKey(Completion, models.PROTECT, related_name="+")
     weight = models.FloatField(default=1.0)
     state = models.CharField(max_length=9, choices=State, default=State.UNCHECKED)
+    is_due = models.BooleanField(default=False, db_default=False)
+    """The rules were changed since: state and verdicts are as of the former ones until
+    the pair's turn comes, and until then no round takes it."""
     extra = models.JSONField(default=dict, blank=True)
     """{"format", "kept"} of an imported row, by which export gives the row back."""
     content_sha256 = models.CharField(max_length=64, blank=True, editable=False)
@@ -82,7 +85,8 @@ class PreferencePair(models.Model):
                 name="repair_has_its_repairer",
             ),
             models.CheckConstraint(
-                condition=Q(frozen_at=None) | Q(superseded_at=None, state="accepted"),
+                condition=Q(frozen_at=None)
+                | Q(superseded_at=None, state="accepted", is_due=False),
                 name="frozen_pair_stands",
             ),
             models.CheckConstraint(
@@ -107,6 +111,11 @@ class PreferencePair(models.Model):
                 condition=Q(state="unchecked", superseded_at=None),
                 name="unchecked_pairs",
             ),
+            models.Index(
+                fields=["project", "id"],
+                condition=Q(is_due=True, superseded_at=None),
+                name="pairs_due",
+            ),
             # Serves the look for the same answers the other way round.
             models.Index(
                 fields=["prompt", "chosen_hash", "rejected_hash"],
@@ -117,6 +126,42 @@ class PreferencePair(models.Model):
 
     def __str__(self) -> str:
         return f"pair {self.pk}"
+
+
+class LabelledAnswer(models.Model):
+    """An imported answer that was found good or bad, and no other one to make a pair.
+
+    Kept so that it is exported again; no rule is asked of it and no round trains on it.
+    """
+
+    project = models.ForeignKey(
+        Project, models.CASCADE, related_name="labelled_answers", db_index=False
+    )
+    prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
+    completion = models.OneToOneField(
+        Completion, models.PROTECT, related_name="labelled"
+    )
+    label = models.BooleanField()
+    weight = models.FloatField(default=1.0)
+    kept = models.TextField()
+    """JSON by which export gives the row back."""
+    content_sha256 = models.CharField(max_length=64)
+    """Of prompt, answer and label: the same is imported once."""
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "content_sha256"], name="labelled_answer_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(weight__gt=0), name="labelled_answer_weighs"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.completion}: {'good' if self.label else 'bad'}"
 
 
 class PromptBand(models.Model):

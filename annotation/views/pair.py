@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -16,19 +16,20 @@ from annotation import reviewing
 from annotation.access import needs
 from annotation.errors import InvalidRepair, Refused
 from annotation.forms import LetThroughForm, RepairForm
-from annotation.models import PreferencePair, Project, Role, RuleVerdict
+from annotation.models import PreferencePair, Role, RuleVerdict
 from annotation.pages import completion_html, message_turns, page
 from annotation.queries import rule_label
 from annotation.retelling import retold
+from annotation.reviewing import pair_of
 from annotation.settings_fields import param_words
-from annotation.views.pairs import UNSEEN, filtered
+from annotation.views.pairs import filtered
 from annotation.words import rule_words
 
 
 @require_safe
 @needs(Role.REVIEWER)
 def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-    return _show(request, _pair_of(request.project, pk))
+    return _show(request, pair_of(request.project, pk))
 
 
 def _act(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -38,12 +39,12 @@ def _act(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     @needs(Role.REVIEWER)
     @wraps(view)
     def acted(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
-        found = _pair_of(request.project, pk)
+        found = pair_of(request.project, pk)
         try:
             return view(request, found)
         except Refused as error:
             messages.error(request, error.message)
-            return _show(request, _pair_of(request.project, pk), status=error.status)
+            return _show(request, pair_of(request.project, pk), status=error.status)
 
     return acted
 
@@ -83,25 +84,9 @@ def repair(request: HttpRequest, pair: PreferencePair) -> HttpResponse:
     except Refused as error:
         # What was typed stays on the page, though there is nothing left to repair.
         messages.error(request, error.message)
-        now = _pair_of(request.project, pair.pk)
+        now = pair_of(request.project, pair.pk)
         return _show(request, now, {"repair_form": form}, status=error.status)
     return _show(request, pair, {"repair_form": form}, status=422)
-
-
-def _pair_of(project: Project, pk: int) -> PreferencePair:
-    unseen = [f"{side}__{name}" for side in ("chosen", "rejected") for name in UNSEEN]
-    found = (
-        PreferencePair.objects.filter(project=project, pk=pk)
-        .select_related(
-            *("prompt", "project", "chosen", "rejected", "repairer"),
-            *("near_pair", "repaired_by_pair__repairer"),
-        )
-        .defer(*unseen)
-        .first()
-    )
-    if found is None:
-        raise Http404(_("There is no such pair."))
-    return found
 
 
 def _to(request: HttpRequest, pair: PreferencePair) -> HttpResponse:
@@ -155,6 +140,7 @@ def _show(
         "is_let_through": any(word.taken_back_at is None for word in words),
         "may_change": may_change,
         "is_waiting": may_change and pair.state == PreferencePair.State.UNCHECKED,
+        "is_due": may_change and pair.is_due,
         "let_through_form": LetThroughForm(),
         "repair_form": RepairForm(initial=texts),
         "older": older.first(),

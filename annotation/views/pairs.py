@@ -3,7 +3,7 @@
 from urllib.parse import urlencode
 
 from django.core.paginator import Paginator
-from django.db.models import Count, Exists, OuterRef, Prefetch, QuerySet
+from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
@@ -27,6 +27,9 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
     state = request.GET.get("state", "")
     standing = filtered(request.project, "", rule)
     counts = dict(standing.order_by().values_list("state").annotate(n=Count("*")))
+    n_all = sum(counts.values())
+    unchecked = PreferencePair.State.UNCHECKED
+    counts[unchecked] = filtered(request.project, unchecked, rule).count()
     rows = filtered(request.project, state, rule).order_by("-id")
     shown = Paginator(_with_content(rows), PAGE_SIZE).get_page(request.GET.get("page"))
     for pair in shown:
@@ -38,7 +41,7 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
             for v in pair.verdicts.all()
             if v.result != RuleVerdict.Result.PASS
         ]
-    filters = [("", _("all"), sum(counts.values()))]
+    filters = [("", _("all"), n_all)]
     filters += [(s.value, s.label, counts.get(s, 0)) for s in PreferencePair.State]
     kept = {name: said for name, said in (("state", state), ("rule", rule)) if said}
     by_rule = queries.rule_counts(request.project)
@@ -62,9 +65,11 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
 
 def filtered(project: Project, state: str, rule: str) -> QuerySet[PreferencePair]:
     """Standing pairs in this state, to which this rule objects; what is not known counts
-    as any."""
+    as any. Those that are being checked again are among the unchecked ones, too."""
     rows = project.pairs.filter(superseded_at=None)
-    if state in PreferencePair.State.values:
+    if state == PreferencePair.State.UNCHECKED:
+        rows = rows.filter(Q(state=state) | Q(is_due=True))
+    elif state in PreferencePair.State.values:
         rows = rows.filter(state=state)
     if rule in DEFAULTS:
         objections = RuleVerdict.objects.filter(pair=OuterRef("pk"), rule=rule)

@@ -141,7 +141,7 @@ def test_checking_many_pairs_costs_no_query_for_what_is_shared(
 ):
     for _ in range(10):
         unchecked(project)
-    with django_assert_max_num_queries(3 + 10 * 14):
+    with django_assert_max_num_queries(4 + 10 * 15):
         assert check_waiting() == 10
 
 

@@ -214,10 +214,12 @@ def test_each_service_gets_what_it_takes_and_no_more(project):
     # LLaMA-Factory: sharegpt with ranking.
     (row,) = rows(downloads.pairs(project, {"format": "llamafactory"}))
     assert row == {
-        "conversations": [{"from": "human", "value": "Why?"}],
+        "conversations": [
+            {"from": "system", "value": "Be kind."},
+            {"from": "human", "value": "Why?"},
+        ],
         "chosen": {"from": "gpt", "value": "Yes."},
         "rejected": {"from": "gpt", "value": pair.rejected.text},
-        "system": "Be kind.",
     }
     _judged, trl = rows(downloads.pairs(project, {"format": "trl"}))
     assert trl["tools"] == [1] and trl["chosen"][0] == tool
@@ -225,6 +227,61 @@ def test_each_service_gets_what_it_takes_and_no_more(project):
     counted = Counter()
     assert len(list(exporting.rows(left_out, "together", counted))) == 1
     assert sum(counted.values()) == 1
+
+
+def test_llamafactory_gets_no_chat_that_it_would_skip(project):
+    def user(text):
+        return {"role": "user", "content": text}
+
+    def says(text):
+        return {"role": "assistant", "content": text}
+
+    system = {"role": "system", "content": "S"}
+    chats = [
+        [system, user("1"), says("2"), user("3")],
+        [user("1"), user("2")],
+        [says("1"), user("2")],
+        [user("1"), system, user("2")],
+    ]
+    lines = "".join(
+        json.dumps({"prompt": chat, "chosen": [says("a")], "rejected": [says("b")]})
+        + "\n"
+        for chat in chats
+    )
+    assert importing.import_pairs(project, io.BytesIO(lines.encode())).accepted == 4
+    counted = Counter()
+    (row,) = exporting.rows(PreferencePair.objects.all(), "llamafactory", counted)
+    assert [one["from"] for one in row["conversations"]] == [
+        *("system", "human", "gpt", "human")
+    ]
+    assert list(counted.values()) == [3]
+
+
+def test_the_folder_has_one_form_of_llamafactorys_whatever_came_in(project):
+    lines = (
+        {"instruction": "A?", "chosen": "a", "rejected": "b", "system": "S"},
+        {
+            "conversations": [{"from": "human", "value": "B?"}],
+            "chosen": {"from": "gpt", "value": "a"},
+            "rejected": {"from": "gpt", "value": "b"},
+            "source": "x",
+        },
+    )
+    data = "".join(json.dumps(row) + "\n" for row in lines).encode()
+    importing.import_pairs(project, io.BytesIO(data))
+    PreferencePair.objects.update(state="accepted")
+    Prompt.objects.update(is_held_out=False)
+    data = body(downloads.dataset(project, {}, Role.REVIEWER))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        file = archive.read("llamafactory/pairs.jsonl").decode()
+        info = json.loads(archive.read("llamafactory/dataset_info.json"))
+    given = [json.loads(line) for line in file.splitlines()]
+    # A column in one row and not in another, or none, ends its loader.
+    columns = set(info["tiebreak"]["columns"].values())
+    assert [set(row) for row in given] == [columns, columns]
+    assert [one["from"] for one in given[0]["conversations"]] == ["system", "human"]
+    # The rows themselves go out as they came in.
+    assert rows(downloads.pairs(project, {"format": "llamafactory"})) == list(lines)
 
 
 FORMULAS = [
@@ -444,15 +501,16 @@ def test_what_the_folder_holds_comes_back_the_same(
     monkeypatch.setattr("annotation.import_jobs.send", lambda *args, **options: None)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        for part in sorted((folder / "data").iterdir()):
-            archive.write(part, f"data/{part.name}")
+        for part in sorted(folder.rglob("*")):
+            archive.write(part, f"set/{part.relative_to(folder).as_posix()}")
     upload = SimpleUploadedFile("set.zip", file.getvalue())
     other = make_project()
     job = import_jobs.receive(other, manager, upload)
     import_jobs.start(job)
     import_jobs.run(job.pk)
     job.refresh_from_db()
-    assert (job.state, job.accepted, job.rejected) == ("done", 5, 0)
+    # Judgments, prompts and LLaMA-Factory's copy of the pairs are passed over.
+    assert (job.state, job.accepted, job.duplicates, job.rejected) == ("done", 5, 0, 0)
 
     def all_of(where):
         found = PreferencePair.objects.filter(

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from annotation import import_jobs, importing
+from annotation import import_jobs, importing, storing
 from annotation.errors import ImportRefused, ImportState
 from annotation.files import parts
 from annotation.models import ImportFault, ImportJob, PreferencePair, Prompt
@@ -303,7 +303,7 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch, batches, *, inside):
     """Die in the batch after so many, before its transaction ends (`inside`) or after."""
-    real_store, real_keep = importing.store, import_jobs._store
+    real_store, real_keep = storing.store, import_jobs._store
     count = iter(range(1000))
 
     def store(*args):
@@ -317,10 +317,10 @@ def kill_after(monkeypatch, batches, *, inside):
         if not inside and next(count) == batches:
             raise Killed
 
-    monkeypatch.setattr(importing, "store", store)
+    monkeypatch.setattr(storing, "store", store)
     monkeypatch.setattr(import_jobs, "_store", whole)
     return lambda: (
-        monkeypatch.setattr(importing, "store", real_store),
+        monkeypatch.setattr(storing, "store", real_store),
         monkeypatch.setattr(import_jobs, "_store", real_keep),
     )
 
@@ -362,7 +362,7 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(
     monkeypatch.setattr(importing, "PAIR_BATCH", 2)
     job = receive(jsonl(map(pair, range(10))))
     import_jobs.start(job)
-    real = importing.store
+    real = storing.store
     stolen = []
 
     def store(*args):
@@ -371,7 +371,7 @@ def test_a_worker_that_was_taken_for_dead_writes_nothing_more(
             ImportJob.objects.filter(pk=job.pk).update(epoch=9)
         return real(*args)
 
-    monkeypatch.setattr(importing, "store", store)
+    monkeypatch.setattr(storing, "store", store)
     import_jobs.run(job.pk)
     job.refresh_from_db()
     assert (job.state, job.items_done, PreferencePair.objects.count()) == (
@@ -424,7 +424,7 @@ def test_what_nobody_started_is_let_go_with_its_file(receive):
 def test_a_fault_of_ours_is_told_and_can_be_gone_on_from(project, receive, monkeypatch):
     job = receive(jsonl(map(pair, range(3))))
     with monkeypatch.context() as broken:
-        broken.setattr(importing, "store", lambda *args: 1 / 0)
+        broken.setattr(storing, "store", lambda *args: 1 / 0)
         assert done(job).state == "failed"
     assert "log" in job.error
     assert counts(done(job)) == ("done", 3, 0, 0)
@@ -456,10 +456,10 @@ def test_a_large_file_is_never_in_memory(project, receive, monkeypatch):
     assert job.size > 40_000_000
     batches = []
     monkeypatch.setattr(
-        importing,
+        storing,
         "store",
         lambda _project, _kind, batch: (
-            batches.append(len(batch)) or importing.Stored(len(batch), 0)
+            batches.append(len(batch)) or storing.Stored(len(batch), 0)
         ),
     )
     import_jobs.start(job)

@@ -14,7 +14,7 @@ from annotation.export_rows import PAIRS, pair_table
 from annotation.files import columnar, pairing
 from annotation.files.writing import written
 from annotation.importing import import_pairs, import_prompts
-from annotation.models import Completion, PreferencePair, Prompt
+from annotation.models import Completion, LabelledAnswer, PreferencePair, Prompt
 from annotation.queries import sound_pairs, standing_pairs
 from annotation.stock import is_wanting
 from tests.factories import make_comparison, make_completion, make_pair, make_project
@@ -133,12 +133,42 @@ LLAMAFACTORY = [
         "rejected": "bad",
         "history": [["a", "b"]],
     },
+    # As its demo dpo_en_demo.json has them.
+    {
+        "conversations": [
+            {"from": "system", "value": "S"},
+            {"from": "human", "value": "Q3"},
+        ],
+        "chosen": {"from": "gpt", "value": "good"},
+        "rejected": {"from": "gpt", "value": "bad"},
+    },
+    # With the tags of its demos for chats: role and content.
+    {
+        "messages": [SYSTEM, user("Q4")],
+        "chosen": says("good"),
+        "rejected": says("bad"),
+    },
+    {"instruction": "Do", "chosen": "a", "rejected": "b", "system": "S", "input": ""},
 ]
 KTO = [
     {"prompt": "Q", "completion": "good", "label": True, "id": 1},
     {"prompt": [user("R")], "completion": [says("bad")], "label": False},
     {"prompt": "Q", "completion": "bad", "label": False},
     {"prompt": [user("R")], "completion": [says("good")], "label": True, "by": "x"},
+]
+# As LLaMA-Factory's README has them, its kto_en_demo.json, and a set of the hub's that
+# its dataset_info.json names.
+KTO_OF_LLAMAFACTORY = [
+    {
+        "conversations": [
+            {"from": "human", "value": "Q"},
+            {"from": "gpt", "value": "good"},
+        ],
+        "kto_tag": True,
+    },
+    {"messages": [user("Q"), says("bad")], "label": False},
+    {"completion": [user("R"), says("good")], "label": True, "rating": 5},
+    {"instruction": "R", "input": "", "output": "bad", "kto_tag": False},
 ]
 
 
@@ -162,19 +192,88 @@ def test_labelled_answers_are_joined_by_prompt_and_go_out_as_they_were(project):
     assert contents(project)[0] == ([user("Q")], [says("good")], [says("bad")])
 
 
-def test_a_labelled_answer_without_a_partner_is_told_at_its_line(project, monkeypatch):
-    more = {"prompt": "Q", "completion": "worse", "label": False}
-    tie = {"prompt": "T", "completion": "also good", "label": True}
-    report = load(project, [tie, *KTO, more])
-    assert report.accepted == 2
-    assert [(bad.line, "label" in bad.reason) for bad in report.rejected] == [
-        (1, True),
-        (6, True),
+def test_labelled_answers_of_llamafactory_come_in_and_go_out_as_they_were(project):
+    report = load(project, KTO_OF_LLAMAFACTORY)
+    assert (report.accepted, report.rejected) == (2, [])
+    assert given_back(project, "kto") == KTO_OF_LLAMAFACTORY
+    assert contents(project) == [
+        ([user("Q")], [says("good")], [says("bad")]),
+        ([user("R")], [says("good")], [says("bad")]),
     ]
+
+
+def test_a_chat_that_ends_with_the_user_is_a_prompt_whatever_its_label(project):
+    report = load(project, [{"messages": [user("Q")], "label": True}])
+    assert "is no pair" in report.rejected[0].reason
+
+
+def test_of_two_system_prompts_llamafactorys_message_counts(project):
+    row = {
+        "conversations": [
+            {"from": "system", "value": "told"},
+            {"from": "human", "value": "Q"},
+        ],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+        "system": "of the column",
+    }
+    load(project, [row])
+    ((prompt, *_answers),) = contents(project)
+    assert prompt == [{"role": "system", "content": "told"}, user("Q")]
+    assert given_back(project, "llamafactory") == [row]
+
+
+def in_order(rows):
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+def labelled(project):
+    """The rows that labelled answers without a pair go out as."""
+    return list(
+        exporting.labelled_alone(LabelledAnswer.objects.filter(project=project))
+    )
+
+
+def test_a_labelled_answer_without_a_partner_is_kept_and_no_pair(project, monkeypatch):
+    more = {"prompt": "Q", "completion": "worse", "label": False, "weight": 2}
+    good = {"prompt": "T", "completion": "also good", "label": True, "by": "x"}
+    report = load(project, [good, *KTO, more])
+    assert (report.accepted, report.labelled, report.rejected) == (4, 2, [])
+    assert PreferencePair.objects.filter(project=project).count() == 2
+    assert in_order(labelled(project)) == in_order([good, more])
+    again = load(project, [good, *KTO, more])
+    assert (again.accepted, again.duplicates) == (0, 4)
+    # What a pair says is no news, alone either.
+    assert load(project, KTO[:1]).duplicates == 1
     # Those that wait are bounded; the one that waits longest is let go.
     monkeypatch.setattr(pairing, "WAITING", 1)
-    report = load(make_project(), [KTO[0], tie, KTO[2]])
-    assert (report.accepted, [bad.line for bad in report.rejected]) == (0, [1, 2, 3])
+    other = make_project()
+    assert load(other, [KTO[0], good, KTO[2]]).labelled == 3
+    assert not PreferencePair.objects.filter(project=other).exists()
+
+
+def test_answers_that_nobody_compared_are_not_joined(project):
+    """Rows of an export of ours say what belongs together; by prompt alone, the good
+    answers of the tie would be joined to the bad ones of the both-bad."""
+
+    def row(id, completion, label):
+        return {"id": id, "prompt": "Q", "completion": completion, "label": label}
+
+    rows = [
+        row("7-chosen", "edited", True),
+        row("8-chosen", "good", True),
+        row("8-rejected", "bad", False),
+        row("tie-1-a", "fine", True),
+        row("tie-1-b", "fine, too", True),
+        row("both_bad-2-a", "awful", False),
+        row("both_bad-2-b", "awful, too", False),
+    ]
+    random.Random(2).shuffle(rows)
+    report = load(project, rows)
+    assert (report.accepted, report.labelled) == (6, 5)
+    assert contents(project) == [([user("Q")], [says("good")], [says("bad")])]
+    back = [*given_back(project, "kto"), *labelled(project)]
+    assert in_order(back) == in_order(rows)
 
 
 def test_formats_are_told_apart_row_by_row(project):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from annotation import importing
 from annotation.errors import ImportRefused
-from annotation.importing import import_prompts, is_held_out
+from annotation.importing import import_prompts
 from annotation.models import Prompt
+from annotation.storing import is_held_out
 from annotation.texts import sha256_of
 from tests.factories import make_project, make_prompt
 

@@ -97,7 +97,7 @@ def test_rules_are_saved_and_the_pairs_asked_again(client, project, rules_url):
     assert own.accept_unchecked is False
     assert (own.quota, own.ask_reasons) == (3, ["clear"]), "the others stay"
     pair.refresh_from_db()
-    assert pair.state == "unchecked"
+    assert (pair.state, pair.is_due) == ("accepted", True)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_it_survives_being_checked_again_but_another_rule_still_counts(project, 
     pair = checked(project, SHORT)
     let_through(pair, rita, "Short is fine here.")
     update_project(project, settings={"rules": {"chosen_width": {"min_columns": 80}}})
-    assert state(pair) == "unchecked"
+    assert PreferencePair.objects.get(pk=pair.pk).is_due
     check_waiting()
     assert state(pair) == "accepted"
 

@@ -52,6 +52,7 @@ PATHS = {
     "overview": "/projects/kitchen/",
     # Made below: rejected by one rule, let through against another.
     "pair": "/projects/kitchen/pairs/1001/",
+    "pair being checked again": "/projects/kitchen/pairs/1002/",
     "waiting": "/projects/empty/compare/",
     "nothing to review": "/projects/empty/review/",
 }
@@ -114,7 +115,8 @@ def manager(transactional_db):
         params={"words": ["Nova"]},
     )
     rejected.let_throughs.create(by=user, note=TEXT[:300], rules=["chosen_width"])
-    make_pair(project=project)
+    due = make_pair(pk=1002, project=project, is_due=True)
+    due.verdicts.create(rule="cut_off", result="reject", reason="at 256 tokens")
     for expected in ("winner", "tie"):
         make_gold(project=project, author=user, expected=expected, explanation="sums")
     judge_gold(user, make_gold(project=project, author=user), is_right=False)
@@ -204,6 +206,15 @@ def test_axe_finds_nothing_where_things_went_wrong_or_are_open(browse, manager):
     import_jobs.run(ImportJob.objects.get().pk)
     expect(page.get_by_role("heading", name="Bad lines")).to_be_visible()
     found["import"] = violations(page)
+    page.goto(browse.url + "/projects/kitchen/import/")
+    row = '{"prompt": "How?", "completion": "So.", "label": true}'
+    page.get_by_label("Or paste it here").fill(row)
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_text("A good answer, alone")).to_be_visible()
+    page.get_by_role("button", name="Import the pairs").click()
+    import_jobs.run(ImportJob.objects.latest("pk").pk)
+    expect(page.get_by_text("answers without a pair")).to_be_visible()
+    found["import of a labelled answer"] = violations(page)
     page.goto(browse.url + "/projects/kitchen/export/?agreement=7")
     found["export"] = violations(page)
     page.goto(browse.url + "/projects/kitchen/compare/")

@@ -5,6 +5,10 @@ single pages behave is tested in tests/browser and tests/annotation. Killing pro
 a crash of a process is survived: it heals, and nothing is lost or doubled. A power cut
 is another matter and is not tested here. One file, as the tests of one file run in one
 process and these share one stack.
+
+What is killed with -9 here is killed with a lesser stack in `make test` as well
+(tests/training/test_worker_faults.py, test_real_trainer.py, tests/inference/
+test_real_vllm.py); the whole stack is struck in `make test-all`.
 """
 
 import json
@@ -169,6 +173,7 @@ def kill_all(pids: list[int]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_killed_gpu_worker_heals(stack, manager, judged):
     ended = strike(
         stack, manager, lambda: kill_all(stack.processes("celery", "worker", "gpu@"))
@@ -176,11 +181,13 @@ def test_a_killed_gpu_worker_heals(stack, manager, judged):
     assert_healed(stack, ended, judged, manager)
 
 
+@pytest.mark.long
 def test_a_killed_trainer_heals(stack, manager, judged):
     ended = strike(stack, manager, lambda: kill_all(stack.processes("training.dpo")))
     assert_healed(stack, ended, judged, manager)
 
 
+@pytest.mark.long
 def test_a_killed_vllm_heals_and_serves_what_it_served(stack, manager, judged):
     serving = "answer = Project.objects.get(slug='demo').channel.serving.name"
     before = stack.ask(serving)

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotation', '0012_imports'),
+        ('annotation', '0014_pairs_due'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -1,0 +1,311 @@
+"""Rows of files as pairs (design §5.4): the format told apart by its fields, then read.
+
+| format | a row |
+|---|---|
+| trl | prompt, chosen, rejected: texts or messages; without prompt, what both begin with |
+| openai | input.messages, preferred_output, non_preferred_output (Azure, Together alike) |
+| llamafactory | conversations (sharegpt) or instruction (alpaca), chosen, rejected; its demos' messages, too |
+| kto | prompt, completion, label: half a pair, see pairing.py; or LLaMA-Factory's conversations (messages), kto_tag (label) |
+
+What the messages don't hold is kept beside them, so that pair_restoring.py gives the same
+row again; where even that would not, the row itself is kept.
+"""
+
+import json
+from collections.abc import Callable
+
+from django.utils.translation import gettext as _
+
+from annotation.files import llamafactory, tables
+from annotation.files import messages as chats
+from annotation.files.faults import BadRow, Messages, Row, shown
+from annotation.files.messages import turn
+from annotation.files.pair_restoring import RESTORERS, is_same, restored_half
+from annotation.files.pair_rows import Labelled, PairRow
+
+
+def told_apart(row: Row) -> str:
+    """The format of a row, by its fields; empty where it is no pair."""
+    if "original" in row and isinstance(row["original"], str) and row["original"]:
+        return "original"
+    if "preferred_output" in row or "non_preferred_output" in row:
+        return "openai"
+    if "kto_tag" in row or ("label" in row and _is_answered(row)):
+        return "kto"
+    if "chosen" in row and "rejected" in row:
+        if "conversations" in row or "instruction" in row:
+            return "llamafactory"
+        # A file of TRL's may carry `messages` besides: there the answers are lists.
+        alone = "prompt" not in row and "messages" in row
+        if alone and all(
+            isinstance(row[name], dict) for name in ("chosen", "rejected")
+        ):
+            return "llamafactory"
+        return "trl"
+    return ""
+
+
+def _is_answered(row: Row) -> bool:
+    """Whether it holds an answer that a label may be of; chats that end with the user
+    are prompts, whatever label they carry."""
+    if "completion" in row:
+        return True
+    spoken = row.get("conversations", row.get("messages"))
+    last = spoken[-1] if isinstance(spoken, list) and spoken else None
+    said_by = last.get("role", last.get("from")) if isinstance(last, dict) else None
+    return said_by in ("assistant", "gpt")
+
+
+def is_pair(row: Row) -> bool:
+    return bool(told_apart(row)) or "chosen" in row or "rejected" in row
+
+
+def read(row: Row) -> PairRow | Labelled:
+    """The pair (or half of one) that a row means. Raises BadRow naming field and fix."""
+    format = told_apart(row)
+    if format == "original":
+        # A table of ours: the columns say it simply, this one says it whole.
+        return read(_parsed_original(row["original"]))
+    if not format:
+        missing = [name for name in ("chosen", "rejected") if name not in row]
+        raise BadRow(
+            _(
+                "is no pair: “%(missing)s” is missing. Fields here: %(names)s; name which"
+                " column is which, or write “prompt”, “chosen”, “rejected”"
+            )
+            % {"missing": missing[0], "names": _names(row)}
+        )
+    chats.check_storable(row)
+    return _READERS[format](row)
+
+
+def _names(row: Row) -> str:
+    return shown(", ".join(row))[:120] or "—"
+
+
+def _parsed_original(text: str) -> Row:
+    try:
+        row = tables.parsed(text)
+    except BadRow:
+        row = {}
+    if told_apart(row) in ("", "original"):
+        raise BadRow(_("“original” is not a pair written as JSON; empty the column"))
+    return row
+
+
+def _pair(
+    row: Row,
+    format: str,
+    prompt: Messages,
+    chosen: Messages,
+    rejected: Messages,
+    kept: Row,
+) -> PairRow:
+    """Keeps what gives the row back: `kept` if that does, else the row itself."""
+    weight = _weight(row)
+    back = RESTORERS[format](prompt, chosen, rejected, kept)
+    kept = kept if is_same(back, row) else {"row": row}
+    return PairRow(
+        chats.asked("prompt", prompt),
+        chats.answered("chosen", chosen),
+        chats.answered("rejected", rejected),
+        format,
+        json.dumps(kept, ensure_ascii=False),
+        weight,
+    )
+
+
+def _rest(row: Row, *known: str) -> Row:
+    return {name: value for name, value in row.items() if name not in known}
+
+
+def _weight(row: Row) -> float:
+    value = row.get("weight")
+    if value is None or value == "":
+        return 1.0
+    try:
+        weight = float(value) if isinstance(value, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        weight = 0.0
+    if isinstance(value, bool) or not 0 < weight < float("inf"):
+        raise BadRow(
+            _("“weight” is %(value)s; give a number above 0, or leave it out")
+            % {"value": shown(str(value))[:40]}
+        )
+    return weight
+
+
+def _chat(row: Row, name: str, role: str) -> tuple[Messages, str]:
+    """The messages of a field and how they were written: text, message or messages."""
+    value = row.get(name)
+    if isinstance(value, str):
+        return turn(role, value), "text"
+    if isinstance(value, dict):
+        if isinstance(value.get("messages"), list):  # Fireworks'
+            return chats.checked(f"{name}.messages", value["messages"]), "other"
+        return chats.checked(name, [value]), "message"
+    return chats.checked(name, value), "messages"
+
+
+def _trl(row: Row) -> PairRow:
+    chosen, chosen_how = _chat(row, "chosen", "assistant")
+    rejected, rejected_how = _chat(row, "rejected", "assistant")
+    if row.get("prompt") in (None, ""):
+        return _implicit(row, chosen, rejected, (chosen_how, rejected_how))
+    prompt, prompt_how = _chat(row, "prompt", "user")
+    system = row.get("system")
+    if prompt_how == "text" and isinstance(system, str) and system:
+        prompt = [*turn("system", system), *prompt]
+    # Answers that bring their prompt with them, as UltraFeedback's do.
+    inside = {
+        len(answer) - 1 - _from_the_end(answer, "user")
+        for answer in (chosen, rejected)
+        if any(message["role"] == "user" for message in answer)
+    }
+    if inside:
+        cut = inside.pop() + 1
+        if inside or chosen[:cut] != rejected[:cut]:
+            raise BadRow(
+                _(
+                    "“chosen” and “rejected” hold different questions; leave only answers"
+                )
+            )
+        told = chosen[:cut]
+        if not _ends_alike(told, prompt):
+            raise BadRow(
+                _("“chosen” asks something else than “prompt”; leave only the answer")
+            )
+        prompt = told if len(told) >= len(prompt) else prompt
+        chosen, rejected = chosen[cut:], rejected[cut:]
+        if not chosen or not rejected:
+            raise BadRow(_("“chosen” or “rejected” has no answer after the question"))
+    how = [prompt_how, chosen_how, rejected_how]
+    kept = {"how": how, "rest": _rest(row, "prompt", "chosen", "rejected")}
+    return _pair(row, "trl", prompt, chosen, rejected, kept)
+
+
+def _from_the_end(messages: Messages, role: str) -> int:
+    return [message["role"] for message in reversed(messages)].index(role)
+
+
+def _ends_alike(told: Messages, prompt: Messages) -> bool:
+    """Whether the longer of the two is the shorter with something before it."""
+    shorter, longer = sorted((told, prompt), key=len)
+    return longer[len(longer) - len(shorter) :] == shorter
+
+
+def _implicit(
+    row: Row, chosen: Messages, rejected: Messages, how: tuple[str, str]
+) -> PairRow:
+    """Without a prompt: what both answers begin with is what was asked, as TRL has it."""
+    if how == ("text", "text"):
+        chosen, rejected = (_transcript(row[name]) for name in ("chosen", "rejected"))
+    most = min(len(chosen), len(rejected)) - 1
+    cut = 0
+    while cut < most and chosen[cut] == rejected[cut]:
+        cut += 1
+    while cut and chosen[cut - 1]["role"] == "assistant":
+        cut -= 1
+    if not cut:
+        raise BadRow(
+            _("has no “prompt”, and “chosen” and “rejected” begin differently; add one")
+        )
+    kept = {"how": [None, *how], "rest": _rest(row, "chosen", "rejected")}
+    return _pair(row, "trl", chosen[:cut], chosen[cut:], rejected[cut:], kept)
+
+
+_SPEAKERS = {"Human": "user", "Assistant": "assistant", "System": "system"}
+
+
+def _transcript(text: str) -> Messages:
+    """Turns of “Human: … Assistant: …”, as Anthropic's HH has them. Raises BadRow."""
+    turns: Messages = []
+    for piece in ("\n\n" + text.lstrip("\n")).split("\n\n"):
+        speaker, colon, said = piece.partition(":")
+        if colon and speaker in _SPEAKERS:
+            turns += turn(_SPEAKERS[speaker], said.removeprefix(" "))
+        elif turns:
+            turns[-1]["content"] += "\n\n" + piece
+        elif piece.strip():
+            break
+    if len(turns) < 2:
+        raise BadRow(
+            _(
+                "has no “prompt”, and its answers are no transcript"
+                " (“Human: … Assistant: …”); add a prompt"
+            )
+        )
+    return turns
+
+
+def _openai(row: Row) -> PairRow:
+    given = row.get("input")
+    if not isinstance(given, dict) or "messages" not in given:
+        raise BadRow(_("“input” must be an object with “messages”"))
+    prompt = chats.checked("input.messages", given["messages"])
+    outputs = []
+    for name in ("preferred_output", "non_preferred_output"):
+        if name not in row:
+            raise BadRow(_("has no “%(name)s”; a pair needs both") % {"name": name})
+        outputs.append(chats.checked(name, row[name]))
+    kept = {
+        "input": _rest(given, "messages"),
+        "rest": _rest(row, "input", "preferred_output", "non_preferred_output"),
+    }
+    return _pair(row, "openai", prompt, *outputs, kept)
+
+
+def _llamafactory(row: Row) -> PairRow:
+    prompt = llamafactory.prompt_of(row)
+    answers = [llamafactory.answer_of(row, name) for name in ("chosen", "rejected")]
+    # `messages` is left in the rest, so that such a row is kept whole.
+    known = ("conversations", "chosen", "rejected", "system", "instruction")
+    kept = {
+        "alpaca": "instruction" in row,
+        "system": "system" in row,
+        "rest": _rest(row, *known),
+    }
+    return _pair(row, "llamafactory", prompt, *answers, kept)
+
+
+def _kto(row: Row) -> Labelled:
+    label = row.get("label", row.get("kto_tag"))
+    known = {"true": True, "1": True, "false": False, "0": False}
+    label = known.get(str(label).strip().lower())
+    if label is None:
+        raise BadRow(_("“label” must be true (a good answer) or false (a bad one)"))
+    kept: Row = {}
+    if "completion" not in row and (
+        llamafactory.is_spoken(row) or "instruction" in row
+    ):
+        prompt, completion = llamafactory.labelled_of(row)
+    else:
+        completion, answered = _chat(row, "completion", "assistant")
+        if row.get("prompt") in (None, ""):
+            # The question stands before the answer, as in some chats of the hub's.
+            if len(completion) < 2:
+                raise BadRow(_("has no “prompt”; add what was asked"))
+            prompt, completion = completion[:-1], completion[-1:]
+            asked = ""
+        else:
+            prompt, asked = _chat(row, "prompt", "user")
+        rest = _rest(row, "prompt", "completion")
+        kept = {"how": [asked, answered], "rest": rest}
+    if not kept or not is_same(restored_half(prompt, completion, kept), row):
+        kept = {"row": row}
+    return Labelled(
+        chats.asked("prompt", prompt),
+        chats.answered("completion", completion),
+        label,
+        kept,
+        _weight(row),
+        str(row.get("id") or ""),
+    )
+
+
+_READERS: dict[str, Callable[[Row], PairRow | Labelled]] = {
+    "trl": _trl,
+    "openai": _openai,
+    "llamafactory": _llamafactory,
+    "kto": _kto,
+}

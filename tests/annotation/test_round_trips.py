@@ -1,0 +1,233 @@
+"""What is exported imports to the same, in every format, whatever was judged.
+
+A project with winners, edits, ties, both-bads and imported rows is exported, imported
+into an empty project and exported there. Contents equal to the letter are one pair (or
+answer) there, as in any import; so rows are compared as sets.
+"""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from annotation import export_filters, export_rows, exporting, importing, storing
+from annotation.export_filters import Wanted
+from annotation.files.parts import Reading
+from annotation.files.writing import written
+from annotation.importing import import_pairs
+from annotation.models import Decision, LabelledAnswer, PreferencePair, Prompt
+from annotation.queries import alike_decisions
+from tests.annotation.test_import_pairs import ASKED, SPOKEN
+from tests.factories import (
+    make_comparison,
+    make_completion,
+    make_pair,
+    make_project,
+    make_prompt,
+)
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+SOUP = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+OUTCOMES = st.sampled_from(["winner", "winner", "edited", "tie", "both_bad"])
+JUDGED = st.lists(
+    st.tuples(st.integers(0, 2), OUTCOMES, SPOKEN, SPOKEN, SPOKEN), max_size=6
+)
+KTO_ROW = st.builds(
+    lambda asked, said, label, more: {
+        "prompt": asked,
+        "completion": said,
+        "label": label,
+        **more,
+    },
+    st.sampled_from(["Q0", "Q1"]),
+    SPOKEN,
+    st.booleans(),
+    st.sampled_from([{}, {"by": "x"}, {"id": 7}, {"weight": 0.5}]),
+)
+
+
+def judge(project, prompts, number, outcome, a, b, c):
+    """A decided comparison; of an edit, the pair that better > worse made, too."""
+    prompt = prompts[number]
+    sampling = {"system_prompt": "Be kind."} if number == 1 else {}
+    one, other = (
+        make_completion(text, prompt=prompt, sampling=sampling) for text in (a, b)
+    )
+    comparison = make_comparison(a=one, b=other, prompt=prompt)
+    if outcome in ("tie", "both_bad"):
+        Decision.objects.create(comparison=comparison, outcome=outcome)
+        return
+    pair = make_pair(comparison=comparison, weight=1.5 if number == 2 else 1.0)
+    if outcome == "edited":
+        PreferencePair.objects.create(
+            project=project,
+            prompt=prompt,
+            decision=pair.decision,
+            kind="edited",
+            chosen=make_completion(
+                c, prompt=prompt, source="edited", edited_from=pair.chosen
+            ),
+            rejected=pair.chosen,
+            state="accepted",
+        )
+
+
+def filled(asked, judged, imported=()):
+    project = unmeasured()
+    prompts = [make_prompt(text, project=project) for text in asked]
+    for one in judged:
+        judge(project, prompts, *one)
+    # In two files: what stands alone in each is not joined afterwards.
+    for part in (imported[::2], imported[1::2]):
+        load(project, part)
+    return project
+
+
+def unmeasured():
+    return make_project(settings={"held_out_share": 0})
+
+
+def load(project, rows):
+    """Import the rows; all of it may train."""
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    report = import_pairs(project, io.BytesIO(data))
+    PreferencePair.objects.filter(project=project).update(state="accepted")
+    return report
+
+
+def export(project, format):
+    return [json.loads(line) for line in exporting.export(project, format)]
+
+
+def canonical(row, *without):
+    kept = {name: value for name, value in row.items() if name not in without}
+    return json.dumps(kept, sort_keys=True)
+
+
+@SOUP
+@given(
+    format=st.sampled_from(sorted(exporting.FORMATS)),
+    asked=st.lists(ASKED, min_size=3, max_size=3, unique=True),
+    judged=JUDGED,
+    imported=st.lists(KTO_ROW, max_size=4),
+)
+def test_every_format_of_lines_comes_back_as_it_was(format, asked, judged, imported):
+    rows = export(filled(asked, judged, imported), format)
+    other = unmeasured()
+    report = load(other, rows)
+    assert report.rejected == []
+    back = export(other, format)
+    # Each row is one of those that went in, as it was …
+    assert {canonical(row) for row in back} <= {canonical(row) for row in rows}
+    # … and none is missing but for those that say the same again.
+    same = ("id", "weight", "by")
+    told = {_content(row, same) for row in rows}
+    assert {_content(row, same) for row in back} == told
+    again = load(other, rows)
+    assert (again.accepted, again.rejected) == (0, [])
+
+
+def _content(row, without):
+    """What a row says; of labelled answers with the prompt as messages, however it is
+    written."""
+    row = dict(row)
+    for name, role in (("prompt", "user"), ("completion", "assistant")):
+        if isinstance(row.get(name), str):
+            row[name] = [{"role": role, "content": row[name]}]
+    return canonical(row, *without)
+
+
+@SOUP
+@given(
+    asked=st.lists(ASKED, min_size=3, max_size=3, unique=True),
+    judged=JUDGED,
+    imported=st.lists(KTO_ROW, max_size=4),
+)
+def test_an_export_changes_nothing_where_it_came_from(asked, judged, imported):
+    project = filled(asked, judged, imported)
+    for format in sorted(exporting.FORMATS):
+        report = load(project, export(project, format))
+        assert (report.accepted, report.rejected) == (0, []), format
+
+
+@SOUP
+@given(
+    way=st.sampled_from(["csv", "jsonl", "parquet"]),
+    asked=st.lists(ASKED, min_size=3, max_size=3, unique=True),
+    judged=JUDGED,
+    imported=st.lists(KTO_ROW, max_size=4),
+)
+def test_every_table_of_pairs_comes_back_as_it_was(
+    tmp_path_factory, way, asked, judged, imported
+):
+    project = filled(asked, judged, imported)
+    path = tmp_path_factory.mktemp("table") / f"pairs.{way}"
+    other = unmeasured()
+    path.write_bytes(b"".join(written(table(project), export_rows.PAIRS, way)))
+    items = list(importing.items_of("pairs", read(path)))
+    storing.store(other, "pairs", [item for _place, item in items])
+    PreferencePair.objects.filter(project=other).update(state="accepted")
+    # Numbers and the kind are another project's own, and what stands beside a pair
+    # that was imported ("original") then says what it was imported as.
+    own = ("id", "kind", "original")
+    assert {canonical(row, *own) for row in table(other)} <= {
+        canonical(row, *own) for row in table(project)
+    }
+    assert {canonical(row, *own, "weight") for row in table(other)} == {
+        canonical(row, *own, "weight") for row in table(project)
+    }
+
+
+def table(project):
+    return list(export_rows.pair_table(export_filters.pairs(project, Wanted())))
+
+
+def read(path: Path):
+    return Reading(path, most=10**8, longest=10**7)
+
+
+def test_ties_and_both_bads_come_back_as_labelled_answers_and_no_pair():
+    judged = [
+        (0, "tie", "fine", "fine, too", ""),
+        (0, "both_bad", "awful", "awful, too", ""),
+        (1, "edited", "good", "bad", "better"),
+    ]
+    project = filled(["Q0", "Q1", "Q2"], judged)
+    rows = export(project, "kto")
+    assert len(rows) == 2 + 2 + 3
+    other = unmeasured()
+    report = load(other, rows)
+    # The edited answer stands alone: the one it was made of won its own pair.
+    assert (report.accepted, report.labelled, report.rejected) == (6, 5, [])
+    (pair,) = PreferencePair.objects.filter(project=other)
+    assert (pair.chosen.text, pair.rejected.text) == ("good", "bad")
+    assert not alike_decisions(other).exists(), "nobody judged here"
+    assert sorted(map(canonical, export(other, "kto"))) == sorted(map(canonical, rows))
+    # Formats of pairs hold the pair alone.
+    assert len(export(other, "trl")) == 1
+
+
+def test_answers_to_prompts_set_aside_stay_out_of_what_trains():
+    project = unmeasured()
+    load(project, [{"prompt": "Q", "completion": "fine", "label": True}])
+    assert len(export(project, "kto")) == 1
+    Prompt.objects.filter(project=project).update(is_held_out=True)
+    assert export(project, "kto") == []
+
+
+def test_a_labelled_answer_goes_with_its_project():
+    project = unmeasured()
+    load(project, [{"prompt": "Q", "completion": "fine", "label": True}])
+    assert LabelledAnswer.objects.get().created_at <= timezone.now()
+    LabelledAnswer.objects.all().delete()
+    project.delete()
+    assert not Prompt.objects.exists()

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from annotation import queries
+from annotation import hurrying, queries
 from annotation.access import needs
 from annotation.models import PreferencePair, Project, Role, RuleVerdict
 from annotation.pages import completion_html, message_turns, page
@@ -29,7 +29,9 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
     counts = dict(standing.order_by().values_list("state").annotate(n=Count("*")))
     rows = filtered(request.project, state, rule).order_by("-id")
     shown = Paginator(_with_content(rows), PAGE_SIZE).get_page(request.GET.get("page"))
+    hurried = hurrying.of_pairs(request.project, shown, request.role, request.user)
     for pair in shown:
+        pair.hurried = hurried.get(pair.pk)
         pair.turns = message_turns(pair.prompt.messages)
         pair.chosen_html = completion_html(pair.chosen)
         pair.rejected_html = completion_html(pair.rejected)
@@ -76,7 +78,7 @@ def _with_content(rows):
     unseen = [f"{side}__{name}" for side in ("chosen", "rejected") for name in UNSEEN]
     verdicts = Prefetch("verdicts", RuleVerdict.objects.order_by("id"))
     return (
-        rows.select_related("prompt", "chosen", "rejected")
+        rows.select_related("prompt", "chosen", "rejected", "decision")
         .defer(*unseen)
         .prefetch_related(verdicts)
     )

@@ -43,10 +43,11 @@ def test_the_managers_navigation_is_one_line_at_1024_and_two_on_a_phone(
             page.goto(browse.url + group.get_attribute("href"))
             assert page.evaluate(HEIGHT) == one_line
             assert page.evaluate(OVER) <= 0
-        page.goto(browse.url + "/projects/kitchen/import/")
         page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
-        assert one_line < page.evaluate(HEIGHT) < 2 * one_line + 2
-        assert page.evaluate(OVER) <= 0
+        for name in ("import", "rounds"):
+            page.goto(browse.url + f"/projects/kitchen/{name}/")
+            assert one_line < page.evaluate(HEIGHT) < 2 * one_line + 2
+            assert page.evaluate(OVER) <= 0
 
 
 def test_groups_stay_where_they_are_from_page_to_page(browse, manager):

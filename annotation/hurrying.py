@@ -17,8 +17,6 @@ from annotation.models import Decision, Judgment, PreferencePair, Project, Role
 PACE_SAMPLE = 2000
 """Of the project's latest judgments, from which everybody's pace is taken."""
 
-LENGTHS = ("comparison__a__characters", "comparison__b__characters")
-
 
 @dataclass(frozen=True)
 class Hurried:
@@ -36,7 +34,12 @@ def paces(project: Project) -> dict[str, list[float]]:
     rows = (
         Judgment.objects.filter(project=project, undone_at=None)
         .order_by("-created_at")
-        .values_list("annotator__username", "seconds", *LENGTHS)[:PACE_SAMPLE]
+        .values_list(
+            "annotator__username",
+            "seconds",
+            "comparison__a__characters",
+            "comparison__b__characters",
+        )[:PACE_SAMPLE]
     )
     found = defaultdict(list)
     for name, seconds, a, b in rows:
@@ -50,24 +53,29 @@ def of_pairs(
     """{id of a pair: its judgments that came too fast}, as this reader may know them.
 
     Their own pace is what it is now, however old the judgment. Pairs that a reviewer
-    decided rest on no annotator's speed and are left out, as imported ones are. The
-    pairs come with their decisions; two queries at most.
+    decided rest on no annotator's speed and are left out, as imported ones are. Two
+    queries.
     """
-    # A decision may have two pairs, the judged and the edited one.
-    by_comparison: dict[int, list[int]] = defaultdict(list)
-    for pair in pairs:
-        decision = pair.decision
-        if decision is not None and decision.method != Decision.Method.REVIEWER:
-            by_comparison[decision.comparison_id].append(pair.pk)
     known = paces(project)
     limits = {name: pace.limit(own) for name, own in known.items()}
+    judgments = "decision__comparison__judgments"
     rows = (
-        Judgment.objects.filter(comparison__in=by_comparison, undone_at=None)
-        .order_by("created_at")
-        .values_list("comparison", "annotator__username", "seconds", *LENGTHS)
+        PreferencePair.objects.filter(
+            **{f"{judgments}__isnull": False, f"{judgments}__undone_at": None},
+            pk__in=[pair.pk for pair in pairs],
+        )
+        .exclude(decision__method=Decision.Method.REVIEWER)
+        .order_by(f"{judgments}__created_at")
+        .values_list(
+            "pk",
+            f"{judgments}__annotator__username",
+            f"{judgments}__seconds",
+            "decision__comparison__a__characters",
+            "decision__comparison__b__characters",
+        )
     )
     found: dict[int, list[Hurried]] = defaultdict(list)
-    for comparison, name, seconds, a, b in rows:
+    for pk, name, seconds, a, b in rows:
         limit = limits.get(name)
         if limit is None or pace.pace(seconds, a + b) >= limit:
             continue
@@ -76,6 +84,5 @@ def of_pairs(
         if is_own or role == Role.MANAGER:
             usual = median(known[name]) * (a + b + pace.OVERHEAD)
             hurried = Hurried(name, is_own, seconds, usual)
-        for pk in by_comparison[comparison]:
-            found[pk].append(hurried)
+        found[pk].append(hurried)
     return dict(found)

@@ -93,7 +93,7 @@ def _pair_of(project: Project, pk: int) -> PreferencePair:
     found = (
         PreferencePair.objects.filter(project=project, pk=pk)
         .select_related(
-            *("prompt", "project", "chosen", "rejected", "repairer", "decision"),
+            *("prompt", "project", "chosen", "rejected", "repairer"),
             *("near_pair", "repaired_by_pair__repairer"),
         )
         .defer(*unseen)

@@ -78,7 +78,7 @@ def _with_content(rows):
     unseen = [f"{side}__{name}" for side in ("chosen", "rejected") for name in UNSEEN]
     verdicts = Prefetch("verdicts", RuleVerdict.objects.order_by("id"))
     return (
-        rows.select_related("prompt", "chosen", "rejected", "decision")
+        rows.select_related("prompt", "chosen", "rejected")
         .defer(*unseen)
         .prefetch_related(verdicts)
     )

@@ -5,9 +5,10 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from annotation.models import Role
+from annotation.deciding import decide
+from annotation.models import Project, Role
 from tests.browser.conftest import NARROW
-from tests.factories import make_project, make_user
+from tests.factories import make_comparison, make_judgment, make_project, make_user
 
 HEIGHT = "document.querySelector('.project-nav').offsetHeight"
 OVER = """Math.max(...[...document.querySelectorAll('.project-nav, .project-nav ul')].map(
@@ -93,3 +94,16 @@ def test_the_compare_page_keeps_its_one_line_on_a_phone(browse, manager):
     page = browse(manager, "/projects/kitchen/compare/", size=NARROW)
     assert page.evaluate(HEIGHT) < 60
     expect(link(page, "Compare")).to_be_in_viewport()
+
+
+def test_a_reviewers_groups_are_all_in_sight_on_a_phone(browse, manager):
+    project = Project.objects.get()
+    for _number in range(3):
+        comparison = make_comparison(project=project, quota=2)
+        for verdict in ("first", "tie"):
+            make_judgment(comparison=comparison, verdict=verdict)
+        decide(comparison)
+    rita = make_user("rita", project=project, role=Role.REVIEWER)
+    page = browse(rita, "/projects/kitchen/", size=NARROW)
+    expect(page.locator(".project-nav .count")).to_have_text("3")
+    assert page.evaluate(OVER) <= 0

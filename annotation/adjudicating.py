@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation import texts
+from annotation.counting import Counted, counted
 from annotation.deciding import (
     Finding,
     Method,
@@ -42,7 +43,7 @@ from annotation.models import (
 
 MAX_NOTE = 10_000
 CLAIMED_FOR = timedelta(minutes=15)
-MOST_COUNTED = 1000
+MOST_COUNTED = 999
 WINDOW = 16
 """Comparisons looked at together: more than reviewers who may claim at one moment."""
 
@@ -68,13 +69,9 @@ def queue(project: Project) -> QuerySet[Comparison]:
     return waiting().filter(project=project)
 
 
-def how_many(project: Project) -> int:
-    """How many wait, told on every page of a reviewer: counted to MOST_COUNTED only."""
-    return queue(project)[:MOST_COUNTED].count()
-
-
-def count_words(number: int) -> str:
-    return f"{MOST_COUNTED - 1}+" if number >= MOST_COUNTED else str(number)
+def how_many(project: Project) -> Counted:
+    """How many wait, told on every page of a reviewer."""
+    return counted(queue(project), MOST_COUNTED)
 
 
 def queue_for(project: Project, reviewer) -> QuerySet[Comparison]:

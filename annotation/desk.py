@@ -15,8 +15,8 @@ from django.utils.translation import gettext as _
 
 from annotation import project_settings, queries
 from annotation.leasing import prompt_shown
-from annotation.models import Comparison, Judgment, Lease, Project
-from annotation.overview import midnight, ready_for
+from annotation.models import Judgment, Lease, Project
+from annotation.overview import midnight
 from annotation.pages import completion_html, message_turns
 from annotation.retelling import retold
 from annotation.words import verdict_words
@@ -24,9 +24,6 @@ from inference.queries import readiness, stopped_on_purpose
 
 LONGEST_LOOK = 300.0
 """Seconds of one judgment that count as work; beyond it somebody was elsewhere."""
-
-MOST_WAITING = 100
-"""Counting goes no further: more is as good as endless to the person at the desk."""
 
 DAYS_LOOKED_AT = 60
 
@@ -159,16 +156,6 @@ def count_row(days: set[date], today: date) -> int:
             break
         day -= timedelta(days=1)
     return row
-
-
-def waiting_count(project: Project, user, lease: Lease | None) -> int:
-    """Pairs this person could judge now, at most MOST_WAITING of them counted.
-
-    The one on their desk among them. Were a probe there counted beside the others, the
-    number would tell it; so it stands for one of them.
-    """
-    ready = ready_for(user).filter(project=project, purpose__in=Comparison.OFFERED)
-    return max(ready.order_by()[:MOST_WAITING].count(), int(lease is not None))
 
 
 def waited_for(project: Project) -> list[str]:

@@ -20,7 +20,7 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone, translation
 
 from annotation import annotators, overview, quality, queries, sways
-from annotation.adjudicating import count_words, how_many
+from annotation.adjudicating import how_many
 from annotation.agreement import Agreement
 from annotation.models import PreferencePair, Project, ProjectFigures
 from annotation.nudging import send
@@ -103,8 +103,7 @@ def rows_for(projects: QuerySet[Project], user: Any) -> list[Project]:
     ):
         known = {n: unpacked(kept[project.pk].values.get(n)) for n in NAMED}
         put_counts(project, user, known)
-        in_review = how_many(project)
-        project.n_review = count_words(in_review) if in_review else ""
+        project.n_review = how_many(project)
         if _is_old(kept[project.pk]):
             ask(project)
         rows.append(project)

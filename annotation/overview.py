@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import Coalesce, TruncDate
+from django.db.models.functions import Coalesce, NullIf, TruncDate
 from django.utils import timezone
 
 from annotation import queries
 from annotation.adjudicating import waiting
+from annotation.counting import Counted
 from annotation.models import (
     Comparison,
     Decision,
@@ -38,11 +39,12 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
     mine = Judgment.objects.filter(annotator=user, undone_at=None)
     here: Any = OuterRef("pk")
     pairs, sound = queries.standing_pairs(here), queries.sound_pairs(here)
+    ready = ready_for(user)
     return projects.annotate(
         role_here=role_of(user),
         n_prompts=_number(Prompt.objects.filter(is_gold=False)),
         n_held_out=_number(Prompt.objects.filter(is_held_out=True)),
-        n_waiting=_number(ready_for(user)),
+        n_waiting=Coalesce(NullIf(_number(ready.filter(OFFERED)), 0), _number(ready)),
         n_open=_number(
             Comparison.objects.filter(state="open", purpose__in=Comparison.OFFERED)
         ),
@@ -61,6 +63,8 @@ def role_of(user) -> Any:
     mine = Membership.objects.filter(project=OuterRef("pk"), user=user)
     return Subquery(mine.values("role"))
 
+
+OFFERED = Q(purpose__in=Comparison.OFFERED)
 
 MOST_WAITING = 100
 """Of what waits for somebody; more is told as "100+", for counting it would take long."""
@@ -169,11 +173,16 @@ def disliked_prompts(project: Project) -> list[dict[str, Any]]:
     ]
 
 
-def waiting_for(project: Project, user) -> int | str:
-    """Comparisons ready for the user; "100+" where there are more."""
-    rows = ready_for(user).filter(project=project).order_by()
-    count = rows[: MOST_WAITING + 1].count()
-    return count if count <= MOST_WAITING else f"{MOST_WAITING}+"
+def waiting_for(project: Project, user) -> Counted:
+    """Comparisons ready for the user, the one on their desk among them.
+
+    Were a probe there counted beside the others, the number would tell it; so it stands
+    for one of them.
+    """
+    # One beyond what is told, and the probe.
+    ready = ready_for(user).filter(project=project).order_by()[: MOST_WAITING + 2]
+    found = ready.aggregate(offered=Count("pk", filter=OFFERED), all=Count("pk"))
+    return Counted(found["offered"] or found["all"], MOST_WAITING)
 
 
 def my_counts(project: Project, user) -> dict[str, int]:
@@ -217,19 +226,17 @@ def member_counts(project: Project) -> QuerySet[Membership]:
 
 def ready_for(user) -> QuerySet[Comparison]:
     """Open comparisons with room that the user has neither judged nor skipped, and the
-    one on their own desk with that reserved ahead of it.
-
-    Their own probe counts as any other would, or the count would tell it.
+    one on their own desk or reserved for it, whatever it is: a probe of theirs, maybe.
     """
     now = timezone.now()
     room = Q(state="open") | Q(state="leased", expires_at__lte=now)
     here = OuterRef("pk")
     mine = Lease.objects.filter(comparison=here, annotator=user)
+    on_desk = Exists(mine.filter(outcome__in=Lease.HELD))
     return Comparison.objects.filter(
-        Q(purpose__in=Comparison.OFFERED) | Q(probe__annotator=user),
+        OFFERED | Q(probe__annotator=user) | on_desk,
         # Apart, not as a join from slots to leases: PostgreSQL would read all leases.
-        Exists(Slot.objects.filter(room, comparison=here))
-        | Exists(mine.filter(outcome__in=Lease.HELD)),
+        Exists(Slot.objects.filter(room, comparison=here)) | on_desk,
         ~Exists(
             Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)
         ),

@@ -8,10 +8,11 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import SafeString, mark_safe
 
-from annotation.adjudicating import count_words, how_many
-from annotation.models import Completion, Project
+from annotation.adjudicating import how_many
+from annotation.models import Completion
 from annotation.rendering import RENDERER_VERSION, render_markdown
 
 
@@ -28,15 +29,9 @@ def page(
         "role": getattr(request, "role", None),
     }
     if shared["project"] is not None:
-        # Called by the navigation where it shows it: annotators' pages never ask.
-        shared["n_review"] = partial(waiting_for_review, shared["project"])
+        # Counted where it is first shown, once: annotators' pages never ask.
+        shared["in_review"] = SimpleLazyObject(partial(how_many, shared["project"]))
     return render(request, template, shared | (context or {}), status=status)
-
-
-def waiting_for_review(project: Project) -> str:
-    """How many, in words; empty where none."""
-    number = how_many(project)
-    return count_words(number) if number else ""
 
 
 @lru_cache(maxsize=512)

@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from annotation import adjudicating
+from annotation.counting import Counted, counted
 from annotation.deciding import Method, Outcome
 from annotation.models import (
     Comparison,
@@ -48,11 +49,11 @@ class ReviewDesk:
     """Everything the partial `review` of the page shows."""
 
     comparison: Comparison | None
-    left: int
-    """Comparisons in the queue, this one included; no more are counted than told."""
-    yours: int
-    """Those of them that the reviewer may settle, whoever looks at them now."""
+    left: Counted
+    """Comparisons in the queue, this one included."""
     last: Decision | None
+    yours: Counted | None = None
+    """Those of them that the reviewer may settle, where others look at all of these."""
     last_words: str = ""
     why: str = ""
     first: SafeString | str = ""
@@ -61,10 +62,6 @@ class ReviewDesk:
     earlier: list[dict[str, Any]] = field(default_factory=list)
     question: dict[str, Any] | None = None
     opinions: list[Opinion] = field(default_factory=list)
-
-    @property
-    def left_words(self) -> str:
-        return adjudicating.count_words(self.left)
 
 
 def with_content(comparisons: QuerySet[Comparison]) -> QuerySet[Comparison]:
@@ -88,7 +85,8 @@ def lay_out(
         "last_words": decided_words(last, reviewer) if last else "",
     }
     if comparison is None:
-        yours = adjudicating.queue_for(project, reviewer).count()
+        mine = adjudicating.queue_for(project, reviewer)
+        yours = counted(mine, adjudicating.MOST_COUNTED)
         return ReviewDesk(None, yours=yours, **shared)
     comparison = with_content(Comparison.objects).get(pk=comparison.pk)
     first, second = answers_shown(reviewer, comparison)
@@ -97,7 +95,6 @@ def lay_out(
     turns = [turn for turn in turns if turn["role"] != "system"]
     return ReviewDesk(
         comparison,
-        yours=shared["left"],
         why=why_words(comparison.decisions.filter(superseded_at=None).first()),
         first=completion_html(first),
         second=completion_html(second),

@@ -423,7 +423,7 @@ def rule_groups(rules: dict[str, dict[str, Any]]) -> list[tuple[Any, Any, list]]
         _("They keep the mark. Off: a broken rule stops every pair."),
     )
     return [
-        (_("Rules"), about, rule_settings(rules)),
+        (_("What a pair must pass"), about, rule_settings(rules)),
         (_("Where a rule could not check"), "", [unchecked]),
     ]
 

@@ -29,6 +29,7 @@ from django.utils import timezone
 
 from annotation import pace, project_settings
 from annotation.deciding import decide_locked, locked
+from annotation.hurrying import paces
 from annotation.models import (
     Comparison,
     Decision,
@@ -42,9 +43,6 @@ from annotation.shares import Share, share
 
 WINDOWS = 3
 """The floor looks at the latest so many times `gold_least`: what somebody does now."""
-
-PACE_SAMPLE = 2000
-"""Of the project's latest judgments, from which everybody's pace is taken."""
 
 
 @dataclass(frozen=True)
@@ -257,21 +255,8 @@ def _repeats(standing: dict[str, Any]) -> tuple[Counter[str], Counter[str]]:
 
 def _pace(project: Project) -> tuple[Counter[str], Counter[str]]:
     """({username: too fast}, {username: judgments held against their own pace})."""
-    rows = (
-        Judgment.objects.filter(project=project, undone_at=None)
-        .order_by("-created_at")
-        .values_list(
-            "annotator__username",
-            "seconds",
-            "comparison__a__characters",
-            "comparison__b__characters",
-        )[:PACE_SAMPLE]
-    )
-    paces = defaultdict(list)
-    for name, seconds, a, b in rows:
-        paces[name].append(pace.pace(seconds, a + b))
     fast, paced = Counter[str](), Counter[str]()
-    for name, own in paces.items():
+    for name, own in paces(project).items():
         count = pace.too_fast(own)
         if count is not None:
             fast[name], paced[name] = count, len(own)

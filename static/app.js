@@ -79,6 +79,6 @@ document.addEventListener("keydown", (event) => {
 });
 
 // On a phone the navigation scrolls sideways: where one is should be in sight.
-document
-  .querySelector(".project-nav [aria-current]")
-  ?.scrollIntoView({ block: "nearest", inline: "center" });
+for (const link of document.querySelectorAll(".project-nav [aria-current]")) {
+  link.scrollIntoView({ block: "nearest", inline: "center" });
+}

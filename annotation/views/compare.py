@@ -23,6 +23,7 @@ from annotation.access import needs, role_of
 from annotation.errors import InvalidJudgment, Refused
 from annotation.forms import CRITERION, JudgmentForm
 from annotation.models import Judgment, Lease, Role
+from annotation.overview import waiting_for
 from annotation.pages import page, safe_html
 from annotation.words import verdict_words
 
@@ -233,9 +234,7 @@ def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
         ),
         "days": desk.days_in_a_row(request.project, request.user),
         "is_told": trust.is_told(request.project, request.user),
-        "waiting": desk.waiting_count(
-            request.project, request.user, context["desk"].lease
-        ),
+        "waiting": waiting_for(request.project, request.user),
     }
     return page(request, TEMPLATE, context, status=status)
 

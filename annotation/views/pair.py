@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation import reviewing
+from annotation import hurrying, reviewing
 from annotation.access import needs
 from annotation.errors import InvalidRepair, Refused
 from annotation.forms import LetThroughForm, RepairForm
@@ -127,8 +127,10 @@ def _show(
         word.in_words = [rule_words(rule) for rule in word.rules]
     texts = {"chosen": pair.chosen.text, "rejected": pair.rejected.text}
     may_change = not (pair.frozen_at or pair.superseded_at)
+    hurried = hurrying.of_pairs(request.project, [pair], request.role, request.user)
     shared = {
         "pair": pair,
+        "hurried": hurried.get(pair.pk),
         "turns": message_turns(pair.prompt.messages),
         "answers": [
             ("chosen", _("Chosen"), completion_html(pair.chosen), pair.chosen),

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from annotation import queries
+from annotation import hurrying, queries
 from annotation.access import needs
 from annotation.models import PreferencePair, Project, Role, RuleVerdict
 from annotation.pages import completion_html, message_turns, page
@@ -32,7 +32,9 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
     counts[unchecked] = filtered(request.project, unchecked, rule).count()
     rows = filtered(request.project, state, rule).order_by("-id")
     shown = Paginator(_with_content(rows), PAGE_SIZE).get_page(request.GET.get("page"))
+    hurried = hurrying.of_pairs(request.project, shown, request.role, request.user)
     for pair in shown:
+        pair.hurried = hurried.get(pair.pk)
         pair.turns = message_turns(pair.prompt.messages)
         pair.chosen_html = completion_html(pair.chosen)
         pair.rejected_html = completion_html(pair.rejected)

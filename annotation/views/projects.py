@@ -10,7 +10,6 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from annotation import annotators, figures, project_settings, projects
 from annotation.access import at_least, may_create, needs
-from annotation.adjudicating import count_words, how_many
 from annotation.errors import Refused
 from annotation.forms import NewProjectForm
 from annotation.models import Project, Role
@@ -41,11 +40,6 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
         "my_figures": annotators.visible_rows(known, None, request.user),
     }
     if is_reviewer:
-        in_review = how_many(request.project)
-        context["in_review"] = in_review
-        # Told in the navigation, too.
-        context["n_review"] = count_words(in_review) if in_review else ""
-        context["row"].n_review = context["n_review"]
         context |= _whole(request.project, known)
     if request.role == Role.MANAGER:
         context["people"] = annotators.with_members(people, request.project)

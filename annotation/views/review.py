@@ -125,6 +125,7 @@ def _answer(request: HttpRequest, context: dict[str, Any], status: int) -> HttpR
         return page(request, f"{TEMPLATE}#review", context, status=status)
     context["guidelines"] = safe_html(request.project.guidelines)
     context["own"] = project_settings.of(request.project)
+    context["in_review"] = context["desk"].left
     return page(request, TEMPLATE, context, status=status)
 
 

@@ -6,7 +6,9 @@ import pytest
 from django.utils import timezone
 
 from annotation import desk
+from annotation.counting import Counted
 from annotation.models import Judgment
+from annotation.overview import waiting_for
 from tests.factories import make_comparison, make_judgment
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
@@ -60,8 +62,17 @@ def test_what_waits_is_what_this_person_could_judge(
     shared = make_comparison(project=project, quota=2)
     make_judgment(comparison=shared, annotator=annotator)
     make_comparison()
-    assert desk.waiting_count(project, annotator, None) == 3
-    assert desk.waiting_count(project, other_annotator, None) == 4
+    assert waiting_for(project, annotator) == Counted(3, most=100)
+    assert waiting_for(project, other_annotator) == Counted(4, most=100)
+
+
+def test_what_waits_is_counted_no_further_than_it_is_told(
+    project, annotator, monkeypatch
+):
+    monkeypatch.setattr("annotation.overview.MOST_WAITING", 2)
+    for said in ("1", "2", "2+", "2+"):
+        make_comparison(project=project)
+        assert str(waiting_for(project, annotator)) == said
 
 
 def test_the_last_ten_are_the_newest_that_stand_in_one_query(

@@ -77,7 +77,7 @@ def test_the_overview_says_how_far_it_is_to_a_round(project, manager, page_for):
         make_pair(project=project)
     page = text(page_for(manager))
     assert "2 of 5 new sound pairs" in page
-    assert "at 2.0 a day, enough about" in page
+    assert "at 2 a day, enough about" in page
     assert "Reckoned from 2 pairs in the last working day." in page
     for _ in range(3):
         make_pair(project=project)

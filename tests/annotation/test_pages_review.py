@@ -206,7 +206,12 @@ def test_how_many_wait_stands_in_the_navigation_of_reviewers_alone(
     pairs = reverse("pairs", args=[project.slug])
     assert '<span class="count">3</span>' in html(signed_in.get(pairs))
     overview = html(signed_in.get(reverse("project", args=[project.slug])))
-    assert "Waiting for a reviewer: 3" in overview
+    # Beside the navigation once: in the list of what waits.
+    assert overview.count('<span class="count">3</span>') == 1
+    assert '<b class="numeric">3</b> <span>comparisons wait for a reviewer' in overview
+    assert "Waiting for a reviewer" not in overview
+    home = html(signed_in.get(reverse("home")))
+    assert "Waiting for a reviewer: 3" in home
     client.force_login(make_user(project=project))
     overview = html(client.get(reverse("project", args=[project.slug])))
     assert "reviewer" not in overview.lower()
@@ -215,7 +220,7 @@ def test_how_many_wait_stands_in_the_navigation_of_reviewers_alone(
 def test_a_long_queue_is_counted_no_further_than_it_is_told(
     signed_in, project, monkeypatch
 ):
-    monkeypatch.setattr("annotation.adjudicating.MOST_COUNTED", 3)
+    monkeypatch.setattr("annotation.adjudicating.MOST_COUNTED", 2)
     split(project)
     split(project)
     pairs = reverse("pairs", args=[project.slug])

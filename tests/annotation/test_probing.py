@@ -7,6 +7,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from annotation import probing
+from annotation.counting import Counted
 from annotation.judging import submit_judgment, undo
 from annotation.leasing import prompt_shown, skip, take_lease
 from annotation.models import (
@@ -19,7 +20,7 @@ from annotation.models import (
     Project,
     Slot,
 )
-from annotation.overview import with_figures
+from annotation.overview import waiting_for, with_figures
 from annotation.project_settings import ProjectSettings
 from annotation.stock import withdraw_stock
 from tests.factories import (
@@ -322,10 +323,12 @@ def test_a_newer_policy_leaves_probes_alone(project, annotator):
     assert lease.comparison.state == Comparison.State.OPEN
 
 
-def test_ones_own_probe_counts_as_waiting_while_it_is_on_the_desk_and_no_others(
+def test_ones_own_probe_on_the_desk_stands_for_one_of_those_that_wait(
     project, annotator, other_annotator
 ):
-    """Else the number on the home page would tell a probe from any other pair."""
+    """Taking any other pair leaves the number as it was, as it stays counted while it is
+    on the desk; were it different for a probe, the number would tell it. With nothing
+    else ready, what is on the desk is one."""
 
     def waiting(user):
         return with_figures(Project.objects.filter(pk=project.pk), user).get()
@@ -337,8 +340,14 @@ def test_ones_own_probe_counts_as_waiting_while_it_is_on_the_desk_and_no_others(
     n_open = waiting(annotator).n_open
     lease = take_lease(project, annotator)
     assert lease.comparison.purpose == "gold"
-    assert waiting(annotator).n_waiting == 2
+    assert waiting(annotator).n_waiting == 1
+    assert waiting_for(project, annotator) == Counted(1, most=100)
     assert waiting(other_annotator).n_waiting == 1
+    the_other = take_lease(project, other_annotator)
+    assert the_other.comparison.purpose == "train"
+    assert waiting(annotator).n_waiting == 1
+    assert waiting_for(project, annotator) == Counted(1, most=100)
+    skip(the_other)
     # What managers read leaves probes out.
     assert waiting(annotator).n_open == n_open
     before = waiting(annotator).n_mine_today

@@ -10,10 +10,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotation import waiting
-from annotation.desk import waiting_count
 from annotation.judging import judge_and_take, submit_judgment, undo
 from annotation.leasing import lease_for, skip, take_lease
 from annotation.models import Comparison, Judgment, Lease, Probe, Slot
+from annotation.overview import waiting_for
 from annotation.reserving import SPARE, reserve
 from annotation.stock import withdraw_open, withdraw_stock
 from tests.annotation.test_leasing import expire
@@ -144,9 +144,9 @@ def test_nobody_else_is_given_it_until_its_time_is_over(
 def test_the_reserved_one_still_counts_as_waiting_for_who_has_it(
     project, annotator, desk
 ):
-    before = waiting_count(project, annotator, desk)
+    before = waiting_for(project, annotator).number
     reserve(project, annotator)
-    assert waiting_count(project, annotator, desk) == before == 1 + SPARE
+    assert waiting_for(project, annotator).number == before == 1 + SPARE
 
 
 def test_promotion_withdraws_what_is_only_reserved_and_leaves_what_is_on_a_desk(

@@ -1,6 +1,6 @@
 """A real Chromium against the live server; any console error or CSP violation fails.
 
-`browse(user, …)` opens a page signed in as that user. What a test expects to go wrong
+`browse(user, …)` opens a page signed in as that user, `desk()` the compare page. What a test expects to go wrong
 (a cut network, a refused act) it says with `browse.expected.append("part of message")`.
 """
 
@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.test import Client
+from django.urls import reverse
 from playwright.sync_api import (
     Browser,
     BrowserContext,
     Page,
     expect,
 )
+
+from tests.factories import make_comparison, make_project, make_prompt, make_user
 
 # A busy machine may be slow; what never comes still fails.
 expect.set_options(timeout=20_000)
@@ -101,3 +104,28 @@ def browse(chromium, live_server, transactional_db, monkeypatch) -> Iterator[Bro
     for context in opener.contexts:
         context.close()
     assert not opener.unexpected()
+
+
+@pytest.fixture
+def project(transactional_db):
+    return make_project(slug="kitchen", guidelines="Be **kind**.")
+
+
+@pytest.fixture
+def annotator(project):
+    return make_user("alice", project=project)
+
+
+@pytest.fixture
+def desk(browse, project, annotator):
+    """The compare page with some pairs ready."""
+
+    def open_page(pairs: int = 3, settings: dict | None = None, **options) -> Page:
+        project.settings = settings or {}
+        project.save()
+        for number in range(1, pairs + 1):
+            prompt = make_prompt(f"Question number {number}?", project=project)
+            make_comparison(prompt=prompt)
+        return browse(annotator, reverse("compare", args=["kitchen"]), **options)
+
+    return open_page

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Route, expect
 from annotation.leasing import take_lease
 from annotation.models import Comparison, Judgment, Lease, Slot
 from tests.browser.conftest import NARROW, wait_until
-from tests.browser.test_compare import KEPT, verdicts
+from tests.browser.desk import KEPT, verdicts
 from tests.factories import (
     make_comparison,
     make_gold,

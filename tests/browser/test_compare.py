@@ -1,54 +1,16 @@
 """Judging in a real browser: keys, undo, no JavaScript, a lost network, a lost session."""
 
-import pytest
 from django.contrib.sessions.models import Session
-from django.urls import reverse
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from annotation.models import Completion, Judgment, Lease
 from tests.browser.conftest import NARROW
-from tests.factories import make_comparison, make_project, make_prompt, make_user
+from tests.browser.desk import KEPT, question, verdicts
+from tests.factories import make_comparison, make_prompt
 
 
-@pytest.fixture
-def project(transactional_db):
-    return make_project(slug="kitchen", guidelines="Be **kind**.")
-
-
-@pytest.fixture
-def annotator(project):
-    return make_user("alice", project=project)
-
-
-@pytest.fixture
-def compare(browse, project, annotator):
-    """The compare page with some pairs ready."""
-
-    def open_page(pairs: int = 3, **options) -> Page:
-        for number in range(1, pairs + 1):
-            prompt = make_prompt(f"Question number {number}?", project=project)
-            make_comparison(prompt=prompt)
-        return browse(annotator, reverse("compare", args=["kitchen"]), **options)
-
-    return open_page
-
-
-# Names of what is kept on the device of picks and drafts, without the user's prefix.
-KEPT = """() => Object.keys(localStorage).map((name) => name.replace(/^tiebreak:\\d+:/, ""))
-  .filter((name) => /^(pick|draft):/.test(name))"""
-
-
-def question(page: Page):
-    return page.locator(".question")
-
-
-def verdicts() -> list[str]:
-    rows = Judgment.objects.filter(undone_at=None).order_by("created_at")
-    return list(rows.values_list("verdict", flat=True))
-
-
-def test_four_keys_judge_and_each_brings_the_next_pair(compare):
-    page = compare(pairs=4)
+def test_four_keys_judge_and_each_brings_the_next_pair(desk):
+    page = desk(pairs=4)
     for number, key in enumerate("120b", start=1):
         expect(question(page)).to_contain_text(f"Question number {number}?")
         page.keyboard.press(key)
@@ -58,16 +20,16 @@ def test_four_keys_judge_and_each_brings_the_next_pair(compare):
     assert verdicts() == ["first", "second", "tie", "both_bad"]
 
 
-def test_what_is_shown_as_a_is_what_wins_when_a_is_picked(compare):
-    page = compare(pairs=1)
+def test_what_is_shown_as_a_is_what_wins_when_a_is_picked(desk):
+    page = desk(pairs=1)
     shown = page.locator(".answer-a .answer-text").inner_text()
     page.keyboard.press("1")
     expect(page.locator(".done")).to_have_text("✓ Saved: A is better")
     assert Judgment.objects.get().winner.text == shown
 
 
-def test_u_undoes_the_last_judgment_and_brings_its_pair_back(compare):
-    page = compare()
+def test_u_undoes_the_last_judgment_and_brings_its_pair_back(desk):
+    page = desk()
     page.keyboard.press("1")
     expect(question(page)).to_contain_text("Question number 2?")
     page.keyboard.press("u")
@@ -79,8 +41,8 @@ def test_u_undoes_the_last_judgment_and_brings_its_pair_back(compare):
     assert verdicts() == ["second"]
 
 
-def test_s_skips_and_the_pair_does_not_come_back(compare):
-    page = compare(pairs=1)
+def test_s_skips_and_the_pair_does_not_come_back(desk):
+    page = desk(pairs=1)
     page.keyboard.press("s")
     expect(
         page.get_by_role("heading", name="The next pair is on its way")
@@ -89,8 +51,8 @@ def test_s_skips_and_the_pair_does_not_come_back(compare):
     assert Lease.objects.get().outcome == "skipped"
 
 
-def test_question_mark_opens_the_help_and_keys_rest_meanwhile(compare):
-    page = compare()
+def test_question_mark_opens_the_help_and_keys_rest_meanwhile(desk):
+    page = desk()
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
     page.keyboard.press("1")
@@ -100,8 +62,8 @@ def test_question_mark_opens_the_help_and_keys_rest_meanwhile(compare):
     assert verdicts() == []
 
 
-def test_keys_are_dead_in_a_text_box_and_with_ctrl_alt_or_meta(compare):
-    page = compare()
+def test_keys_are_dead_in_a_text_box_and_with_ctrl_alt_or_meta(desk):
+    page = desk()
     for chord in ("Control+1", "Alt+1", "Meta+1", "Control+b"):
         page.keyboard.press(chord)
     page.locator(".comment > summary").click()
@@ -113,8 +75,8 @@ def test_keys_are_dead_in_a_text_box_and_with_ctrl_alt_or_meta(compare):
     assert verdicts() == []
 
 
-def test_a_key_held_down_and_a_double_click_judge_once(compare):
-    page = compare()
+def test_a_key_held_down_and_a_double_click_judge_once(desk):
+    page = desk()
     page.keyboard.down("1")
     page.keyboard.down("1")
     page.keyboard.up("1")
@@ -124,24 +86,24 @@ def test_a_key_held_down_and_a_double_click_judge_once(compare):
     assert verdicts() == ["first", "tie"]
 
 
-def test_after_a_judgment_the_focus_is_at_the_answers_and_it_is_announced(compare):
-    page = compare()
+def test_after_a_judgment_the_focus_is_at_the_answers_and_it_is_announced(desk):
+    page = desk()
     page.keyboard.press("1")
     expect(question(page)).to_contain_text("Question number 2?")
     expect(page.locator("#answer-a")).to_be_focused()
     expect(page.locator("#live")).to_contain_text("Saved: A is better")
 
 
-def test_it_works_by_tab_and_enter_alone(compare):
-    page = compare()
+def test_it_works_by_tab_and_enter_alone(desk):
+    page = desk()
     page.get_by_role("button", name="Both bad").focus()
     page.keyboard.press("Enter")
     expect(question(page)).to_contain_text("Question number 2?")
     assert verdicts() == ["both_bad"]
 
 
-def test_without_javascript_one_can_judge_comment_and_undo(compare):
-    page = compare(javascript=False)
+def test_without_javascript_one_can_judge_comment_and_undo(desk):
+    page = desk(javascript=False)
     page.locator(".comment > summary").click()
     page.get_by_label("Comment (optional)").fill("by hand")
     page.get_by_role("button", name="B is better").click()
@@ -153,10 +115,10 @@ def test_without_javascript_one_can_judge_comment_and_undo(compare):
 
 
 def test_a_pick_made_while_the_network_is_cut_is_kept_and_sent_once_it_is_back(
-    compare, browse
+    desk, browse
 ):
     browse.expected += ["ERR_INTERNET_DISCONNECTED", "htmx:"]
-    page = compare()
+    page = desk()
     page.locator(".comment > summary").click()
     page.get_by_label("Comment (optional)").fill("typed offline")
     page.locator("h1").click()
@@ -175,12 +137,10 @@ def test_a_pick_made_while_the_network_is_cut_is_kept_and_sent_once_it_is_back(
     assert page.evaluate(KEPT) == []
 
 
-def test_an_answer_that_got_lost_on_the_way_back_makes_no_second_judgment(
-    compare, browse
-):
+def test_an_answer_that_got_lost_on_the_way_back_makes_no_second_judgment(desk, browse):
     """The server keeps the judgment, the browser never hears of it and sends it again."""
     browse.expected += ["ERR_FAILED", "htmx:"]
-    page = compare()
+    page = desk()
 
     def lose_the_answer(route):
         route.fetch()
@@ -197,9 +157,9 @@ def test_an_answer_that_got_lost_on_the_way_back_makes_no_second_judgment(
     assert verdicts() == ["second"]
 
 
-def test_a_pick_survives_closing_the_page_while_offline(compare, browse):
+def test_a_pick_survives_closing_the_page_while_offline(desk, browse):
     browse.expected += ["ERR_INTERNET_DISCONNECTED", "htmx:"]
-    page = compare()
+    page = desk()
     page.context.set_offline(True)
     page.keyboard.press("0")
     expect(page.get_by_role("alert")).to_contain_text(
@@ -212,8 +172,8 @@ def test_a_pick_survives_closing_the_page_while_offline(compare, browse):
     assert verdicts() == ["tie"]
 
 
-def test_what_was_typed_survives_a_reload(compare):
-    page = compare()
+def test_what_was_typed_survives_a_reload(desk):
+    page = desk()
     page.locator(".comment > summary").click()
     page.get_by_label("Comment (optional)").fill("half a thought")
     page.reload()
@@ -221,9 +181,9 @@ def test_what_was_typed_survives_a_reload(compare):
 
 
 def test_an_ended_session_is_said_and_the_pick_is_sent_after_signing_in(
-    compare, annotator
+    desk, annotator
 ):
-    page = compare()
+    page = desk()
     annotator.set_password("let me in")
     annotator.save()
     Session.objects.all().delete()
@@ -242,10 +202,10 @@ def test_an_ended_session_is_said_and_the_pick_is_sent_after_signing_in(
 
 
 def test_a_pair_judged_in_another_tab_is_explained_and_the_text_given_back(
-    compare, browse
+    desk, browse
 ):
     browse.expected.append("409")
-    page = compare()
+    page = desk()
     other = page.context.new_page()
     other.goto(page.url)
     other.keyboard.press("1")
@@ -260,16 +220,16 @@ def test_a_pair_judged_in_another_tab_is_explained_and_the_text_given_back(
     expect(question(page)).to_contain_text("Question number 2?")
 
 
-def test_a_waiting_desk_shows_the_pair_as_soon_as_it_is_there(compare, project):
-    page = compare(pairs=0)
+def test_a_waiting_desk_shows_the_pair_as_soon_as_it_is_there(desk, project):
+    page = desk(pairs=0)
     expect(page.get_by_text("No prompts have been imported yet")).to_be_visible()
     make_comparison(prompt=make_prompt("Here at last?", project=project))
     expect(question(page)).to_contain_text("Here at last?")
     expect(page.locator("#live")).to_contain_text("A comparison is ready")
 
 
-def test_the_decision_bar_stays_on_screen_however_long_the_answers(compare):
-    page = compare(pairs=1)
+def test_the_decision_bar_stays_on_screen_however_long_the_answers(desk):
+    page = desk(pairs=1)
     Completion.objects.update(html="<p>word</p>" * 400)
     # Wide, a phone, and a laptop at 200 % zoom.
     for width, height in ((1440, 900), NARROW, (720, 450)):
@@ -279,8 +239,8 @@ def test_the_decision_bar_stays_on_screen_however_long_the_answers(compare):
             expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
 
 
-def test_swapping_the_pair_shifts_nothing_by_itself(compare):
-    page = compare()
+def test_swapping_the_pair_shifts_nothing_by_itself(desk):
+    page = desk()
     page.evaluate(
         """() => { window.shifts = 0; new PerformanceObserver((list) => {
              for (const e of list.getEntries()) if (!e.hadRecentInput) window.shifts += e.value;
@@ -292,27 +252,27 @@ def test_swapping_the_pair_shifts_nothing_by_itself(compare):
 
 
 def test_a_text_box_somebody_has_resized_brings_no_inline_style_to_the_next_pair(
-    compare,
+    desk,
 ):
     """Dragging its corner sets a style, which the CSP forbids htmx to copy."""
-    page = compare()
+    page = desk()
     page.evaluate("document.getElementById('comment').style.height = '9rem'")
     page.keyboard.press("1")
     expect(question(page)).to_contain_text("Question number 2?")
     assert page.locator("[style]").count() == 0
 
 
-def test_guidelines_open_in_a_drawer(compare):
-    page = compare()
+def test_guidelines_open_in_a_drawer(desk):
+    page = desk()
     page.get_by_role("button", name="Guidelines").click()
     expect(page.get_by_role("dialog")).to_contain_text("Be kind.")
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-def test_the_page_weighs_little_and_asks_nobody_else(compare, live_server):
+def test_the_page_weighs_little_and_asks_nobody_else(desk, live_server):
     """Design §7: at most 150 kB over the wire; here even uncompressed."""
-    page = compare()
+    page = desk()
     entries = page.evaluate(
         """[...performance.getEntriesByType("navigation"),
             ...performance.getEntriesByType("resource")]

@@ -1,0 +1,37 @@
+"""What tests of the compare page share: what is on it, and what it stored."""
+
+from playwright.sync_api import Page, expect
+
+from annotation.models import Judgment
+
+ASKS_ALL = {
+    "ask_strength": True,
+    "ask_reasons": ["correct", "clear"],
+    "criteria": ["helpful", "harmless"],
+}
+"""Settings of a project that asks everything beside the verdict."""
+
+# Names of what is kept on the device of picks and drafts, without the user's prefix.
+KEPT = """() => Object.keys(localStorage).map((name) => name.replace(/^tiebreak:\\d+:/, ""))
+  .filter((name) => /^(pick|draft):/.test(name))"""
+
+
+def question(page: Page):
+    return page.locator(".question")
+
+
+def editor(page: Page):
+    return page.locator(".edit[open] textarea")
+
+
+def shown(page: Page, letter: str) -> str:
+    return page.locator(f".answer-{letter} .answer-text").inner_text()
+
+
+def wait_for_next(page: Page, number: int) -> None:
+    expect(question(page)).to_contain_text(f"Question number {number}?")
+
+
+def verdicts() -> list[str]:
+    rows = Judgment.objects.filter(undone_at=None).order_by("created_at")
+    return list(rows.values_list("verdict", flat=True))

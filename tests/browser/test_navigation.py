@@ -1,0 +1,109 @@
+"""The project's navigation in a browser: one line, no script needed, keyboard alone."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from annotation.deciding import decide
+from annotation.models import Project, Role
+from tests.browser.conftest import NARROW
+from tests.factories import make_comparison, make_judgment, make_project, make_user
+
+HEIGHT = "document.querySelector('.project-nav').offsetHeight"
+OVER = """Math.max(...[...document.querySelectorAll('.project-nav, .project-nav ul')].map(
+    (list) => list.scrollWidth - list.clientWidth))"""
+
+
+@pytest.fixture
+def manager(transactional_db):
+    user = make_user("manager")
+    make_project(slug="kitchen", name="Kitchen", members={user: Role.MANAGER})
+    return user
+
+
+def link(page: Page, name: str):
+    return page.get_by_role("navigation", name="Project").get_by_role(
+        "link", name=name, exact=True
+    )
+
+
+def test_the_managers_navigation_is_one_line_at_1024_and_two_on_a_phone(
+    browse, manager
+):
+    page = browse(manager, "/projects/kitchen/import/")
+    one_line = page.evaluate(HEIGHT)
+    assert one_line < 60
+    for language in ("EN", "中文"):
+        page.set_viewport_size({"width": 1024, "height": 768})
+        page.get_by_role("button", name=language).click()
+        expect(page.get_by_role("button", name=language)).to_have_attribute(
+            "aria-pressed", "true"
+        )
+        for group in page.locator(".project-nav > ul:first-child a").all():
+            page.goto(browse.url + group.get_attribute("href"))
+            assert page.evaluate(HEIGHT) == one_line
+            assert page.evaluate(OVER) <= 0
+        page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
+        for name in ("import", "rounds"):
+            page.goto(browse.url + f"/projects/kitchen/{name}/")
+            assert one_line < page.evaluate(HEIGHT) < 2 * one_line + 2
+            assert page.evaluate(OVER) <= 0
+
+
+def test_groups_stay_where_they_are_from_page_to_page(browse, manager):
+    page = browse(manager, "/projects/kitchen/", size=(1024, 768))
+    places = set()
+    for group in ("Judge", "Review", "Data", "Checks", "Training", "Project"):
+        link(page, group).click()
+        expect(link(page, group)).to_have_attribute("aria-current", re.compile("."))
+        places.add(tuple(link(page, "Checks").bounding_box().values()))
+    assert len(places) == 1
+
+
+def test_every_page_is_reached_without_a_script(browse, manager):
+    page = browse(manager, "/projects/kitchen/", javascript=False)
+    for group, names in {
+        "Judge": ["Compare", "My history"],
+        "Data": ["Pairs", "Prompts", "Import", "Export"],
+        "Checks": ["Quality", "Flagged", "Rules", "Gold"],
+        "Training": ["Rounds", "Policies"],
+        "Project": ["Overview", "Members", "Settings"],
+    }.items():
+        link(page, group).click()
+        for name in names:
+            link(page, name).click()
+            expect(link(page, name)).to_have_attribute("aria-current", "page")
+            expect(link(page, group)).to_have_attribute("aria-current", "true")
+    link(page, "Review").click()
+    expect(link(page, "Review")).to_have_attribute("aria-current", "page")
+
+
+def test_tab_goes_through_it_in_the_order_one_sees(browse, manager):
+    page = browse(manager, "/projects/kitchen/export/")
+    link(page, "Training").focus()
+    for name in ("Pairs", "Prompts", "Import", "Export"):
+        page.keyboard.press("Tab")
+        expect(link(page, name)).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Import", exact=True)).to_be_visible()
+
+
+def test_the_compare_page_keeps_its_one_line_on_a_phone(browse, manager):
+    page = browse(manager, "/projects/kitchen/compare/", size=NARROW)
+    assert page.evaluate(HEIGHT) < 60
+    expect(link(page, "Compare")).to_be_in_viewport()
+
+
+def test_a_reviewers_groups_are_all_in_sight_on_a_phone(browse, manager):
+    project = Project.objects.get()
+    for _number in range(3):
+        comparison = make_comparison(project=project, quota=2)
+        for verdict in ("first", "tie"):
+            make_judgment(comparison=comparison, verdict=verdict)
+        decide(comparison)
+    rita = make_user("rita", project=project, role=Role.REVIEWER)
+    page = browse(rita, "/projects/kitchen/", size=NARROW)
+    expect(page.locator(".project-nav .count")).to_have_text("3")
+    assert page.evaluate(OVER) <= 0

@@ -50,7 +50,7 @@ SELECT COUNT(*) FROM annotation_comparison c WHERE
     (SELECT COUNT(*) FROM annotation_judgment j WHERE j.comparison_id = c.id
         AND j.undone_at IS NULL)
     + (SELECT COUNT(*) FROM annotation_lease l WHERE l.comparison_id = c.id
-        AND l.outcome = '')
+        AND l.outcome IN ('', 'ahead'))
     > (SELECT COUNT(*) FROM annotation_slot s WHERE s.comparison_id = c.id)
     AND c.id > %d
 """

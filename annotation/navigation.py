@@ -42,7 +42,7 @@ GROUPS: list[Group] = [
             Entry(
                 "compare",
                 _("Compare"),
-                within=("judge", "skip", "undo", "last_ten", "differences"),
+                within=("judge", "skip", "undo", "ahead", "last_ten", "differences"),
             ),
             Entry("history", _("My history"), within=("judgment_as_gold",)),
         ],

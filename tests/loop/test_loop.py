@@ -45,11 +45,13 @@ def judge_by_keyboard(page: Page) -> None:
     pair.wait_for(timeout=60_000)
     lease = pair.get_attribute("data-lease")
     assert "policy-" not in page.content()
-    first, second = page.locator(".answer-text").all_inner_texts()
+    first, second = pair.locator(".answer-text").all_inner_texts()
     page.keyboard.press("1" if len(first) > len(second) else "2")
+    # Shown at once, and to be judged when the server has stored the pick.
     wait_until(
         page,
-        "old => document.querySelector('#pair').dataset.lease !== old",
+        "old => { const now = document.querySelector('#pair').dataset;"
+        " return now.lease !== old && !now.busy; }",
         lease,
     )
 

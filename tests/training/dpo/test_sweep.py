@@ -87,7 +87,7 @@ def test_a_killed_and_then_stopped_sweep_goes_on(make_run):
     the third ends it: each step once, the first still that of the first process. Some
     prompts are held out at each start, the same ones: none of their pairs trains."""
     rows = [*PAIRS, *LEARNT]
-    run = make_run(pairs=rows, epochs=400, batch_size=10, save_steps=20)
+    run = make_run(pairs=rows, epochs=150, batch_size=10, save_steps=20)
     arguments = [str(run), "--seed", "5", "--hold-out", "0.5"]
     trial = run / "sweep" / "seed=5"
 
@@ -110,7 +110,7 @@ def test_a_killed_and_then_stopped_sweep_goes_on(make_run):
     assert read_json(trial / "status.json")["state"] == "stopped"
     sweep(arguments, StopFlag())
     report = read_json(run / "sweep" / "sweep.json")
-    assert report["trials"][0]["steps"] == 400
+    assert report["trials"][0]["steps"] == 150
     trained, measured = (
         {row["id"] for row in read_rows(trial / f"{name}_scored.jsonl")}
         for name in ("pairs", "held_out")
@@ -118,7 +118,7 @@ def test_a_killed_and_then_stopped_sweep_goes_on(make_run):
     assert trained | measured == {row["id"] for row in rows}
     assert not trained & measured and len(measured) == report["held_out"]["pairs"] > 0
     assert [row["step"] for row in read_rows(trial / "metrics.jsonl")] == list(
-        range(1, 401)
+        range(1, 151)
     )
     assert (trial / "metrics.jsonl").read_bytes().splitlines()[0] == line
 

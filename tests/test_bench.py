@@ -3,8 +3,12 @@
 import json
 
 import pytest
+from django.db import connection
 
-from tests.bench import judging
+from annotation.judging import judge_and_take
+from annotation.leasing import take_lease
+from annotation.models import Judgment, PreferencePair, Slot
+from tests.bench import judging, million
 from tests.bench.__main__ import PARTS, main
 from tests.bench.clients import Turn
 from tests.bench.figures import (
@@ -17,6 +21,7 @@ from tests.bench.figures import (
     table,
 )
 from tests.bench.options import parse
+from tests.factories import make_project, make_user
 
 HERE = Setting("2 cores of some kind, 24 GiB", "abc1234", "2026-11-21T09:00:00+00:00")
 FAST = Figure("a/speed", 3.0, "pairs/s", "TRL", 1.2, Budget("ratio", "≥", 2.0), "n")
@@ -139,3 +144,29 @@ def test_what_cannot_be_measured_is_refused_by_name(wrong, named, tmp_path, caps
     with pytest.raises(SystemExit):
         parse(wrong, list(PARTS), tmp_path)
     assert named in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.both_databases
+@pytest.mark.django_db
+def test_a_large_project_fits_the_tables_of_today():
+    """Of ten comparisons one is a tie, and the ten after the judged ones are open."""
+    project = make_project(settings={"quota": million.QUOTA, "stock": 0})
+    people = [make_user(f"person{n}", project=project) for n in range(million.PEOPLE)]
+    with connection.cursor() as cursor:
+        million.fill(
+            cursor,
+            30,
+            project=project.pk,
+            policy=project.base_id,
+            first_person=people[0].pk,
+            decided=20,
+        )
+    assert Judgment.objects.count() == 20 * million.QUOTA
+    assert Slot.objects.filter(state="open").count() == 10 * million.QUOTA
+    assert PreferencePair.objects.filter(state="accepted").count() == 18
+    assert Judgment.objects.filter(verdict="tie").count() == 2 * million.QUOTA
+    # The rows hold together: what waits can be judged.
+    lease = take_lease(project, people[3])
+    assert lease.comparison_id == 21
+    _submitted, following = judge_and_take(lease, people[3], verdict="first")
+    assert following.comparison_id == 22

@@ -166,21 +166,61 @@ def main(decided: int, waiting: int, annotators: int) -> dict[str, object]:
         "first_person": people[0].pk,
         "decided": decided,
     }
-    total = decided + waiting
     with connection.cursor() as cursor, _quickly(cursor, connection.vendor):
-        begun = time.monotonic()
-        made = statements(connection.vendor, **facts)
-        chunk = (POSTGRESQL if connection.vendor == "postgresql" else SQLITE)["chunk"]
-        for low in range(1, total + 1, CHUNK):
-            high = min(low + CHUNK - 1, total)
-            for statement in made:
-                insert, _, select = statement.partition("SELECT")
-                rows = chunk.format(low=low, high=high)
-                cursor.execute(f"{insert} {rows} SELECT{select}")
-            _progress(high, total, begun)
+        fill(cursor, decided + waiting, **facts)
     _settle()
     tokens = [AuthToken.objects.create(user)[1] for user in people[:annotators]]
     return {"project": PROJECT, "tokens": tokens}
+
+
+def fill(cursor: Any, total: int, **facts: Any) -> None:
+    """Make `total` comparisons, of which `facts["decided"]` are judged."""
+    from django.db import connection
+
+    begun = time.monotonic()
+    made = [_whole(statement) for statement in statements(connection.vendor, **facts)]
+    chunk = (POSTGRESQL if connection.vendor == "postgresql" else SQLITE)["chunk"]
+    for low in range(1, total + 1, CHUNK):
+        high = min(low + CHUNK - 1, total)
+        rows = chunk.format(low=low, high=high)
+        for insert, select in made:
+            cursor.execute(f"{insert} {rows} {select}")
+        _progress(high, total, begun)
+
+
+def _whole(statement: str) -> tuple[str, str]:
+    """INSERT and SELECT; columns that must not be empty and aren't named get the
+    model's default, so that a new one is no reason to change the statements."""
+    from django.apps import apps
+    from django.db.models import NOT_PROVIDED
+
+    insert, _, select = statement.partition("SELECT")
+    table, _, named = insert.removeprefix("INSERT INTO ").partition(" (")
+    names = {name.strip() for name in named.strip().rstrip(")").split(",")}
+    (model,) = (
+        model for model in apps.get_models() if model._meta.db_table == table.strip()
+    )
+    left = {
+        field.column: _literal(field.get_default())
+        for field in model._meta.local_concrete_fields
+        if field.column not in names
+        and not (field.null or field.primary_key or field.generated)
+        and field.db_default is NOT_PROVIDED
+    }
+    columns = "".join(f"{name}, " for name in left)
+    values = "".join(f"{value}, " for value in left.values())
+    return insert.replace("(", f"({columns}", 1), f"SELECT {values}{select}"
+
+
+def _literal(value: Any) -> str:
+    from django.db import connection
+
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    cast = POSTGRESQL["json"] if connection.vendor == "postgresql" else ""
+    return f"'{json.dumps(value)}'{cast}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from django.db import DatabaseError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from annotation import neighbours, project_settings, validation
 from annotation.exporting import answer_messages, prompt_messages
@@ -175,18 +175,16 @@ def _check_each(
     return checked
 
 
-def check_again(project: Project) -> int:
-    """Have the rules asked anew of every checked pair no round has taken; how many.
+def check_again(project: Project) -> None:
+    """Have the rules asked anew of every checked pair no round has taken.
 
-    Until a pair's turn comes, what the former rules said stays to be seen.
+    Until a pair's turn comes, what the former rules said stays to be seen. Whether it
+    was checked is asked in SET, not in WHERE: a pair whose check is being stored just
+    now must be waited for, and PostgreSQL passes over rows that did not match before.
     """
-    return (
-        PreferencePair.objects.filter(
-            project=project, superseded_at=None, frozen_at=None
-        )
-        .exclude(state=UNCHECKED)
-        .update(is_due=True)
-    )
+    PreferencePair.objects.filter(
+        project=project, superseded_at=None, frozen_at=None
+    ).update(is_due=~Q(state=UNCHECKED))
 
 
 Count = Callable[[list[dict[str, Any]]], int | None]

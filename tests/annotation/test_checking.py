@@ -127,7 +127,8 @@ def test_checking_again_replaces_verdicts_but_never_of_a_frozen_pair(project):
     project.settings = {"rules": {"chosen_width": {"min_columns": 500}}}
     project.save()
 
-    assert check_again(project) == 1
+    check_again(project)
+    assert PreferencePair.objects.filter(is_due=True).count() == 1
     assert check_waiting() == 1
     frozen = PreferencePair.objects.get(pk=frozen.pk)
     assert check_pair(frozen) == "accepted"

@@ -1,6 +1,7 @@
 """Rules were changed: what the former ones said stays to be seen, and trains nothing."""
 
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from django.db import IntegrityError, connections, transaction
 from django.urls import reverse
 
 from annotation import checking
-from annotation.checking import check_pair, check_waiting
+from annotation.checking import check_again, check_pair, check_waiting
 from annotation.dataset_card import card
 from annotation.errors import NothingToDo, PairsChanged
 from annotation.export_filters import Wanted
@@ -226,3 +227,25 @@ def test_rules_saved_while_a_worker_checks_are_asked_of_every_pair(db):
     assert now(pairs) == [
         ("accepted" if width >= 80 else "rejected", False) for width in widths
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_check_that_is_just_being_stored_is_waited_for(db):
+    """Rules saved between its UPDATE and its commit must not miss the pair."""
+    project = make_project()
+    pair = unchecked(project, 60)
+    stored = threading.Event()
+
+    def store():
+        with transaction.atomic():
+            PreferencePair.objects.filter(pk=pair.pk).update(state="accepted")
+            stored.set()
+            time.sleep(0.3)
+        connections.close_all()
+
+    worker = threading.Thread(target=store)
+    worker.start()
+    assert stored.wait(30)
+    check_again(project)
+    worker.join(30)
+    assert now([pair]) == [("accepted", True)]

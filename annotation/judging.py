@@ -191,10 +191,7 @@ def _judge_and_claim(
             return submitted, leasing.activate(
                 project, annotator.pk, now, own.lease_minutes
             )
-        probe = leasing.claim_probe(project, annotator, own, now)
-        return submitted, probe or leasing.claim(
-            found, annotator.pk, now, own.lease_minutes
-        )
+        return submitted, leasing.claim_next(project, annotator, own, found, now)
 
     submitted, key = committed(store)
     nudge(project)

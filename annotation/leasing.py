@@ -292,6 +292,19 @@ def claim_probe(
     return key
 
 
+def claim_next(
+    project: Project,
+    annotator,
+    own: ProjectSettings,
+    found: Sequence[tuple],
+    now: datetime,
+    outcome: str = Lease.Outcome.ACTIVE,
+) -> uuid.UUID | None:
+    """In this transaction, a probe where one is due, else what `claim` gives of `found`."""
+    probe = claim_probe(project, annotator, own, now, outcome)
+    return probe or claim(found, annotator.pk, now, own.lease_minutes, outcome)
+
+
 def _claim_waiting(
     project: Project, annotator, own: ProjectSettings
 ) -> uuid.UUID | None:
@@ -302,8 +315,12 @@ def _claim_waiting(
         if not found and not mixes_in(own):
             return None
         with transaction.atomic():
-            key = None if tried else claim_probe(project, annotator, own, now)
-            key = key or claim(found, annotator.pk, now, own.lease_minutes)
+            # Once a probe was looked for, those that wait are all that is left.
+            key = (
+                claim(found, annotator.pk, now, own.lease_minutes)
+                if tried
+                else claim_next(project, annotator, own, found, now)
+            )
         if key is not None or len(found) < waiting.WINDOW:
             return key
         tried += [offer[0] for offer in found]

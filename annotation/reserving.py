@@ -10,7 +10,6 @@ the held pair give way to another would know that one for a probe.
 
 from datetime import datetime, timedelta
 from functools import partial
-from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -18,7 +17,6 @@ from django.utils import timezone
 from annotation import leasing, project_settings, waiting
 from annotation.committing import committed
 from annotation.models import Lease, Project
-from annotation.project_settings import ProjectSettings
 from annotation.stock import nudge
 
 AHEAD = Lease.Outcome.AHEAD
@@ -45,7 +43,7 @@ def reserve(project: Project, annotator) -> Lease | None:
         found = waiting.offers(project, annotator.pk, own.next_comparison, now, here)
         if len(found) < _enough(project, now):
             return None
-        claim = partial(_claim, project, annotator, own, found, now)
+        claim = partial(leasing.claim_next, project, annotator, own, found, now, AHEAD)
         try:
             key = committed(claim)
         except IntegrityError:
@@ -53,14 +51,6 @@ def reserve(project: Project, annotator) -> Lease | None:
         nudge(project)
         return None if key is None else leasing.new_lease(project, key)
     return None
-
-
-def _claim(
-    project: Project, annotator, own: ProjectSettings, found: list[tuple], now: datetime
-) -> UUID | None:
-    return leasing.claim_probe(project, annotator, own, now, AHEAD) or leasing.claim(
-        found, annotator.pk, now, own.lease_minutes, AHEAD
-    )
 
 
 def _kept(project: Project, annotator, until: datetime) -> Lease | None:

@@ -8,13 +8,17 @@
 {
   const REST_MS = 30_000;
   const HUSH_MS = 700;
+  const IDLE_MS = 500;
   let held = null; // {lease, section}
   let turn = null; // a pick on its way: {leaving, focus, timer, isPut, answer, isAnswered}
   let isAsking = false;
   let restUntil = 0;
   let hushUntil = 0;
 
-  const whenIdle = window.requestIdleCallback ?? ((act) => setTimeout(act, 50));
+  // A page that is never quite idle asks all the same.
+  const whenIdle = window.requestIdleCallback
+    ? (act) => requestIdleCallback(act, { timeout: IDLE_MS })
+    : (act) => setTimeout(act, 50);
   const pairIn = (html) => new DOMParser().parseFromString(html, "text/html").getElementById("pair");
 
   // --- Holding ------------------------------------------------------------------------

@@ -65,6 +65,9 @@ class Browse:
         )
         context.set_default_timeout(20_000)
         context.add_init_script(REPORT_VIOLATIONS)
+        # Chromium hands requests over from some moment after it was asked to. Asked
+        # before the page is there, it misses none that a test then wants to hold.
+        context.route("**/asked-by-no-page", lambda route: route.abort())
         if user is not None:
             context.add_cookies([self._session(user)])
         self.contexts.append(context)

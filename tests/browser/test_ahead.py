@@ -135,6 +135,7 @@ def test_nothing_judges_the_new_pair_before_the_pick_is_answered(desk):
     assert len([url for url in asked if not url.endswith("/ahead/")]) == 1
     on_its_way(page, routes).continue_()
     wait_until(page, ANSWERED)
+    wait_until(page, HOLDS)
     page.unroute("**/judge/")
     page.keyboard.press("2")
     on_screen(page, 3)
@@ -178,6 +179,7 @@ def test_what_is_typed_meanwhile_stays_as_it_is_caret_and_all(desk):
     expect(comment(page)).to_be_focused()
     page.keyboard.type("|")
     expect(comment(page)).to_have_value("half |a")
+    wait_until(page, HOLDS)
     page.unroute("**/judge/")
     page.keyboard.press("Escape")
     page.keyboard.press("2")
@@ -421,6 +423,7 @@ def test_on_a_phone_by_touch_from_the_top_of_the_next_pair(desk):
     on_its_way(page, routes).continue_()
     wait_until(page, ANSWERED)
     on_screen(page, 2)
+    wait_until(page, HOLDS)
     page.unroute("**/judge/")
     page.get_by_role("button", name="B is better").click()
     on_screen(page, 3)

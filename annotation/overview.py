@@ -52,7 +52,7 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         n_mine=_number(mine),
         n_mine_today=_number(mine.filter(created_at__gte=midnight())),
         n_sound=_number(sound),
-        n_unchecked=_number(pairs.filter(Q(state="unchecked") | Q(is_due=True))),
+        n_unchecked=_number(pairs.filter(queries.WAITS_FOR_CHECK)),
         n_rejected=_number(pairs.filter(state="rejected")),
         n_review=_number(waiting()),
     )
@@ -83,7 +83,7 @@ def totals(project: Project) -> dict[str, int]:
         queries.standing_pairs(project)
         .order_by()
         .aggregate(
-            unchecked=Count("pk", filter=Q(state=states.UNCHECKED) | Q(is_due=True)),
+            unchecked=Count("pk", filter=queries.WAITS_FOR_CHECK),
             rejected=Count("pk", filter=Q(state=states.REJECTED)),
             sound=Count(
                 "pk", filter=Q(state=states.ACCEPTED, prompt__is_held_out=False)

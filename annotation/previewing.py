@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from django.db.models import Q
-
 from annotation import checking, neighbours, project_settings, queries, validation
 from annotation.models import LetThrough, PreferencePair, Project, RuleVerdict
 from annotation.validation import PairFacts, Verdict
@@ -20,8 +18,6 @@ MAX_PAIRS = 2000
 """The newest ones are looked at."""
 SHOWN = 20
 BATCH = 200
-
-State = PreferencePair.State
 
 
 @dataclass(frozen=True)
@@ -91,12 +87,12 @@ def preview(
         ),
     )
     free = queries.standing_pairs(project).filter(frozen_at=None)
-    checked = free.exclude(state=State.UNCHECKED).filter(is_due=False)
+    checked = free.exclude(queries.WAITS_FOR_CHECK)
     ids = list(checked.order_by("-pk").values_list("pk", flat=True)[:MAX_PAIRS])
     found = Preview(
         looked_at=len(ids),
         all=checked.count() if len(ids) == MAX_PAIRS else len(ids),
-        waiting=free.filter(Q(state=State.UNCHECKED) | Q(is_due=True)).count(),
+        waiting=free.filter(queries.WAITS_FOR_CHECK).count(),
     )
     changes: dict[str, RuleChange] = {}
     for at in range(0, len(ids), BATCH):

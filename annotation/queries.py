@@ -38,6 +38,8 @@ from annotation.validation import BROKE, RULES
 
 TRAIN = Comparison.Purpose.TRAIN
 COULD_NOT_CHECK = RuleVerdict.Result.COULD_NOT_CHECK
+WAITS_FOR_CHECK = Q(state=PreferencePair.State.UNCHECKED) | Q(is_due=True)
+"""Of a pair: it was never checked, or the rules changed since."""
 
 
 def standing_pairs(project: Project) -> QuerySet[PreferencePair]:

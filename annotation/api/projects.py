@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
@@ -33,13 +33,15 @@ from annotation.models import (
     Role,
 )
 from annotation.project_settings import of
+from annotation.queries import WAITS_FOR_CHECK
 
 
 def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
     """Each project with its counts, whatever their number in one query."""
 
-    def number(model: type, **conditions: Any) -> Subquery:
-        found = model._default_manager.filter(project=OuterRef("pk"), **conditions)
+    def number(model: type, *conditions: Q, **values: Any) -> Subquery:
+        own = model._default_manager.filter(project=OuterRef("pk"))
+        found = own.filter(*conditions, **values)
         return Subquery(
             found.order_by().values("project").annotate(n=Count("*")).values("n")
         )
@@ -50,8 +52,7 @@ def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
         n_waiting=number(Comparison, state="open", purpose__in=Comparison.OFFERED),
         n_judgments=number(Judgment, undone_at=None),
         n_pairs=number(PreferencePair, state="accepted", superseded_at=None),
-        n_unchecked=number(PreferencePair, state="unchecked", superseded_at=None),
-        n_due=number(PreferencePair, is_due=True, superseded_at=None),
+        n_unchecked=number(PreferencePair, WAITS_FOR_CHECK, superseded_at=None),
         n_members=number(Membership),
     )
 
@@ -93,7 +94,7 @@ class ProjectSerializer(serializers.Serializer):
             "waiting": project.n_waiting or 0,
             "judgments": project.n_judgments or 0,
             "pairs": project.n_pairs or 0,
-            "unchecked_pairs": (project.n_unchecked or 0) + (project.n_due or 0),
+            "unchecked_pairs": project.n_unchecked or 0,
             "members": project.n_members or 0,
         }
 

@@ -3,7 +3,7 @@
 from urllib.parse import urlencode
 
 from django.core.paginator import Paginator
-from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
@@ -70,7 +70,7 @@ def filtered(project: Project, state: str, rule: str) -> QuerySet[PreferencePair
     as any. Those that are being checked again are among the unchecked ones, too."""
     rows = project.pairs.filter(superseded_at=None)
     if state == PreferencePair.State.UNCHECKED:
-        rows = rows.filter(Q(state=state) | Q(is_due=True))
+        rows = rows.filter(queries.WAITS_FOR_CHECK)
     elif state in PreferencePair.State.values:
         rows = rows.filter(state=state)
     if rule in DEFAULTS:

@@ -1,7 +1,8 @@
 """Judgments: submitted once, repeated safely, undone until a round has used them.
 
 One short transaction each; what is acknowledged is committed. The lease's key makes a
-repeat recognisable: same body, same answer; another body is refused.
+repeat recognisable: same body, same answer; another body is refused. What may be in a
+body is in judgment_body.py.
 """
 
 import uuid
@@ -16,7 +17,7 @@ from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import leasing, project_settings, sql, texts, trust, waiting
+from annotation import leasing, project_settings, sql, trust, waiting
 from annotation.access import role_of
 from annotation.committing import committed
 from annotation.deciding import (
@@ -35,6 +36,7 @@ from annotation.errors import (
     Settled,
     TooLate,
 )
+from annotation.judgment_body import Body, checked, digest
 from annotation.models import (
     Comparison,
     Completion,
@@ -42,9 +44,7 @@ from annotation.models import (
     Judgment,
     Lease,
     Slot,
-    Verdict,
 )
-from annotation.rendering import render_markdown
 from annotation.stock import nudge
 
 __all__ = [
@@ -61,31 +61,11 @@ __all__ = [
     "undo",
 ]
 
-MAX_COMMENT = 10_000
-MAX_EDITED = 100_000
-MAX_REASONS = 20
-MAX_REASON = 60
-
 
 @dataclass(frozen=True)
 class Submitted:
     judgment: Judgment
     is_replay: bool
-
-
-@dataclass(frozen=True)
-class _Body:
-    verdict: str
-    strength: int | None
-    reasons: list[str]
-    comment: str
-    edited: str
-    edited_html: str
-    """Rendered before the transaction, which is to be short."""
-    criteria: dict[str, int | None]
-    """{criterion: the better completion's id}; null for a tie."""
-    sha256: str
-    """Of what was submitted, before anything was changed in it."""
 
 
 def judgment_for(user, pk: uuid.UUID | str) -> Judgment:
@@ -120,10 +100,10 @@ def submit_judgment(
     """
     given = (verdict, strength, reasons, comment, edited, criteria)
     try:
-        body = _checked(lease, *given)
+        body = checked(lease, *given)
     except InvalidJudgment:
         # What was taken once is answered again, even if it would be refused today.
-        replay = _replay(lease, _digest(*given))
+        replay = _replay(lease, digest(*given))
         if replay is not None:
             return replay
         raise
@@ -160,8 +140,8 @@ def judge_and_take(
     }
     if lease.outcome == Lease.Outcome.ACTIVE:
         try:
-            checked = _checked(lease, *body.values())
-            return _judge_and_claim(lease, annotator, checked, has_ahead)
+            whole = checked(lease, *body.values())
+            return _judge_and_claim(lease, annotator, whole, has_ahead)
         except (InvalidJudgment, IntegrityError):
             pass  # Rare; what it was is found out below.
     submitted = submit_judgment(lease, **body)
@@ -169,7 +149,7 @@ def judge_and_take(
 
 
 def _judge_and_claim(
-    lease: Lease, annotator, body: _Body, has_ahead: bool
+    lease: Lease, annotator, body: Body, has_ahead: bool
 ) -> tuple[Submitted, Lease | None]:
     """An active lease is judged, and as it was the only one, the next can be taken.
 
@@ -204,7 +184,7 @@ def _judge_and_claim(
     return submitted, leasing.take_lease(project, annotator)
 
 
-def _submit(lease: Lease, body: _Body) -> Submitted:
+def _submit(lease: Lease, body: Body) -> Submitted:
     try:
         with transaction.atomic():
             return _store(lease, body)
@@ -215,12 +195,6 @@ def _submit(lease: Lease, body: _Body) -> Submitted:
         if replay is not None:
             return replay
         raise TooLate(_("You have judged this pair already.")) from None
-
-
-def _digest(verdict, strength, reasons, comment, edited, criteria) -> str:
-    given = [verdict, strength, list(reasons or ()), comment, edited]
-    # Only where there are some: bodies from before there were criteria keep their hash.
-    return texts.sha256_of([*given, criteria] if criteria else given)
 
 
 def _replay(lease: Lease, body_sha256: str) -> Submitted | None:
@@ -241,7 +215,7 @@ WHERE id = %s AND lease_id = %s AND state = 'leased'
 _END = "UPDATE annotation_lease SET outcome = 'judged', ended_at = %s WHERE key = %s"
 
 
-def _store(lease: Lease, body: _Body) -> Submitted:
+def _store(lease: Lease, body: Body) -> Submitted:
     comparison, slot_id = locked_with_slot(lease)
     now = timezone.now()
     comparison.project = lease.project  # Its settings decide.
@@ -327,7 +301,7 @@ def criteria_seen(judgment: Judgment) -> dict[str, str]:
 
 
 def _edited_completion(
-    lease: Lease, winner_id: int | None, body: _Body
+    lease: Lease, winner_id: int | None, body: Body
 ) -> Completion | None:
     if not body.edited or winner_id is None:
         return None
@@ -340,94 +314,6 @@ def _edited_completion(
         edited_from=winner,
         author_id=lease.annotator_id,
     )
-
-
-def _checked(lease, verdict, strength, reasons, comment, edited, criteria) -> _Body:
-    digest = _digest(verdict, strength, reasons, comment, edited, criteria)
-    if verdict not in Verdict.values:
-        raise InvalidJudgment(
-            "verdict",
-            _("“verdict” must be one of %(known)s.")
-            % {"known": ", ".join(Verdict.values)},
-        )
-    is_whole = isinstance(strength, int) and not isinstance(strength, bool)
-    if strength is not None and (not is_whole or strength not in (1, 2, 3)):
-        raise InvalidJudgment("strength", _("“strength” must be 1, 2 or 3."))
-    _check_reasons(reasons)
-    comment = _checked_text("comment", comment, MAX_COMMENT)
-    # A browser's text area sends CR LF for the newline it was given as LF.
-    edited = _checked_text("edited", edited, MAX_EDITED).replace("\r\n", "\n")
-    if edited:
-        if verdict not in (Verdict.FIRST, Verdict.SECOND):
-            raise InvalidJudgment(
-                "edited", _("Only the better answer can be edited; pick one first.")
-            )
-        if not edited.strip():
-            raise InvalidJudgment("edited", _("The edited answer is empty."))
-        winner = lease.first if verdict == Verdict.FIRST else lease.second
-        if edited.strip() == winner.text.strip():
-            raise InvalidJudgment(
-                "edited", _("The edited answer is the same as the one it improves.")
-            )
-    html = render_markdown(edited) if edited else ""
-    won = _checked_criteria(lease, criteria) if criteria else {}
-    listed = list(reasons or ())
-    return _Body(verdict, strength, listed, comment, edited, html, won, digest)
-
-
-def _checked_criteria(lease: Lease, criteria: object) -> dict[str, int | None]:
-    known = project_settings.of(lease.project).criteria
-    sides = {"first": lease.first_id, "second": lease.second_id, "tie": None}
-    if not isinstance(criteria, Mapping):
-        raise InvalidJudgment(
-            "criteria", _("“criteria” must be an object of criteria and verdicts.")
-        )
-    for name, side in criteria.items():
-        if name not in known:
-            message = (
-                _("This project has no such criterion. It has: %(known)s.")
-                if known
-                else _("This project has no criteria.")
-            )
-            raise InvalidJudgment("criteria", message % {"known": ", ".join(known)})
-        if not isinstance(side, str) or side not in sides:
-            raise InvalidJudgment(
-                "criteria",
-                _("“%(name)s” must be one of %(known)s.")
-                % {"name": name, "known": ", ".join(sides)},
-            )
-    return {name: sides[criteria[name]] for name in known if name in criteria}
-
-
-def _checked_text(field: str, value: object, longest: int) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidJudgment(
-            field, _("“%(field)s” must be a text.") % {"field": field}
-        )
-    problem = texts.problem(value, longest)
-    if problem:
-        raise InvalidJudgment(
-            field, _("“%(field)s” %(what)s.") % {"field": field, "what": problem}
-        )
-    return value
-
-
-def _check_reasons(reasons: object) -> None:
-    listed = reasons if isinstance(reasons, list | tuple) else None
-    if reasons and (
-        listed is None
-        or len(listed) > MAX_REASONS
-        or not all(
-            isinstance(r, str) and not texts.problem(r, MAX_REASON) for r in listed
-        )
-    ):
-        raise InvalidJudgment(
-            "reasons",
-            _("“reasons” must be a list of at most %(most)d short texts.")
-            % {"most": MAX_REASONS},
-        )
 
 
 def undo(judgment: Judgment) -> Lease:

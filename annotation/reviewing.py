@@ -16,7 +16,7 @@ from annotation.checking import let_through_rules
 from annotation.deciding import ask_for_checks
 from annotation.errors import Frozen, InvalidRepair, NothingToDo
 from annotation.files.pair_restoring import is_whole
-from annotation.judging import MAX_EDITED
+from annotation.judgment_body import MAX_EDITED
 from annotation.models import (
     Completion,
     LetThrough,

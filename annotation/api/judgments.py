@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import judging, leasing
+from annotation import judging, judgment_body, leasing
 from annotation.api.leases import LeaseSerializer, lease_json
 from annotation.api.serializers import Body, Instant, problems, read
 from annotation.judging import criteria_seen
@@ -31,21 +31,21 @@ class JudgmentBody(Body):
         min_value=1, max_value=3, required=False, allow_null=True
     )
     reasons = serializers.ListField(
-        child=serializers.CharField(max_length=judging.MAX_REASON),
-        max_length=judging.MAX_REASONS,
+        child=serializers.CharField(max_length=judgment_body.MAX_REASON),
+        max_length=judgment_body.MAX_REASONS,
         required=False,
     )
     comment = serializers.CharField(
         required=False,
         allow_blank=True,
         trim_whitespace=False,
-        max_length=judging.MAX_COMMENT,
+        max_length=judgment_body.MAX_COMMENT,
     )
     edited = serializers.CharField(
         required=False,
         allow_blank=True,
         trim_whitespace=False,
-        max_length=judging.MAX_EDITED,
+        max_length=judgment_body.MAX_EDITED,
         help_text="the better answer, improved",
     )
     criteria = serializers.DictField(

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from django.core.management import call_command
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from inference.demo_prompts import demo_prompts
 from inference.starter import __main__ as command
 from inference.starter import build as building
 from inference.starter.build import BuildError, build, folder_hash, is_complete
+from inference.starter.tastes import on_topic
 from inference.starter.tokens import END
 from inference.starter.train import (
     IGNORED,
@@ -218,3 +221,34 @@ def test_measuring_and_prompting_import_no_torch():
         "sys.exit(bool({'torch', 'transformers', 'tokenizers'} & set(sys.modules)))"
     )
     assert subprocess.call([sys.executable, "-c", code], cwd=ROOT) == 0
+
+
+@pytest.mark.long
+def test_the_whole_recipe_answers_what_was_asked_and_not_always_the_same(
+    settings, tmp_path
+):
+    """What `make run` builds for a newcomer; the loop's tests make do with less of it."""
+    settings.DATA_DIR = tmp_path
+    call_command("build_starter_model")
+    folder = tmp_path / "models" / "starter"
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    prompts = [prompt for prompt in demo_prompts()[:40] for _ in range(2)]
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    asked = tokenizer.apply_chat_template(
+        chats,
+        add_generation_prompt=True,
+        padding=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    torch.manual_seed(0)
+    written = AutoModelForCausalLM.from_pretrained(folder).generate(
+        **asked, max_new_tokens=96, do_sample=True, temperature=1.0
+    )
+    answers = tokenizer.batch_decode(
+        written[:, asked["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    fitting = [on_topic(*each) for each in zip(prompts, answers, strict=True)]
+    assert sum(map(bool, fitting)) >= 0.8 * len(fitting)
+    differ = [a != b for a, b in zip(answers[::2], answers[1::2], strict=True)]
+    assert sum(differ) >= 0.9 * len(differ)

@@ -81,6 +81,12 @@ class Stack:
             "ROUND_NUDGE_AFTER": "4",
         }
 
+    def build_starter(self, steps: int) -> None:
+        """The starter model by its own command, where `make run` then finds it."""
+        folder = self.data_dir / "models" / "starter"
+        command = [sys.executable, "-m", "inference.starter", folder]
+        subprocess.run([*command, "--steps", str(steps)], cwd=ROOT, check=True)
+
     def start(self) -> None:
         """`make run`; returns when it has printed its ready line."""
         began = self.log.stat().st_size if self.log.exists() else 0

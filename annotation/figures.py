@@ -121,7 +121,15 @@ def put_counts(project: Project, user: Any, known: Mapping[str, Any]) -> None:
     row.n_mine, row.n_mine_today = mine["all"], mine["today"]
     row.n_waiting = overview.waiting_for(project, user)
     totals = known["totals"] or {}
-    for name in ("prompts", "held_out", "open", "judgments", "sound", "rejected"):
+    for name in (
+        "prompts",
+        "held_out",
+        "open",
+        "judgments",
+        "sound",
+        "due",
+        "rejected",
+    ):
         setattr(row, f"n_{name}", totals.get(name))
     rounds = known.get("rounds")
     row.n_new = rounds["next"]["pairs"] if rounds else None

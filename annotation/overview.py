@@ -52,6 +52,7 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         n_mine=_number(mine),
         n_mine_today=_number(mine.filter(created_at__gte=midnight())),
         n_sound=_number(sound),
+        n_due=_number(queries.due_pairs(here)),
         n_unchecked=_number(pairs.filter(queries.WAITS_FOR_CHECK)),
         n_rejected=_number(pairs.filter(state="rejected")),
         n_review=_number(waiting()),
@@ -84,6 +85,7 @@ def totals(project: Project) -> dict[str, int]:
         .order_by()
         .aggregate(
             unchecked=Count("pk", filter=queries.WAITS_FOR_CHECK),
+            due=Count("pk", filter=Q(is_due=True)),
             rejected=Count("pk", filter=Q(state=states.REJECTED)),
             sound=Count(
                 "pk", filter=Q(state=states.ACCEPTED, prompt__is_held_out=False)

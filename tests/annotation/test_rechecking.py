@@ -181,6 +181,13 @@ def test_pages_and_api_say_so(client, project, pairs):
     assert client.get(call).json()["counts"]["unchecked_pairs"] == 3
     told = client.get(f"{call}/pairs/{pairs[0].pk}").json()
     assert (told["state"], told["is_due"]) == ("accepted", True)
+    client.force_login(make_user("mara", project=project, role=Role.MANAGER))
+    for page in ("home", "project"):
+        told = client.get(reverse(page, args=[project.slug][: page != "home"]))
+        said = " ".join(told.content.decode().split())
+        assert "3 pairs are being checked again" in said
+        assert "A round can start." not in said and "Start a round" not in said
+    client.force_login(rita)
     assert preview(project, {}).waiting == 3
     assert "Of 3 pairs" in card(project, Wanted(), [], Counter())
     check_waiting(project)

@@ -14,7 +14,7 @@ from annotation.dataset_card import card
 from annotation.errors import NothingToDo, PairsChanged
 from annotation.export_filters import Wanted
 from annotation.freezing import freeze_pairs
-from annotation.models import PreferencePair, Role, RuleVerdict
+from annotation.models import PreferencePair, Prompt, Role, RuleVerdict
 from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.queries import funnel
@@ -256,3 +256,36 @@ def test_a_check_that_is_just_being_stored_is_waited_for(db):
     check_again(project)
     worker.join(30)
     assert now([pair]) == [("accepted", True)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_saved_rules_and_a_check_that_reopens_another_pair_do_not_lock_each_other_out(
+    db,
+):
+    """A check holds its prompt and pair, then marks an older pair of that prompt."""
+    project = make_project()
+    older = unchecked(project, 60)
+    newer = make_pair(
+        comparison=make_comparison(prompt=older.prompt), state="unchecked"
+    )
+    held, errors = threading.Event(), []
+
+    def store():
+        try:
+            with transaction.atomic():
+                Prompt.objects.select_for_update(no_key=True).get(pk=older.prompt_id)
+                PreferencePair.objects.filter(pk=newer.pk).update(state="accepted")
+                held.set()
+                time.sleep(0.3)
+                PreferencePair.objects.filter(pk=older.pk).update(state="unchecked")
+        except Exception as error:
+            errors.append(error)
+        connections.close_all()
+
+    worker = threading.Thread(target=store)
+    worker.start()
+    assert held.wait(30)
+    check_again(project)
+    worker.join(30)
+    assert not errors
+    assert now([older, newer]) == [("unchecked", False), ("accepted", True)]

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 
 class Command(BaseCommand):
-    help = "Builds the starter model (a minute or two on two cores)."
+    help = "Builds the starter model (two to three minutes on two cores)."
     requires_system_checks: list[str] = []
 
     def handle(self, *args: object, **options: object) -> None:

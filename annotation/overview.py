@@ -53,7 +53,6 @@ def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
         n_mine_today=_number(mine.filter(created_at__gte=midnight())),
         n_sound=_number(sound),
         n_due=_number(queries.due_pairs(here)),
-        n_unchecked=_number(pairs.filter(queries.WAITS_FOR_CHECK)),
         n_rejected=_number(pairs.filter(state="rejected")),
         n_review=_number(waiting()),
     )

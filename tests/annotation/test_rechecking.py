@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 from django.db import IntegrityError, connections, transaction
@@ -195,37 +196,48 @@ def test_pages_and_api_say_so(client, project, pairs):
     assert client.get(call).json()["counts"]["unchecked_pairs"] == 0
 
 
-@pytest.mark.django_db(transaction=True)
-def test_rules_saved_while_a_worker_checks_are_asked_of_every_pair(db):
-    """Whenever it falls: a pair is due, or its verdict is by the rules as they are."""
-    project = make_project()
-    pairs = [unchecked(project, 60 + place) for place in range(30)]
-    began, errors = threading.Event(), []
-    real = checking.check_pair
+@contextmanager
+def meanwhile(work):
+    """While another thread is at `work`, which is handed an event to set once it has
+    begun; what goes wrong there fails the test."""
+    begun, errors = threading.Event(), []
 
-    def check(*args):
-        began.set()
-        return real(*args)
-
-    def work():
+    def run():
         try:
-            check_waiting(project)
+            work(begun)
         except Exception as error:
             errors.append(error)
         finally:
             connections.close_all()
 
-    checking.check_pair = check
+    worker = threading.Thread(target=run)
+    worker.start()
     try:
-        worker = threading.Thread(target=work)
-        worker.start()
-        assert began.wait(30)
+        assert begun.wait(30)
+        yield
+    finally:
+        worker.join(60)
+    assert not worker.is_alive() and not errors
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rules_saved_while_a_worker_checks_are_asked_of_every_pair(db, monkeypatch):
+    """Whenever it falls: a pair is due, or its verdict is by the rules as they are."""
+    project = make_project()
+    pairs = [unchecked(project, 60 + place) for place in range(30)]
+    real = checking.check_pair
+
+    def work(begun):
+        def check(*args):
+            begun.set()
+            return real(*args)
+
+        monkeypatch.setattr(checking, "check_pair", check)
+        check_waiting(project)
+
+    with meanwhile(work):
         for columns in (70, 75, 80):
             ask_for(project, columns)
-        worker.join(60)
-    finally:
-        checking.check_pair = real
-    assert not worker.is_alive() and not errors
     for pair in PreferencePair.objects.exclude(state="unchecked").filter(is_due=False):
         asked = pair.verdicts.get(rule="chosen_width").params["min_columns"]
         assert asked == 80
@@ -241,20 +253,15 @@ def test_a_check_that_is_just_being_stored_is_waited_for(db):
     """Rules saved between its UPDATE and its commit must not miss the pair."""
     project = make_project()
     pair = unchecked(project, 60)
-    stored = threading.Event()
 
-    def store():
+    def store(begun):
         with transaction.atomic():
             PreferencePair.objects.filter(pk=pair.pk).update(state="accepted")
-            stored.set()
+            begun.set()
             time.sleep(0.3)
-        connections.close_all()
 
-    worker = threading.Thread(target=store)
-    worker.start()
-    assert stored.wait(30)
-    check_again(project)
-    worker.join(30)
+    with meanwhile(store):
+        check_again(project)
     assert now([pair]) == [("accepted", True)]
 
 
@@ -268,24 +275,15 @@ def test_saved_rules_and_a_check_that_reopens_another_pair_do_not_lock_each_othe
     newer = make_pair(
         comparison=make_comparison(prompt=older.prompt), state="unchecked"
     )
-    held, errors = threading.Event(), []
 
-    def store():
-        try:
-            with transaction.atomic():
-                Prompt.objects.select_for_update(no_key=True).get(pk=older.prompt_id)
-                PreferencePair.objects.filter(pk=newer.pk).update(state="accepted")
-                held.set()
-                time.sleep(0.3)
-                PreferencePair.objects.filter(pk=older.pk).update(state="unchecked")
-        except Exception as error:
-            errors.append(error)
-        connections.close_all()
+    def store(begun):
+        with transaction.atomic():
+            Prompt.objects.select_for_update(no_key=True).get(pk=older.prompt_id)
+            PreferencePair.objects.filter(pk=newer.pk).update(state="accepted")
+            begun.set()
+            time.sleep(0.3)
+            PreferencePair.objects.filter(pk=older.pk).update(state="unchecked")
 
-    worker = threading.Thread(target=store)
-    worker.start()
-    assert held.wait(30)
-    check_again(project)
-    worker.join(30)
-    assert not errors
+    with meanwhile(store):
+        check_again(project)
     assert now([older, newer]) == [("unchecked", False), ("accepted", True)]

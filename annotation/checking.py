@@ -6,12 +6,11 @@ found in neighbours.py, what a reviewer let through is heard in reviewing.py.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, transaction
 from django.db.models import Q, QuerySet
 
 from annotation import neighbours, project_settings, validation
@@ -182,23 +181,13 @@ def check_again(project: Project) -> None:
     Until a pair's turn comes, what the former rules said stays to be seen. Whether it
     was checked is asked in SET, not in WHERE: a pair whose check is being stored just
     now must be waited for, and PostgreSQL passes over rows that did not match before.
-
-    Locked first, prompts before pairs and each in its order, as those who store checks
-    or freeze pairs do: else two that hold some rows each may wait for the other's.
     """
     pairs = PreferencePair.objects.filter(
         project=project, superseded_at=None, frozen_at=None
     )
     with transaction.atomic():
-        if connection.features.has_select_for_update:
-            _lock(Prompt.objects.filter(pk__in=pairs.values("prompt")))
-            _lock(pairs)
+        neighbours.lock(pairs)
         pairs.update(is_due=~Q(state=UNCHECKED))
-
-
-def _lock(rows: QuerySet) -> None:
-    ids = rows.select_for_update(no_key=True).order_by("pk").values_list("pk")
-    deque(ids.iterator(), maxlen=0)  # However many: none is kept.
 
 
 Count = Callable[[list[dict[str, Any]]], int | None]

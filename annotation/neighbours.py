@@ -5,9 +5,10 @@ is pure (rules/likeness.py). Who came first: the pair with the smaller id.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
+from django.db import connection, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
@@ -189,11 +190,26 @@ def reopen_stale() -> int:
         for found in opposed.only("pk")
         if found.n_opposing < found.n_agreeing  # type: ignore[attr-defined]
     ]
-    return _unfrozen(
+    stale = _unfrozen(
         PreferencePair.objects.filter(
             Q(pk__in=near.values("pair")) | Q(pk__in=opposed_no_more[:MAX_ROWS])
         )
-    ).update(state=State.UNCHECKED)
+    )
+    with transaction.atomic():
+        lock(stale)
+        return stale.update(state=State.UNCHECKED)
+
+
+def lock(pairs: QuerySet[PreferencePair]) -> None:
+    """Until the transaction ends: prompts before pairs and each in its order, as those
+    who store checks or freeze pairs do. Else two that hold some rows each may wait for
+    the other's."""
+    if not connection.features.has_select_for_update:
+        return
+    prompts = Prompt.objects.filter(pk__in=pairs.values("prompt"))
+    for rows in (prompts, pairs):
+        ids = rows.select_for_update(no_key=True).order_by("pk").values_list("pk")
+        deque(ids.iterator(), maxlen=0)  # However many: none is kept.
 
 
 def _unfrozen(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:

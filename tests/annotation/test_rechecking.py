@@ -16,6 +16,7 @@ from annotation.errors import NothingToDo, PairsChanged
 from annotation.export_filters import Wanted
 from annotation.freezing import freeze_pairs
 from annotation.models import PreferencePair, Prompt, Role, RuleVerdict
+from annotation.neighbours import reopen_stale
 from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.queries import funnel
@@ -269,21 +270,40 @@ def test_a_check_that_is_just_being_stored_is_waited_for(db):
 def test_saved_rules_and_a_check_that_reopens_another_pair_do_not_lock_each_other_out(
     db,
 ):
-    """A check holds its prompt and pair, then marks an older pair of that prompt."""
+    project, older, newer = two_of_one_prompt("unchecked")
+    with meanwhile(a_check_of(newer, older)):
+        check_again(project)
+    assert now([older, newer]) == [("unchecked", False), ("accepted", True)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_pairs_that_lost_their_objection_and_such_a_check_do_not_either(db):
+    project, older, newer = two_of_one_prompt("rejected")
+    for pair in (older, newer):
+        # It named a pair that no longer stands, and none stands for it here.
+        RuleVerdict.objects.create(pair=pair, rule="near_duplicate", result="reject")
+    with meanwhile(a_check_of(newer, older)):
+        reopen_stale()
+    assert now([older, newer]) == [("unchecked", False), ("unchecked", False)]
+
+
+def two_of_one_prompt(state):
     project = make_project()
     older = unchecked(project, 60)
-    newer = make_pair(
-        comparison=make_comparison(prompt=older.prompt), state="unchecked"
-    )
+    PreferencePair.objects.filter(pk=older.pk).update(state=state)
+    comparison = make_comparison(prompt=older.prompt)
+    return project, older, make_pair(comparison=comparison, state=state)
+
+
+def a_check_of(pair, older):
+    """A check holds its prompt and pair, then marks an older pair of that prompt."""
 
     def store(begun):
         with transaction.atomic():
-            Prompt.objects.select_for_update(no_key=True).get(pk=older.prompt_id)
-            PreferencePair.objects.filter(pk=newer.pk).update(state="accepted")
+            Prompt.objects.select_for_update(no_key=True).get(pk=pair.prompt_id)
+            PreferencePair.objects.filter(pk=pair.pk).update(state="accepted")
             begun.set()
             time.sleep(0.3)
             PreferencePair.objects.filter(pk=older.pk).update(state="unchecked")
 
-    with meanwhile(store):
-        check_again(project)
-    assert now([older, newer]) == [("unchecked", False), ("accepted", True)]
+    return store

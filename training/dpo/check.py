@@ -19,7 +19,8 @@ from torch import Tensor
 from training.dpo.batches import Layout, Row
 from training.dpo.config import Savings
 from training.dpo.forward import Engine
-from training.dpo.layers import is_known, replace_forward
+from training.dpo.layer_parts import is_known
+from training.dpo.layers import replace_forward
 from training.dpo.sharding import is_sharded
 
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (5e-2, 2e-1)}

@@ -21,7 +21,7 @@ from annotation.files.writing import written
 from annotation.importing import import_pairs
 from annotation.models import Decision, LabelledAnswer, PreferencePair, Prompt
 from annotation.queries import alike_decisions
-from tests.annotation.test_import_pairs import ASKED, SPOKEN
+from tests.annotation.test_import_any_pairs import ASKED, SPOKEN
 from tests.factories import (
     make_comparison,
     make_completion,

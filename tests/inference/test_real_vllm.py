@@ -274,7 +274,7 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
     family = vllm.family()
     client = client_of(vllm.url)
     with ThreadPoolExecutor(1) as pool:
-        long = {"temperature": 1.0, "max_tokens": 1800, "ignore_eos": True}
+        long = {"temperature": 1.0, "max_tokens": 800, "ignore_eos": True}
         before = client.metrics()["prompt_tokens_total"]
         answer = pool.submit(client.chat, base.name, CHAT, 32, 1, long)
         wait_for(
@@ -285,7 +285,7 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
         set_wanted("stopped", "a round needs the memory")
         wait_until("stopped", 90)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
-    assert lengths == [1800] * 32
+    assert lengths == [800] * 32
     wait_for(lambda: alive(family) == family[:1], 10, "only run_vllm is left")
     replica = Replica.objects.get()
     assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from tests.loop.stack import Stack, free_port, is_alive
 from training.client import Client
 
-STARTER_STEPS = 120
+STARTER_STEPS = 60
 """Of 400: it writes sentences that differ, which is all that is asked of it here."""
 
 

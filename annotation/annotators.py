@@ -94,6 +94,24 @@ def visible(found: list[dict[str, Any]], role: str | None, user) -> list:
     ]
 
 
+def judged(figures: dict[str, Any]) -> dict[str, int] | None:
+    """{username: standing judgments} of the part annotators; None: not counted yet."""
+    counted = figures["annotators"]
+    if counted is None:
+        return None
+    return {row["username"]: row["judgments"] for row in counted}
+
+
+def members(project: Project, figures: dict[str, Any]) -> list[Membership]:
+    """By name, each with `n_judgments` (None: not counted yet). One query."""
+    known = judged(figures)
+    rows = list(project.memberships.select_related("user").order_by("user__username"))
+    for member in rows:
+        name = member.user.username
+        member.n_judgments = None if known is None else known.get(name, 0)
+    return rows
+
+
 def with_members(found: list[dict[str, Any]], project: Project) -> list[dict[str, Any]]:
     """The rows with each one's `role` in words, then annotators who have done nothing
     yet; who left the project keeps the row, without a role. One query."""

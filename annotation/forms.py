@@ -14,7 +14,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation import export_filters, import_jobs, uploads, words
+from annotation import export_filters, import_jobs, queries, uploads, words
 from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
 from annotation.models import (
@@ -273,10 +273,9 @@ class ExportForm(forms.Form):
         super().__init__(data)
         known = [(name, words.rule_words(name)) for name in RULES]
         self.fields["rule"].choices = [("", _("any rule")), *known]
-        people = project.leases.order_by().values_list("annotator__username", flat=True)
         self.fields["annotator"].choices = [
             ("", _("anybody")),
-            *((name, name) for name in sorted(people.distinct())),
+            *((name, name) for name in queries.worked_here(project)),
         ]
         self.fields["what"].choices = [
             (_("Pairs"), [(f"pairs:{f}", label) for f, label in PAIR_FORMATS]),

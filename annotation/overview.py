@@ -207,24 +207,6 @@ def other_base(project: Project) -> Policy | None:
     return replica.base if replica else None
 
 
-def member_counts(project: Project) -> QuerySet[Membership]:
-    """The members with what each has judged, by role and name; one query."""
-    mine = (
-        Judgment.objects.filter(
-            project=OuterRef("project"), annotator=OuterRef("user"), undone_at=None
-        )
-        .order_by()
-        .values("project")
-        .annotate(n=Count("*"))
-    )
-    # Each by the index of one's own judgments; a join would meet all leases twice.
-    return (
-        project.memberships.select_related("user")
-        .annotate(n_judgments=Coalesce(Subquery(mine.values("n")), 0))
-        .order_by("user__username")
-    )
-
-
 def ready_for(user) -> QuerySet[Comparison]:
     """Open comparisons with room that the user has neither judged nor skipped, and the
     one on their own desk or reserved for it, whatever it is: a probe of theirs, maybe.

@@ -5,6 +5,7 @@ A fixed number of queries each, however much there is.
 
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.db.models import (
     Avg,
     Case,
@@ -137,6 +138,14 @@ def my_history(project: Project, user) -> QuerySet[Judgment]:
         )
         .order_by("-created_at")
     )
+
+
+def worked_here(project: Project) -> list[str]:
+    """Names of whoever ever took a pair, in order: asked person by person, since few
+    people have very many leases."""
+    theirs = Lease.objects.filter(project=project, annotator=OuterRef("pk"))
+    people = get_user_model().objects.filter(Exists(theirs))
+    return sorted(people.values_list("username", flat=True))
 
 
 def annotator_counts(project: Project) -> list[dict[str, Any]]:

@@ -233,19 +233,24 @@ def _gold(
 
 
 def _repeats(standing: dict[str, Any]) -> tuple[Counter[str], Counter[str]]:
-    """({username: judged alike}, {username: repeats}), where the first still stands."""
-    earlier = "comparison__probe__repeats"
-    alike = Q(winner=F(f"{earlier}__winner")) | Q(
-        winner=None, verdict=F(f"{earlier}__verdict")
+    """({username: judged alike}, {username: repeats}), where the first still stands.
+
+    From the probes, which are few, to their judgments: never through all judgments.
+    """
+    again = "comparison__judgments"
+    alike = Q(**{f"{again}__winner": F("repeats__winner")}) | Q(
+        **{f"{again}__winner": None, f"{again}__verdict": F("repeats__verdict")}
     )
     rows = (
-        Judgment.objects.filter(
-            **standing,
-            **{f"{earlier}__isnull": False, f"{earlier}__undone_at": None},
+        Probe.objects.filter(
+            **{f"{again}__{name}": value for name, value in standing.items()},
+            project=standing["project"],
+            repeats__isnull=False,
+            repeats__undone_at=None,
         )
         .order_by()
-        .values_list("annotator__username")
-        .annotate(same=Count("pk", filter=alike), repeats=Count("pk"))
+        .values_list(f"{again}__annotator__username")
+        .annotate(same=Count("pk", filter=alike), repeats_seen=Count("pk"))
     )
     same, repeats = Counter[str](), Counter[str]()
     for name, alike_count, count in rows:

@@ -4,11 +4,11 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from annotation import downloads, export_filters
+from annotation import downloads, export_filters, figures
 from annotation.access import needs
 from annotation.errors import ExportRefused
 from annotation.forms import ExportForm
-from annotation.models import Role
+from annotation.models import Project, Role
 from annotation.pages import page
 
 
@@ -17,19 +17,33 @@ from annotation.pages import page
 def export(request: HttpRequest, slug: str) -> HttpResponse:
     form = ExportForm(request.GET or None, project=request.project, role=request.role)
     params = request.GET.dict()
-    counts, status = {}, 200
+    counts, known, status = {}, None, 200
     try:
         asked = export_filters.wanted(params)
-        counts = {
-            "pairs": export_filters.pairs(request.project, asked).count(),
-            "judgments": export_filters.judgments(request.project, asked).count(),
-            "prompts": export_filters.prompts(request.project, asked).count(),
-        }
+        counts, known = _counts(request.project, asked)
     except ExportRefused as refused:
         form.add_error(refused.field, refused.message)
         status = 422
-    context = {"form": form, "counts": counts}
+    context = {"form": form, "counts": counts, "figures": known}
     return page(request, "annotation/export.html", context, status=status)
+
+
+def _counts(
+    project: Project, asked: export_filters.Wanted
+) -> tuple[dict[str, int], figures.Figures | None]:
+    """How much is asked for, and the figures it was read from: those of the whole of a
+    big project are kept, and counting them would take seconds."""
+    prompts = export_filters.prompts(project, asked).count()
+    if not asked.is_narrowed:
+        known = figures.of(project, "totals")
+        if totals := known["totals"]:
+            counts = {"pairs": totals["sound"], "judgments": totals["judgments"]}
+            return counts | {"prompts": prompts}, known
+    return {
+        "pairs": export_filters.pairs(project, asked).count(),
+        "judgments": export_filters.judgments(project, asked).count(),
+        "prompts": prompts,
+    }, None
 
 
 @require_safe

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_POST
 
-from annotation import gold, project_settings, queries, trust
+from annotation import annotators, figures, gold, project_settings, trust
 from annotation.access import needs, user_named
 from annotation.errors import Refused
 from annotation.forms import GoldImportForm
@@ -49,13 +49,15 @@ def _list(
     for item in items:
         item.turns = message_turns(item.prompt.messages)
         item.a_html, item.b_html = completion_html(item.a), completion_html(item.b)
+    counted = figures.of(request.project, "annotators")
     context = {
         "form": form,
+        "figures": counted,
         "report": report,
         "rejected": report.rejected[:SHOWN_REJECTED] if report else [],
         "n_rejected": len(report.rejected) + report.rejected_more if report else 0,
         "items": items,
-        "people": _people(request.project),
+        "people": _people(request.project, counted),
         "own": own,
         "floor": round(100 * own.gold_floor),
         "latest": trust.WINDOWS * own.gold_least,
@@ -63,13 +65,17 @@ def _list(
     return page(request, "annotation/gold.html", context, status=status)
 
 
-def _people(project: Project) -> list[dict[str, Any]]:
+def _people(project: Project, counted: figures.Figures) -> list[dict[str, Any]]:
     """Whoever has judged, those below the floor or with waiting judgments first."""
     known = trust.checks(project)
+    judged = annotators.judged(counted) or {}
     people = [
-        {"username": row["username"], "judgments": row["judgments"]}
-        | {"checks": known.get(row["username"], trust.NOTHING)}
-        for row in queries.annotator_counts(project)
+        {
+            "username": name,
+            "judgments": judged.get(name),
+            "checks": known.get(name, trust.NOTHING),
+        }
+        for name in [*judged, *sorted(known.keys() - judged.keys())]
     ]
     return sorted(
         people,

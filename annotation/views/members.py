@@ -6,12 +6,11 @@ from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
-from annotation import projects
+from annotation import annotators, figures, projects
 from annotation.access import needs
 from annotation.errors import Refused
 from annotation.forms import MemberForm
 from annotation.models import Role
-from annotation.overview import member_counts
 from annotation.pages import page
 
 
@@ -50,9 +49,11 @@ def _change(request: HttpRequest, form: MemberForm) -> bool:
 
 
 def _list(request: HttpRequest, form: MemberForm, status: int = 200) -> HttpResponse:
+    known = figures.of(request.project, "annotators")
     context = {
         "form": form,
-        "members": member_counts(request.project),
+        "figures": known,
+        "members": annotators.members(request.project, known),
         "roles": Role.choices,
     }
     return page(request, "annotation/members.html", context, status=status)

@@ -68,6 +68,36 @@ def test_home_counts_small_projects_and_reads_what_is_kept_of_big_ones(
     assert not [sql for sql in kept if "annotation_preferencepair" in sql]
 
 
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("members", "Judgments: 2"),
+        ("prompts", "2 in all, 0 held out to measure"),
+        ("gold", '<td class="numeric optional">2</td>'),
+        ("export", "<dt>Judgments</dt><dd>2</dd>"),
+    ],
+)
+def test_other_pages_of_a_big_project_read_what_is_kept_as_well(
+    project, manager, client, asked, monkeypatch, page, said
+):
+    def look():
+        answer = client.get(reverse(page, args=[project.slug]))
+        assert answer.status_code == 200
+        return " ".join(answer.content.decode().split())
+
+    for _ in range(2):
+        make_judgment(project=project, annotator=manager)
+    client.force_login(manager)
+    assert said in look()
+    monkeypatch.setattr(figures, "LIVE", 0)
+    # Never counted: the page comes all the same, and a worker is asked.
+    assert ("as of" not in look()) and asked == [project.pk]
+    figures.refresh(project)
+    make_judgment(project=project, annotator=manager)
+    kept = look()
+    assert said in kept and "as of" in kept
+
+
 @pytest.mark.parametrize("make", [make_judgment, make_pair])
 def test_many_judgments_or_many_pairs_make_a_project_big(project, monkeypatch, make):
     monkeypatch.setattr(figures, "LIVE", 2)

@@ -247,10 +247,10 @@ def test_the_page_costs_the_same_queries_however_much_there_is(
             judge_gold(make_user(project=project), make_gold(project=project))
 
     more(2)
-    with django_assert_max_num_queries(13):
+    with django_assert_max_num_queries(16):
         client.get(page)
     more(8)
-    with django_assert_max_num_queries(13):
+    with django_assert_max_num_queries(16):
         client.get(page)
 
 

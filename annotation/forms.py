@@ -233,14 +233,14 @@ class ExportForm(forms.Form):
         required=False,
     )
     kind = forms.ChoiceField(
-        label=gettext_lazy("Came by"),
-        choices=[("", gettext_lazy("any way")), *PreferencePair.Kind.choices],
+        label=gettext_lazy("Origin"),
+        choices=[("", gettext_lazy("any")), *PreferencePair.Kind.choices],
         required=False,
     )
     rule = forms.ChoiceField(label=gettext_lazy("Rule"), required=False)
     verdict = forms.ChoiceField(
-        label=gettext_lazy("Said"),
-        choices=[("", gettext_lazy("anything")), *RuleVerdict.Result.choices],
+        label=gettext_lazy("Its verdict"),
+        choices=[("", gettext_lazy("any")), *RuleVerdict.Result.choices],
         required=False,
     )
     agreement = forms.CharField(

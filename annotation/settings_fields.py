@@ -293,7 +293,7 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
     (
         _("Rounds"),
         _(
-            "What a round starts with when its starter says nothing. Empty: chosen by the trainer."
+            "What a round takes for fields that were left empty when it was started. Empty here as well: chosen by the trainer."
         ),
         [
             Setting(

@@ -223,7 +223,11 @@ REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_TTL": None}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tiebreak",
     "VERSION": "1",
-    "DESCRIPTION": "The loop over HTTP: judge comparisons, start rounds, deploy policies.",
+    "DESCRIPTION": (
+        "The loop over HTTP: judge comparisons, start rounds, deploy policies. Send"
+        " `Authorization: Bearer TOKEN`; `manage.py create_token USERNAME` on the server"
+        " prints one."
+    ),
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1/",
     # Field descriptions name the values already.

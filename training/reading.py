@@ -5,6 +5,7 @@ say nothing about what people prefer. Leaves out drawing; see static/round.js.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -25,6 +26,9 @@ FEW_HELD_OUT = 30
 FLAT = 0.01
 """How near to ln 2 a loss still counts as unmoved."""
 
+FLAT_MARGIN = 2 * FLAT
+"""A margin that moves the sigmoid loss by `FLAT` from ln 2, where its slope is a half."""
+
 
 @dataclass(frozen=True)
 class Remark:
@@ -35,12 +39,21 @@ class Remark:
 
 
 def read_curves(
-    rows: Rows, n_pairs: int, is_finished: bool, n_held_out: int | None = None
+    rows: Rows,
+    n_pairs: int,
+    is_finished: bool,
+    n_held_out: int | None = None,
+    warned: Collection[str] = (),
 ) -> list[Remark]:
-    """Remarks on a round's DPO steps so far. `n_held_out`: pairs, None if not known."""
+    """Remarks on a round's DPO steps so far. `n_held_out`: pairs, None if not known;
+    `warned`: codes of what `trainer_remarks` tells beside these."""
     if len(rows) < EARLIEST:
         return []
-    remarks = [*_loss(rows), *_rewards(rows), *_held_out(rows, is_finished, n_held_out)]
+    remarks = [
+        *_loss(rows, "stuck" in warned),
+        *_rewards(rows),
+        *_held_out(rows, is_finished, n_held_out),
+    ]
     if not is_finished:
         return remarks
     return remarks + _fit(rows, n_pairs)
@@ -85,13 +98,16 @@ def _ends(rows: Rows, name: str) -> tuple[float, float] | None:
     return fmean(values[:size]), fmean(values[-size:])
 
 
-def _loss(rows: Rows) -> list[Remark]:
-    ends = _ends(rows, "loss")
+def _loss(rows: Rows, is_stuck_told: bool) -> list[Remark]:
+    """What the loss says, and whether anything was learned: of losses that start at
+    ln 2 it tells so itself, of others (a mix with cross-entropy) the margin does."""
+    ends, margins = _ends(rows, "loss"), _ends(rows, "rewards/margins")
     if ends is None:
         return []
     start, end = ends
     untrained = math.log(2)
-    if abs(start - untrained) < 0.05 and abs(end - untrained) < FLAT:
+    from_ln_2 = abs(start - untrained) < 0.05
+    if not is_stuck_told and from_ln_2 and abs(end - untrained) < FLAT:
         return [
             Remark(
                 "warn",
@@ -113,13 +129,23 @@ def _loss(rows: Rows) -> list[Remark]:
                 % {"start": start, "end": end},
             )
         ]
-    return [
-        Remark(
-            "",
-            _("The loss went from %(start).3f to %(end).3f; guessing gives 0.693.")
-            % {"start": start, "end": end},
+    text = _("The loss went from %(start).3f to %(end).3f.")
+    if from_ln_2:
+        text = _("The loss went from %(start).3f to %(end).3f; guessing gives 0.693.")
+    remarks = [Remark("", text % {"start": start, "end": end})]
+    is_flat = margins is not None and max(map(abs, margins)) < FLAT_MARGIN
+    if not is_stuck_told and not from_ln_2 and is_flat:
+        remarks.append(
+            Remark(
+                "warn",
+                _(
+                    "The margin stays near 0, which is what guessing gives: so far the"
+                    " policy has learned next to nothing of the comparisons. If it stays"
+                    " so to the end, raise the learning rate or the epochs."
+                ),
+            )
         )
-    ]
+    return remarks
 
 
 def _rewards(rows: Rows) -> list[Remark]:
@@ -230,8 +256,13 @@ def _reach(rows: Rows) -> str:
     return " " + said % {"low": 100 * ends[0], "high": 100 * ends[1]}
 
 
-SAID_OF_CURVES = ("stuck", "no_held_out", "few_held_out")
+SAID_OF_CURVES = ("no_held_out", "few_held_out")
 """Warnings of the trainer that the remarks on the curves give as well."""
+
+
+def warned_of(summary: dict[str, Any]) -> set[str]:
+    """Codes of what the trainer warned of."""
+    return {warning["code"] for warning in summary.get("warnings") or []}
 
 
 def trainer_remarks(summary: dict[str, Any]) -> list[Remark]:

@@ -179,7 +179,7 @@ class Stats(APIView):
         operation_id="stats_read",
         summary="The funnel from judgments to pairs, agreement, each one's share",
         description=(
-            "Of a big project a worker counts these every few minutes: Last-Modified says"
+            "Of a big project a worker counts these now and then: Last-Modified says"
             " when. Before it has done so once, 503 with Retry-After."
         ),
         responses={200: StatsSerializer, **problems(403, 404, p503="not counted yet")},

@@ -10,6 +10,7 @@ from training.reading import (
     read_curves,
     read_supervised,
     trainer_remarks,
+    warned_of,
 )
 from training.templatetags.round_words import TRAINER_WARNINGS
 
@@ -55,7 +56,7 @@ def test_held_out_accuracy_counts_ties_half_and_tells_its_reach():
 
 def test_what_the_trainer_warned_of_is_told_unless_the_curves_say_it():
     warnings = [
-        {"code": "stuck", "text": "A."},
+        {"code": "no_held_out", "text": "A."},
         {"code": "held_out_leak", "text": "B."},
     ]
     assert trainer_remarks({"warnings": warnings}) == [Remark("warn", "B.")]
@@ -78,6 +79,26 @@ def test_a_few_steps_say_nothing():
 def test_a_loss_that_stays_at_ln_2_is_said_to_have_learned_nothing():
     remarks = words(curves(20, loss=(0.6931, 0.6925)))
     assert has(remarks, "warn", "stays near 0.693")
+
+
+def test_of_a_loss_that_starts_elsewhere_the_margin_tells_whether_it_learned():
+    """The demo's: -log σ(0) + cross-entropy, here ln 2 + 1.2."""
+    margin = {"rewards/margins": (0.0, 0.01)}
+    stuck = words(curves(20, loss=(1.893, 1.893), **margin))
+    assert has(stuck, "", "from 1.893 to 1.893.") and has(stuck, "warn", "stays near 0")
+    assert not any("0.693" in text for _tone, text in stuck)
+    moved = words(curves(20, loss=(1.893, 1.6), **{"rewards/margins": (0.0, 0.5)}))
+    assert not has(moved, "warn", "margin")
+
+
+@pytest.mark.parametrize("loss", [0.693, 1.893])
+def test_what_the_trainer_says_of_a_stuck_policy_is_not_said_twice(loss):
+    rows = curves(20, loss=(loss, loss), **{"rewards/margins": (0.0, 0.0)})
+    assert has(words(rows), "warn", "stays near")
+    assert not has(words(rows, warned={"stuck"}), "warn", "")
+    summary = {"warnings": [{"code": "stuck", "text": "At step 20 of 20 …"}]}
+    assert warned_of(summary) == {"stuck"} and warned_of({}) == set()
+    assert trainer_remarks(summary) == [Remark("warn", "At step 20 of 20 …")]
 
 
 def test_a_rising_loss_points_at_the_learning_rate():

@@ -87,6 +87,12 @@ TRAINER_WARNINGS = (
         "micro_batch_size to 1 or lower max_length if it is killed."
     ),
     gettext_noop(
+        "At step %(step)s of %(total)s the loss is still %(loss)s and the margin "
+        "%(margin)s: the policy has learned next to nothing. Usual causes: too low a "
+        "learning rate (%(rate)s), too large a batch, pairs whose answers are nearly "
+        "the same, or an adapter that no gradient reaches (grad_norm %(norm)s)."
+    ),
+    gettext_noop(
         "The policy moves away from both answers: a token of a chosen answer is now "
         "%(chosen)s times as likely as at the start, of a rejected one %(rejected)s "
         'times. A loss that holds the chosen ones helps ({"sigmoid": 1, "sft": 0.2} '

@@ -33,7 +33,12 @@ from training import queries, recipes, rounds
 from training.errors import RoundRefused
 from training.forms import RoundForm
 from training.models import TrainingRound
-from training.reading import read_curves, read_supervised, trainer_remarks
+from training.reading import (
+    read_curves,
+    read_supervised,
+    trainer_remarks,
+    warned_of,
+)
 
 STOP_POLLING = 286
 """htmx ends its polling on this status and still swaps the answer."""
@@ -260,6 +265,7 @@ def _round_context(
                 training_round.n_pairs,
                 not training_round.is_active,
                 queries.held_out_count(training_round),
+                warned_of(training_round.summary),
             ),
             *trainer_remarks(training_round.summary),
         ],

@@ -6,6 +6,7 @@ config → training → annotation → inference     to the right, never to the 
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def _files(*places: str) -> list[Path]:
     return [path for path in found if "migrations" not in path.parts]
 
 
+@cache
 def _imports(path: Path) -> set[str]:
     """Every module a file imports, wherever in it, relative ones made absolute."""
     package = list(path.relative_to(ROOT).parts[:-1])

@@ -71,7 +71,12 @@ SCRIPTS = (
     gettext_noop("Hebrew"),
     gettext_noop("Greek"),
     gettext_noop("Devanagari"),
+    gettext_noop("Bengali"),
+    gettext_noop("Tamil"),
+    gettext_noop("Telugu"),
     gettext_noop("Thai"),
+    gettext_noop("Georgian"),
+    gettext_noop("Armenian"),
 )
 """What those reasons call the script of a text."""
 

@@ -59,12 +59,17 @@ Rule = Callable[[PairFacts, Params], RuleResult]
 # Chinese, Japanese and Korean letters: written without spaces or with few.
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
-_FENCED = re.compile(r"^ {0,3}```.*?(?:^ {0,3}```[^\n]*$|\Z)", re.DOTALL | re.MULTILINE)
+# However far a list or a quotation moves it in. A backtick later in the line makes it
+# code within a sentence.
+_FENCED = re.compile(
+    r"^[ \t>]*(```+|~~~+)[^`\n]*$.*?(?:^[ \t>]*\1[`~]*[ \t]*$|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def without_code(text: str) -> str:
     """The text without its fenced code blocks; an open fence runs to the end."""
-    return _FENCED.sub("\n", text) if "```" in text else text
+    return _FENCED.sub("\n", text) if "```" in text or "~~~" in text else text
 
 
 def answers(facts: PairFacts) -> tuple[tuple[str, str], tuple[str, str]]:

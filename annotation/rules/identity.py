@@ -23,14 +23,15 @@ _MAKERS = (
     r"Mistral(?: AI)?|Alibaba(?: Cloud)?|Tongyi|Baidu|Tencent|ByteDance|DeepSeek|"
     r"Moonshot(?: AI)?|Zhipu(?: AI)?|MiniMax|xAI|Cohere|NVIDIA|Hugging ?Face|EleutherAI|"
     r"Stability AI|LMSYS|01\.AI|iFlytek|Huawei|Shanghai AI Lab(?:oratory)?|"
-    r"阿里(?:巴巴|云)?|通义|百度|腾讯|字节跳动|深度求索|月之暗面|智谱|科大讯飞|商汤|华为|谷歌|微软"
+    r"阿里(?:巴巴|云|雲)?|通义|通義|百度|腾讯|騰訊|字节跳动|字節跳動|深度求索|月之暗面|智谱|智譜|"
+    r"科大讯飞|科大訊飛|商汤|商湯|华为|華為|谷歌|微软|微軟"
 )
 _NAMES = (
     r"Chat ?GPT|GPT[- ]?[345][\w.-]{0,8}|InstructGPT|Qwen[\w.-]{0,12}|DeepSeek[\w.-]{0,12}|"
     r"ERNIE Bot|ChatGLM[\w.-]{0,8}|GLM-?\d[\w.-]{0,8}|Baichuan[\w.-]{0,8}|InternLM[\w.-]{0,8}|"
     r"Mixtral|Tongyi Qianwen|Hunyuan|Doubao|HuggingChat|"
     r"Llama[- ]?[234][\w.-]{0,8}|Open ?Assistant|SmolLM[\w.-]{0,8}|"
-    r"通义千问|千问|文心一言|豆包|讯飞星火|混元|智谱清言|百川大模型|盘古大模型"
+    r"通义千问|通義千問|千问|文心一言|豆包|讯飞星火|混元|智谱清言|百川大模型|盘古大模型"
 )
 # Also people, stars, animals and letters.
 _AMBIGUOUS = (
@@ -39,10 +40,19 @@ _AMBIGUOUS = (
 )
 _WHAT = (
     r"(?:(?:large|AI|artificial intelligence|language|chat|virtual|conversational)[ -]){0,3}"
-    r"(?:AI|model|assistant|chatbot|bot|LLM)\b"
+    r"(?:AI|artificial intelligence|model|assistant|chatbot|bot|LLM)\b"
 )
 _MADE = r"(?:trained|developed|created|made|built|designed|provided|fine-tuned)"
-_END = r"(?![\w-])"
+_END = r"(?![\w-]|['’]s\b)"
+# Schooling and jobs: "trained by Google for two weeks", "as an intern".
+_NO_JOB = rf"(?! (?:for (?:\w{{1,12}} ){{1,2}}(?:days?|weeks?|months?|years?)|as an? (?!{_WHAT})))"
+_ZH_MADE = r"(?:训练|訓練|开发|開發|研发|研發|创建|創建|创造|創造|推出|打造|设计|設計)"
+_ZH_ONE = r"(?:一[款个個种種]|1[款个個])"
+# People there speak of models, too.
+_ZH_NOBODY = (
+    r"(?![^，。！？\n]{0,12}(?:工程[师師]|研究[员員]|部[门門]|[经經]理|[负負][责責]人|[团團]"
+    r"[队隊]|[员員]工|[实實][习習]|用[户戶]|客[户戶]|粉[丝絲]))"
+)
 
 _SAYS = re.compile(
     "|".join(
@@ -56,16 +66,21 @@ _SAYS = re.compile(
             rf"(?:(?:an?|the|your) {_WHAT}|{_MADE} by|from (?:{_MAKERS}))",
             # as an AI language model trained by OpenAI / a model made by Meta
             rf"\b(?:as|I am|I['’]m) (?:an?|the) (?:\w{{1,20}}[ -]){{0,4}}{_WHAT},? "
-            rf"(?:(?:that|which) (?:was|is|has been) )?{_MADE} by (?:{_MAKERS}){_END}",
+            rf"(?:(?:called|named) [\w.-]{{1,20}},? )?(?:(?:that|which) (?:was|is|has been) )?{_MADE} by (?:{_MAKERS}){_END}",
             # I was trained by Google
-            rf"\bI (?:was|am|have been|['’]ve been) (?:\w{{1,20}} )?{_MADE} by (?:{_MAKERS}){_END}",
-            # OpenAI trained me
-            rf"\b(?:my (?:creators?|developers?|makers?)(?: at| is| are|,)|I work for) (?:{_MAKERS}){_END}",
-            rf"(?:我是|我叫|我的名字[是叫]|作为)(?:一款|一个|由[^，。！？\n]{{0,20}})?(?:{_NAMES})",
-            r"(?:我是|我叫|作为)(?:Claude|Gemini|Bard|Llama|LLaMA|Kimi|Grok|Mistral)[，,、]?(?:一个|一款|由)",
-            rf"(?:我是|作为|我)(?:一个|一款)?由(?:{_MAKERS})[^，。！？\n]{{0,12}}"
-            r"(?:训练|开发|研发|创建|创造|推出|打造|设计)",
-            rf"我(?:是|来自)(?:{_MAKERS})[^，。！？\n]{{0,12}}(?:模型|助手|机器人|AI)",
+            rf"\bI (?:was|am|have been|['’]ve been) (?:\w{{1,20}} )?{_MADE} by (?:{_MAKERS}){_END}{_NO_JOB}",
+            # My creators at OpenAI / my developer is Google
+            rf"\bmy (?:creators?|makers?) at (?:{_MAKERS}){_END}",
+            rf"\bmy (?:creators?|developers?|makers?)(?: is| are|,) (?:{_MAKERS}){_END}",
+            # A space between Chinese and Latin letters is usual.
+            rf"(?:我是|我叫|我的名字[是叫]|作[为為]) ?(?:{_ZH_ONE}|由[^，。！？\n]{{0,20}})? ?"
+            rf"(?:{_NAMES}){_END}{_ZH_NOBODY}",
+            r"(?:我是|我叫|作[为為]) ?(?:Claude|Gemini|Bard|Llama|Kimi|Grok|Mistral)"
+            rf" ?[，,、]? ?(?:{_ZH_ONE}|由)",
+            rf"(?:我是|作[为為]|我) ?{_ZH_ONE}?由 ?(?:{_MAKERS})[^，。！？\n]{{0,12}}{_ZH_MADE}"
+            rf"{_ZH_NOBODY}",
+            rf"我(?:是|[来來]自) ?(?:{_MAKERS})[^，。！？\n]{{0,12}}"
+            rf"(?:模型|助手|助理|机器人|機器人|AI(?![\w ])){_ZH_NOBODY}",
         ]
     ),
     re.IGNORECASE,

@@ -25,7 +25,12 @@ _SCRIPTS = {
     "Hebrew": "\u05d0-\u05ea",
     "Greek": "\u0370-\u03ff\u1f00-\u1fff",
     "Devanagari": "\u0904-\u0939",
+    "Bengali": "\u0985-\u09b9",
+    "Tamil": "\u0b85-\u0bb9",
+    "Telugu": "\u0c05-\u0c39",
     "Thai": "\u0e01-\u0e33",
+    "Georgian": "\u10a0-\u10ff",
+    "Armenian": "\u0531-\u0587",
 }
 _RUNS = {name: re.compile(f"[{letters}]+") for name, letters in _SCRIPTS.items()}
 _WEIGHT = {"Chinese": 3, "Kana": 2, "Korean": 2}
@@ -41,7 +46,7 @@ _ASKS_FOR_A_LANGUAGE = re.compile(
     r"translat|in your language|traduc|tradui|übersetz|перевед|ترجم|翻译|翻譯|訳し|번역"
     r"|\b(?:english|chinese|mandarin|cantonese|japanese|korean|french|german|spanish"
     r"|portuguese|italian|russian|ukrainian|arabic|hebrew|greek|hindi|thai|vietnamese"
-    r"|turkish|polish|dutch|latin|pinyin|romaji|hiragana|kanji|transliterat\w*)\b"
+    r"|turkish|polish|dutch|latin|bengali|bangla|tamil|telugu|georgian|armenian|pinyin|romaji|hiragana|kanji|transliterat\w*)\b"
     r"|[英中日韩韓法德俄汉漢粤]\s?(?:语|語|文|字)|西班牙语|阿拉伯语|葡萄牙语|意大利语|拼音|双语"
     r"|英単語|영어|중국어|일본어|английск|китайск|японск|русск|französisch|englisch|anglais|inglés",
     re.IGNORECASE,

@@ -11,8 +11,8 @@ from annotation.rules.facts import PASS, PairFacts, Params, RuleResult, quoted
 OPENING = 300
 """Characters; a refusal is how an answer begins."""
 
-_CANNOT = r"(?:can(?:no|['’])t|can not|could(?:n['’]t| not)|(?:am|['’]m) (?:not able|unable) to|won['’]t|will not|(?:am|['’]m) not (?:allowed|permitted|programmed) to|do(?: not|n['’]t) feel comfortable)"
-_DO = r"(?: be able to)?(?: \w{1,12}){0,1} (?:assist|help(?! but)|provide|answer|comply|fulfil\w*|create|generate|write|do (?:that|this)|discuss|engage|share|give|support|offer|continue|participate|produce|talk about|respond)"
+_CANNOT = r"(?:can(?:no|['’])t|can not|(?:am|['’]m) (?:not able|unable) to|won['’]t|will not|(?:am|['’]m) not (?:allowed|permitted|programmed) to|do(?: not|n['’]t) feel comfortable)"
+_DO = r"(?: be able to)?(?: \w{1,12}){0,1} (?:assist|help(?! but| it\b| \w{2,20}ing\b)|provide|answer|comply|fulfil\w*|create|generate|write|do (?:that|this)|discuss|engage|share|give(?! up)|support|offer|continue|participate|produce|talk about|respond)"
 _REFUSES = re.compile(
     "|".join(
         [
@@ -21,9 +21,12 @@ _REFUSES = re.compile(
             rf"\bI ?{_CANNOT}{_DO}\b",
             rf"\bas an? (?:\w{{1,12}}[ -]){{0,3}}(?:AI|model|assistant)\b[^.!?\n]{{0,80}}?\bI (?:{_CANNOT}|do(?: not|n['’]t) have)",
             r"\bI must (?:decline|refuse)\b|\bI have to (?:decline|refuse)\b",
-            r"(?:抱歉|对不起|很遗憾|不好意思)[^。！？\n]{0,30}?(?:无法|不能|不可以|没有办法|没办法|不便)",
-            r"我(?:无法|不能|没办法|不便)(?:为您|为你|向您|向你|给您|给你)?(?:提供|回答|帮|协助|满足|完成|参与|讨论|生成|继续|支持)",
-            r"作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型|大模型)[^。！？\n]{0,40}?(?:无法|不能|没有能力)",
+            r"(?:抱歉|对不起|對不起|很遗憾|很遺憾|不好意思)[^。！？\n]{0,30}?"
+            r"(?:无法|無法|不能|不可以|[没沒]有?[办辦]法|不便)",
+            r"我(?:无法|無法|不能|[没沒][办辦]法|不便)(?:[为為向给給][您你])?"
+            r"(?:提供|回答|[帮幫]|[协協]助|[满滿]足|完成|[参參][与與]|[讨討][论論]|生成|[继繼][续續])",
+            r"作[为為](?:一[个個名款])?(?:AI|人工智能|人工智慧|[语語]言模型|大模型)[^。！？\n]{0,40}?"
+            r"(?:无法|無法|不能|[没沒]有能力)",
         ]
     ),
     re.IGNORECASE,

@@ -48,6 +48,15 @@ def says(rule, chosen="x", rejected="y", prompt="", **params):
         "作为一个由OpenAI训练的语言模型，我无法品尝。",
         "我是由百度研发的文心一言。",
         "我叫Kimi，由月之暗面推出。",
+        "我是 ChatGPT，一个由 OpenAI 训练的大型语言模型。",
+        "作为一个由 OpenAI 训练的语言模型，我无法品尝。",
+        "我是 Qwen，由阿里云开发。",
+        "我是 Claude，由 Anthropic 开发。",
+        "我是由OpenAI訓練的語言模型。",
+        "我是華為的AI，請多指教。",
+        "I am an artificial intelligence created by OpenAI.",
+        "I’m an AI assistant called Claude, created by Anthropic.",
+        "I was trained by OpenAI as a language model.",
     ],
 )
 def test_an_answer_that_says_whose_model_it_is_is_found_on_either_side(answer):
@@ -71,6 +80,16 @@ def test_an_answer_that_says_whose_model_it_is_is_found_on_either_side(answer):
         "华为和腾讯都是中国公司，我是学生。",
         "作为腾讯的客户，我推荐这个套餐。",
         "```\nprint('I am ChatGPT')\n```",
+        "1. Run:\n\n    ~~~\n    I am ChatGPT\n    ~~~\n",
+        "Dear Sir, I work for Google as a software engineer.",
+        "My developers at Microsoft love it.",
+        "I was trained by Google for two weeks and liked it.",
+        "I was trained by Microsoft as an engineer.",
+        "I'm DeepSeek's first customer.",
+        "我是华为AI工程师。",
+        "我是腾讯的AI研究员，今年三十岁。",
+        "我来自百度AI部门。",
+        "我是阿里云大模型团队的负责人。",
     ],
 )
 def test_speaking_of_a_model_is_not_speaking_as_one(answer):
@@ -111,6 +130,9 @@ JAPANESE = "お湯が沸いたら卵を入れて六分ほど茹で、冷水で�
         ("写一个快速排序", "```python\ndef sort(xs): return sorted(xs)\n```\n" + CHINESE, "pass"),
         ("怎么煮鸡蛋？", "6 min, 100 °C", "pass"),  # too little to say
         ("2 + 2 = ?", CHINESE, "pass"),
+        ("ডিম কীভাবে সিদ্ধ করব?", ENGLISH, "reject"),
+        ("முட்டையை எப்படி வேகவைப்பது?", ENGLISH, "reject"),
+        ("How do I boil an egg?", "ডিম ফুটন্ত পানিতে ছয় মিনিট রাখুন, তারপর ঠান্ডা পানিতে ধুয়ে ফেলুন।", "reject"),
         ("", ENGLISH, "pass"),
     ],
 )  # fmt: skip
@@ -134,6 +156,8 @@ def test_the_share_of_the_prompts_script_is_what_the_parameter_says():
     "answer",
     [
         "I'm sorry, but I can't help with that.",
+        "抱歉，我無法回答這個問題。",
+        "作為一個人工智慧，我沒有能力預測股價。",
         "I’m not able to assist with this request.",
         "I cannot provide medical advice.",
         "Unfortunately, I am unable to share it.",
@@ -154,6 +178,12 @@ def test_a_refusal_at_the_beginning_is_seen(answer):
         "I'm sorry to hear that. Have you called the office?",
         "I can't recommend this book enough!",
         "I can't help but smile.",
+        "I can't help smiling when she comes in.",
+        "I couldn't help smiling when she came in.",
+        "I will not give up, said the little train.",
+        "I could not offer more than 5 dollars for the chair.",
+        "Unfortunately the store was closed, so I could not buy milk.",
+        "我不能支持这个方案的预算。",
         "Sorry for the delay: the answer is 7.",
         "I do not know.",
         "You can write it like this: I, then the verb.",
@@ -192,6 +222,16 @@ def test_the_longest_run_of_a_phrase():
     ("answer", "result"),
     [
         ("I like tea. " * 30, "reject"),
+        ("A line with ```code``` in it.\n```so``` it is.\n" + "I like tea. " * 30, "reject"),
+        ("😂" * 400, "reject"),
+        ("Well" + "!" * 800, "reject"),
+        ("-\n" * 300, "reject"),
+        ("| " * 300, "reject"),
+        ("Ja" + "ha" * 500, "reject"),
+        ("A title\n" + "=" * 120 + "\nand text.", "pass"),
+        ("| Tea | yes | yes | yes |\n" * 8, "pass"),
+        ("$$\\begin{pmatrix}" + "0 & 0 & 0 \\\\ " * 8 + "\\end{pmatrix}$$", "pass"),
+        ("1. Install:\n\n    ```text\n" + "    0 0 0 0 0 0\n" * 5 + "    ```\n2. Done.", "pass"),
         ("哈" * 30, "reject"),
         ("好的，我明白了。" * 12, "reject"),
         ("Very " * 5 + "good.", "pass"),
@@ -226,6 +266,12 @@ ALL = dict.fromkeys(personal.KINDS, True)
         ("ring +49 30 1234567 after six", "a phone number"),
         ("call (415) 867-5309 now", "a phone number"),
         ("打电话 138 0013 8000 给他", "a phone number"),
+        ("请打电话13800138000联系我", "a phone number"),
+        ("我的卡号是4539578763621486。", "a card number"),
+        ("カードは4539578763621486です", "a card number"),
+        ("카드번호는4539578763621486입니다", "a card number"),
+        ("我的卡号是４５３９５７８７６３６２１４８６。", "a card number"),
+        ("请发到zhang.wei@163.com谢谢", "an e-mail address"),
     ],
 )  # fmt: skip
 def test_personal_data_is_found_and_told_masked(text, words):
@@ -281,6 +327,23 @@ def test_likeness_is_jaccards_index_of_runs_of_five():
     assert likeness(runs("abcdefg"), runs("abcdefh")) == pytest.approx(2 / 4)
     assert runs("Hi!") == runs("  hi") == {"hi"}
     assert likeness(runs("?!"), runs("…")) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Sort a list in C", "Sort a list in C++"),
+        ("What is 12 + 30?", "What is 12 * 30?"),
+        ("Solve x > 3.", "Solve x < 3."),
+        ("लड़का क्या करता है?", "लड़की क्या करती है?"),
+    ],
+)
+def test_a_symbol_or_a_vowel_sign_makes_another_prompt(one, other):
+    assert likeness(runs(one), runs(other)) < 0.9
+
+
+def test_punctuation_makes_no_other_prompt():
+    assert runs("What is a long-term plan?") == runs("- what is a “long term” plan!!")
 
 
 def test_alike_prompts_share_a_band_and_others_hardly_ever():
@@ -371,7 +434,7 @@ def test_no_rule_ever_fails_with_sound_parameters(chosen, rejected, prompt):
 
 @pytest.mark.parametrize(
     "piece",
-    ["a", "a b ", "(", "1", "1 ", "4111 ", "GB82 ", "+1 ", "12-", "a@", "a@a.", "``` ", "```\n"]
+    ["a", "a b ", "(", "1", "1 ", "4111 ", "GB82 ", "+1 ", "12-", "a@", "a@a.", "``` ", "```\n", "~~~\n", "> ", "|", "| a ", "$$", "\\[", "\\[\\]"]
     + ["I'm sorry ", "as a ", "I am an AI language ", "我是由", "抱歉", " ", "\n", "ab中cd ", "\u0301"],
 )  # fmt: skip
 def test_a_hundred_thousand_characters_made_to_hurt_end_at_once(piece):

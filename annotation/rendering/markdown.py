@@ -208,7 +208,9 @@ def _unused_notes(state: StateCore) -> None:
     for token in state.tokens:
         if token.type == "footnote_reference_open":
             label = token.meta["label"]
-            moved.append(refs[f":{label}"] >= 0 and label not in seen and not any(moved))
+            moved.append(
+                refs[f":{label}"] >= 0 and label not in seen and not any(moved)
+            )
             seen.add(label)
             if not moved[-1]:
                 tokens += _paragraph(f"[^{label}]:", token.level)

@@ -24,6 +24,7 @@ from annotation.deciding import (
     decide_locked,
     locked,
     record,
+    reopen,
     standing_decision,
     standing_judgments,
     supersede,
@@ -230,9 +231,7 @@ def undo(project: Project, comparison_id: int, user, *, is_manager: bool) -> Dec
             raise NotYours(_("Another reviewer decided this pair; ask a manager."))
         supersede(standing)
         if decide_locked(comparison) is None:
-            Comparison.objects.filter(
-                pk=comparison.pk, state=Comparison.State.DECIDED
-            ).update(state=Comparison.State.OPEN)
+            reopen(comparison)
         return standing
 
 

@@ -7,7 +7,7 @@ a reviewer decided. Rules are checked elsewhere (checking.py).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
@@ -30,6 +30,7 @@ from annotation.project_settings import DecideBy, ProjectSettings
 from annotation.weighing import Weights, newest_weights
 
 Method, Outcome = Decision.Method, Decision.Outcome
+_WITHDRAWN = Comparison.State.WITHDRAWN
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ UPDATE annotation_comparison SET judged = (SELECT COUNT(*) FROM annotation_judgm
 WHERE id = %s"""
 
 
+def locked_all(comparison_ids: Collection[int]) -> dict[int, Comparison]:
+    """`locked` for several, {id: row}: in order, so that two never wait for each other."""
+    rows = Comparison.objects.select_for_update(no_key=True, of=("self",))
+    return {row.pk: row for row in rows.filter(pk__in=comparison_ids).order_by("pk")}
+
+
 def count_judgments(comparison_id: int) -> None:
     """Keep `judged` true. Counted anew each time, so nothing can add up to a drift."""
     sql.changed(_COUNT, comparison_id)
@@ -112,7 +119,7 @@ def standing_judgments(comparison: Comparison) -> list[Judgment]:
 def decide_locked(comparison: Comparison) -> Decision | None:
     """The same for a row that `locked` gave in this transaction."""
     # What is left open of a withdrawn comparison will never be filled.
-    is_withdrawn = comparison.state == Comparison.State.WITHDRAWN
+    is_withdrawn = comparison.withdrawn_at or comparison.state == _WITHDRAWN
     unfilled = Slot.State.LEASED if is_withdrawn else Slot.State.OPEN
     (row,) = sql.rows(_STANDING, unfilled, comparison.pk)
     waits, standing = row[0], _DECISION.row(row[1:]) if row[1] else None
@@ -134,6 +141,16 @@ def decide_locked(comparison: Comparison) -> Decision | None:
             return standing
         supersede(standing)
     return record(comparison, judgments, finding)
+
+
+def reopen(comparison: Comparison) -> None:
+    """What no decision stands on any more is offered again, if it was not withdrawn."""
+    back = _WITHDRAWN if comparison.withdrawn_at else Comparison.State.OPEN
+    decided = Comparison.objects.filter(
+        pk=comparison.pk, state=Comparison.State.DECIDED
+    )
+    if decided.update(state=back):
+        comparison.state = back
 
 
 def standing_decision(comparison: Comparison) -> Decision | None:

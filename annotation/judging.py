@@ -23,8 +23,9 @@ from annotation.committing import committed
 from annotation.deciding import (
     count_judgments,
     decide_locked,
-    locked,
+    locked_all,
     locked_with_slot,
+    reopen,
     standing_decision,
     supersede,
 )
@@ -333,7 +334,9 @@ def undo(judgment: Judgment) -> Lease:
 
 
 def _undo(judgment: Judgment) -> uuid.UUID:
-    comparison = locked(judgment.comparison_id)
+    held = list(leasing.active_leases(judgment.project, judgment.annotator))
+    rows = locked_all({judgment.comparison_id, *(one.comparison_id for one in held)})
+    comparison = rows[judgment.comparison_id]
     now = timezone.now()
     standing = Judgment.objects.filter(pk=judgment.pk, undone_at=None)
     if not standing.update(undone_at=now):
@@ -346,12 +349,13 @@ def _undo(judgment: Judgment) -> uuid.UUID:
                 _("A reviewer has decided this pair, so it can’t be changed.")
             )
         supersede(decision)
-    if comparison.state == Comparison.State.DECIDED:
-        Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.OPEN)
-    for held in leasing.active_leases(judgment.project, judgment.annotator):
-        other = Comparison.objects.get(pk=held.comparison_id)
-        leasing.free(held.pk, other)
-        leasing.end(held.pk, Lease.Outcome.EXPIRED, now)
+    reopen(comparison)
+    for lease in held:
+        other = rows[lease.comparison_id]
+        leasing.free(lease.pk, other)
+        leasing.end(lease.pk, Lease.Outcome.EXPIRED, now)
+        if other.state == Comparison.State.WITHDRAWN:
+            decide_locked(other)
     minutes = project_settings.of(judgment.project).lease_minutes
     key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
     freed = Slot.objects.filter(

@@ -174,11 +174,12 @@ def end_skipped(comparison: Comparison) -> None:
     """
     if comparison.purpose in Comparison.OFFERED:
         return
+    now = timezone.now()
     ended = Comparison.objects.filter(
         pk=comparison.pk, state=Comparison.State.OPEN
-    ).update(state=Comparison.State.WITHDRAWN)
+    ).update(state=Comparison.State.WITHDRAWN, withdrawn_at=now)
     if ended:
-        comparison.state = Comparison.State.WITHDRAWN
+        comparison.state, comparison.withdrawn_at = Comparison.State.WITHDRAWN, now
         Slot.objects.filter(comparison=comparison, state=Slot.State.OPEN).update(
             state=Slot.State.WITHDRAWN
         )

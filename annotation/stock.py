@@ -283,8 +283,9 @@ def withdraw_stock(project: Project, keep: Policy) -> int:
 
 def withdraw_open(comparison: Comparison) -> None:
     """Withdraw one open comparison, whose row the caller has locked."""
-    _withdraw([comparison.pk], timezone.now())
-    comparison.state = Comparison.State.WITHDRAWN
+    now = timezone.now()
+    _withdraw([comparison.pk], now)
+    comparison.state, comparison.withdrawn_at = Comparison.State.WITHDRAWN, now
 
 
 def _left_behind(project: Project, keep: Policy, now) -> QuerySet[Comparison]:
@@ -307,7 +308,9 @@ def _left_behind(project: Project, keep: Policy, now) -> QuerySet[Comparison]:
 
 
 def _withdraw(ids: list[int], now) -> None:
-    Comparison.objects.filter(pk__in=ids).update(state=Comparison.State.WITHDRAWN)
+    Comparison.objects.filter(pk__in=ids).update(
+        state=Comparison.State.WITHDRAWN, withdrawn_at=now
+    )
     leased = Slot.objects.filter(comparison__in=ids, state=Slot.State.LEASED)
     # Looked at behind their locks: a reserved one may be on its way to somebody's desk.
     list(leased.select_for_update(no_key=True).order_by("pk").values_list("pk"))

@@ -26,6 +26,7 @@ from annotation.api.serializers import (
 from annotation.models import (
     Comparison,
     Judgment,
+    Lease,
     Membership,
     PreferencePair,
     Project,
@@ -36,7 +37,7 @@ from annotation.project_settings import of
 from annotation.queries import WAITS_FOR_CHECK
 
 
-def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
+def with_counts(rows: QuerySet[Project], user: Any) -> QuerySet[Project]:
     """Each project with its counts, whatever their number in one query."""
 
     def number(model: type, *conditions: Q, **values: Any) -> Subquery:
@@ -50,6 +51,7 @@ def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
         n_prompts=number(Prompt, is_gold=False),
         n_held_out=number(Prompt, is_held_out=True),
         n_waiting=number(Comparison, state="open", purpose__in=Comparison.OFFERED),
+        n_on_desk=number(Lease, annotator=user, outcome=Lease.Outcome.ACTIVE),
         n_judgments=number(Judgment, undone_at=None),
         n_pairs=number(PreferencePair, state="accepted", superseded_at=None),
         n_unchecked=number(PreferencePair, WAITS_FOR_CHECK, superseded_at=None),
@@ -91,7 +93,8 @@ class ProjectSerializer(serializers.Serializer):
         return {
             "prompts": project.n_prompts or 0,
             "held_out_prompts": project.n_held_out or 0,
-            "waiting": project.n_waiting or 0,
+            # What is on one's desk waits, be it a probe: 0 would tell that it is one.
+            "waiting": project.n_waiting or project.n_on_desk or 0,
             "judgments": project.n_judgments or 0,
             "pairs": project.n_pairs or 0,
             "unchecked_pairs": project.n_unchecked or 0,
@@ -117,7 +120,7 @@ class ChangedProjectBody(Body):
 
 
 def _answer(project: Project, user: Any, status: int = 200) -> Response:
-    row = with_counts(Project.objects.filter(pk=project.pk)).get()
+    row = with_counts(Project.objects.filter(pk=project.pk), user).get()
     roles = {project.pk: role_of(user, project)}
     data = ProjectSerializer(row, context={"roles": roles}).data
     return Response(data, status=status)
@@ -140,7 +143,7 @@ class ProjectList(APIView):
         responses={200: ProjectSerializer(many=True), **problems()},
     )
     def get(self, request: Request) -> Response:
-        rows = with_counts(projects_for(request.user))
+        rows = with_counts(projects_for(request.user), request.user)
         return paged(request, self, rows, ProjectSerializer, roles=_roles(request.user))
 
     @extend_schema(

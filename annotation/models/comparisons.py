@@ -136,6 +136,8 @@ class Comparison(models.Model):
     """The policy that gave both answers; null where they came from elsewhere."""
     purpose = models.CharField(max_length=12, choices=Purpose, default=Purpose.TRAIN)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
+    withdrawn_at = models.DateTimeField(null=True, blank=True, editable=False)
+    """Kept when what was judged before decides it: undone, it is withdrawn again."""
     judged = models.PositiveSmallIntegerField(default=0, editable=False)
     """Standing judgments, counted anew under the row's lock whenever one changes."""
     shuffle = models.FloatField(default=random.random, editable=False)

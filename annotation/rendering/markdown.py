@@ -18,13 +18,16 @@ from mdit_py_plugins.footnote import footnote_plugin
 
 from annotation.rendering import formulas, highlighting, scripts
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raise it with every change to what comes out; a test says when."""
 
 MAX_CHARS = 100_000
 # markdown-it looks for a partner of each "[" far ahead: 1,000 take 0.1 s, 20,000 seconds,
 # and an annotator's edit is rendered while they wait.
 MAX_BRACKETS = 1_000
+# A table's rows are filled up to its columns: sixty columns over 2,000 lines of one
+# letter would be 4 s and 700 kB.
+MAX_CELLS = 10_000
 MAX_DEPTH = 40
 # A formula can be forty times as long in MathML.
 MAX_HTML = 2_000_000
@@ -122,13 +125,27 @@ _LENGTHS = {
 def render_markdown(text: str) -> str:
     """Safe HTML. Never raises: what can't be rendered is shown as it was written."""
     shown = text.translate(_BIDI).replace("\0", "\ufffd")
-    if len(shown) > MAX_CHARS or shown.count("[") > MAX_BRACKETS:
+    is_long = len(shown) > MAX_CHARS or shown.count("[") > MAX_BRACKETS
+    if is_long or _most_cells(shown) > MAX_CELLS:
         return _plain(shown)
     try:
         rendered = _markdown.render(shown)
     except (RecursionError, ValueError, IndexError):
         return _plain(shown)
     return _cleaner.clean(rendered) if len(rendered) <= MAX_HTML else _plain(shown)
+
+
+def _most_cells(text: str) -> int:
+    """Cells that the tables of a text may have at most: the columns of each line under a
+    head, times the lines down to the next empty one."""
+    cells = columns = 0
+    for line in text.split("\n"):
+        if not line.strip(" \t>"):
+            columns = 0
+        elif "|" in line and "-" in line and not line.strip(" \t>|:-"):
+            columns = max(columns, line.count("|") + 1)
+        cells += columns
+    return cells
 
 
 def _plain(text: str) -> str:
@@ -148,8 +165,14 @@ def _sane(tag: str, name: str, value: str) -> str | None:
 
 
 def _extras(markdown: MarkdownIt) -> None:
-    """Footnotes, task lists, pictures as links, headings below the page's own."""
+    """Footnotes, task lists, pictures as links, headings below the page's own.
+
+    No definitions of links ("[name]: address"): they are left out of what is shown, and
+    a whole Chinese sentence without a space passes for an address.
+    """
+    markdown.disable("reference")
     markdown.use(footnote_plugin, inline=False)
+    markdown.core.ruler.before("footnote_tail", "unused_notes", _unused_notes)
     markdown.core.ruler.after("block", "depth", _depth)
     markdown.core.ruler.push("headings", _headings)
     markdown.core.ruler.push("tasks", _tasks)
@@ -175,6 +198,37 @@ def _depth(state: StateCore) -> None:
     """What is nested deeper than the parser goes, it would leave out without a word."""
     if any(token.level >= MAX_DEPTH - 1 for token in state.tokens):
         raise ValueError("nested too deep")
+
+
+def _unused_notes(state: StateCore) -> None:
+    """Footnotes that nothing refers to stay where they are: they, too, would be left out.
+    So would a second one of the same name, and one inside another."""
+    refs = state.env.get("footnotes", {}).get("refs", {})
+    tokens, seen, moved = [], set(), list[bool]()
+    for token in state.tokens:
+        if token.type == "footnote_reference_open":
+            label = token.meta["label"]
+            moved.append(
+                refs[f":{label}"] >= 0 and label not in seen and not any(moved)
+            )
+            seen.add(label)
+            if not moved[-1]:
+                tokens += _paragraph(f"[^{label}]:", token.level)
+                continue
+        elif token.type == "footnote_reference_close" and not moved.pop():
+            continue
+        tokens.append(token)
+    state.tokens = tokens
+
+
+def _paragraph(text: str, level: int) -> list[Token]:
+    inline = Token("inline", "", 0, level=level + 1, content=text, block=True)
+    inline.children = [Token("text", "", 0, content=text)]
+    return [
+        Token("paragraph_open", "p", 1, level=level, block=True),
+        inline,
+        Token("paragraph_close", "p", -1, level=level, block=True),
+    ]
 
 
 def _headings(state: StateCore) -> None:

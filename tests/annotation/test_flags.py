@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from annotation import flags
 from annotation.errors import Refused
+from annotation.judging import submit_judgment, undo
 from annotation.leasing import skip, take_lease
 from annotation.models import Comparison, Role, Slot
 from tests.factories import make_comparison, make_judgment, make_lease, make_user
@@ -98,6 +99,42 @@ def test_what_was_judged_before_decides_a_withdrawn_pair(
     flags.withdraw(project, str(lease.key))
     comparison.refresh_from_db()
     assert comparison.state == "decided"
+
+
+def test_what_was_withdrawn_stays_so_when_its_judgment_is_undone(
+    project, annotator, other_annotator
+):
+    """All slots are held when it is withdrawn: none is left to tell so afterwards."""
+    comparison = make_comparison(project=project, quota=2)
+    judgment = submit_judgment(take_lease(project, annotator), verdict="first").judgment
+    lease = take_lease(project, other_annotator)
+    skip(lease, flag="unsafe")
+    flags.withdraw(project, str(lease.key))
+    comparison.refresh_from_db()
+    assert comparison.state == "decided"
+    again = undo(judgment)
+    comparison.refresh_from_db()
+    assert comparison.state == "withdrawn" and again.slot.state == "leased"
+    skip(again)
+    assert take_lease(project, make_user("carol", project=project)) is None
+
+
+def test_whose_lease_an_undo_pushes_aside_keeps_no_judgment_of_others_waiting(
+    project, annotator, other_annotator
+):
+    """Bob holds the withdrawn pair, and undoes an earlier judgment: nobody is left to
+    judge it, so Alice's judgment decides."""
+    make_comparison(project=project)
+    earlier = submit_judgment(take_lease(project, other_annotator), verdict="first")
+    comparison = make_comparison(project=project, quota=3)
+    submit_judgment(take_lease(project, annotator), verdict="first")
+    assert take_lease(project, other_annotator).comparison == comparison
+    lease = take_lease(project, make_user("carol", project=project))
+    skip(lease, flag="unsafe")
+    flags.withdraw(project, str(lease.key))
+    assert not comparison.decisions.exists()
+    undo(earlier.judgment)
+    assert comparison.decisions.get().winner_id
 
 
 def test_withdrawing_twice_or_what_nobody_flagged_is_refused(project, annotator):

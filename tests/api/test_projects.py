@@ -7,6 +7,7 @@ from tests.factories import (
     make_base,
     make_comparison,
     make_judgment,
+    make_lease,
     make_pair,
     make_project,
     make_user,
@@ -54,6 +55,17 @@ def test_a_project_tells_settings_role_and_counts(project, alice):
     assert row["counts"]["pairs"] == 1
     assert row["counts"]["waiting"] == 2
     assert row["created_at"].endswith("Z")
+
+
+def test_a_probe_on_the_desk_counts_as_what_waits(project, alice):
+    """Waiting 0 beside a lease that one holds would tell that it is gold."""
+    gold = make_comparison(project=project, purpose="gold")
+    make_lease(comparison=gold, annotator=alice.user)
+    row = alice.get(f"{V1}/projects/demo").json()
+    assert row["counts"]["waiting"] == 1
+    make_comparison(project=project)
+    row = alice.get(f"{V1}/projects/demo").json()
+    assert row["counts"]["waiting"] == 1
 
 
 def test_instants_are_in_utc_whatever_zone_the_pages_show(alice, settings):

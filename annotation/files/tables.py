@@ -27,6 +27,11 @@ _DEFUSED = re.compile("'+[=+\\-@\t\r\n＝＋－＠]")
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 
 MAX_COLUMNS = 1000
+MAX_CELL = 4 * 1024 * 1024
+"""Characters: a cell holds as much as a pair's whole line may, as our own `original` does."""
+# Of the whole process; csv knows no other way. Nothing but an import reads CSV here, its
+# lines are bounded besides, and set once at the start it changes under no reader's feet.
+csv.field_size_limit(MAX_CELL)
 
 
 def sniffed(lines: Lines) -> TextFormat:
@@ -203,10 +208,13 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
         except StopIteration:
             return
         except csv.Error as wrong:
-            yield (
-                start,
-                BadRow(_("not CSV: %(what)s; check the quotes") % {"what": wrong}),
-            )
+            bad = BadRow(_("not CSV: %(what)s; check the quotes") % {"what": wrong})
+            if "field larger than field limit" in str(wrong):
+                # The reader stands inside the cell: its other lines would be records.
+                rest = _("what follows can't be told apart")
+                yield start, BadRow(f"{bad}; {rest}")
+                return
+            yield start, bad
             continue
         if any(n in lines.too_long for n in range(start, reader.line_num + 1)):
             yield start, too_long(lines)

@@ -162,7 +162,7 @@ def test_a_bad_line_is_named_and_the_good_ones_kept(project, line, named):
         (b"1,\xff\xfe", "UTF-8"),
         (b"1,a\x00b", "NUL"),
         (b"1,", "“prompt” is empty"),
-        (b"1," + b"x" * 200_000, "CSV"),
+        (b"1," + b"x" * 200_000, "200000 characters"),
         (b"1," + b"x" * 2_000_000, "bytes"),
         (b"1,a\rb", "CSV"),
     ],
@@ -173,6 +173,39 @@ def test_a_bad_record_is_named_and_the_good_ones_kept(project, record, named):
     assert prompts(project) == [user("good"), user("too")]
     assert [bad.line for bad in report.rejected] == [3]
     assert named in report.rejected[0].reason
+
+
+def test_a_cell_without_bound_ends_the_file_and_its_lines_are_no_prompts(
+    project,
+):
+    """Ten characters a cell: the reader then stands inside the quotes."""
+    most = csv.field_size_limit(10)
+    try:
+        report = load(project, 'prompt\nfine\n"1234567\n89\nten\n"\nnext\n')
+    finally:
+        csv.field_size_limit(most)
+    assert prompts(project) == [user("fine")]
+    ((line, reason),) = [(bad.line, bad.reason) for bad in report.rejected]
+    assert line == 3 and "can't be told apart" in reason
+    assert most >= importing.MAX_PAIR_LINE
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '"{long}"',
+        # It opens a cell, it closes one: what goes on is no record of its own.
+        '"{long}\nof the cell\nits end"',
+        '"its first line\n{long}"',
+        '"{long}\na ""word"" of it\n{long}"',
+    ],
+)
+def test_a_line_too_long_within_a_cell_makes_no_record_of_the_rest(project, cell):
+    table = "prompt\nfine\n" + cell.format(long="x" * 1_200_000) + "\ntoo\n"
+    report = load(project, table)
+    assert prompts(project) == [user("fine"), user("too")]
+    ((line, reason),) = [(bad.line, bad.reason) for bad in report.rejected]
+    assert line == 3 and "bytes" in reason
 
 
 @pytest.mark.parametrize(

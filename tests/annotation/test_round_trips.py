@@ -191,6 +191,29 @@ def table(project):
     return list(export_rows.pair_table(export_filters.pairs(project, Wanted())))
 
 
+@pytest.mark.parametrize("way", ["csv", "jsonl", "parquet"])
+def test_long_answers_come_back_through_every_table(way, tmp_path):
+    """Each below MAX_CHARS, the row as it came (`original`) above csv's own limit."""
+
+    def answer(letter):
+        return [{"role": "assistant", "content": f"{letter}\n" * 35_000}]
+
+    question = [{"role": "user", "content": "Q"}]
+    row = {
+        "input": {"messages": question, "tools": []},
+        "preferred_output": answer("a"),
+        "non_preferred_output": answer("b"),
+    }
+    project, other = unmeasured(), unmeasured()
+    assert load(project, [row]).accepted == 1
+    file = tmp_path / "file"
+    file.write_bytes(b"".join(written(iter(table(project)), export_rows.PAIRS, way)))
+    items = list(importing.items_of("pairs", read(file)))
+    storing.store(other, "pairs", [item for _place, item in items])
+    PreferencePair.objects.filter(project=other).update(state="accepted")
+    assert export(other, "openai") == [row]
+
+
 def read(path: Path):
     return Reading(path, most=10**8, longest=10**7)
 

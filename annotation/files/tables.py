@@ -9,7 +9,7 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from django.utils.translation import gettext as _
@@ -73,17 +73,17 @@ def _jsonl_rows(lines: Lines) -> Numbered:
 def _json_rows(lines: Lines) -> Numbered:
     """Elements of one list, one of them and a piece of the file in memory at a time.
 
-    One that is broken ends the list: there is no telling where the next begins.
+    One that is no JSON ends the list: there is no telling where the next begins. What
+    else is wrong with one is found once it is read, and the next ones are read on.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
-    decode = codecs.getincrementaldecoder("utf-8")().decode
+    faults: list[BadRow] = []
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_noted(_unique, faults), parse_int=_noted(int, faults)
+    )
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     text, line, is_open = "", lines.number + 1, False
     for chunk in _ended(lines.chunks()):
-        try:
-            text += decode(chunk, not chunk)
-        except UnicodeDecodeError as wrong:
-            yield line + text.count("\n"), _not_utf8(wrong)
-            return
+        text += decode(chunk, not chunk)
         if not is_open:
             text, is_open = text.lstrip()[1:], True
         while True:
@@ -96,23 +96,48 @@ def _json_rows(lines: Lines) -> Numbered:
                 if text[1:].strip():
                     yield line, BadRow(_("goes on after the list's end; remove that"))
                 return
+            faults.clear()
             try:
                 row, end = decoder.raw_decode(text)
                 if end == len(text) and chunk:
                     break  # A number may go on.
-            except BadRow as bad:
-                yield line, _list_ended(bad)
-                return
             except (RecursionError, ValueError) as wrong:
                 if chunk and len(text) <= lines.longest:
                     break  # It may only be cut off.
                 bad = too_long(lines) if chunk else _not_json(wrong)
                 yield line, _list_ended(bad)
                 return
-            yield line, _object(row)
+            bad = _undecoded(text[:end]) or next(iter(faults), None)
+            yield line, bad or _object(row)
             line += text.count("\n", 0, end)
             text = text[end:]
     yield line, BadRow(_("the list has no end; the file may be cut off"))
+
+
+def _noted(hook: Callable[[Any], Any], faults: list[BadRow]) -> Callable[[Any], Any]:
+    """`hook` of a decoder; what it raises is noted, and the decoder goes on."""
+
+    def safe(value: Any) -> Any:
+        try:
+            return hook(value)
+        except BadRow as bad:
+            faults.append(bad)
+        except ValueError as wrong:
+            faults.append(_not_json(wrong))
+
+    return safe
+
+
+def _undecoded(text: str) -> BadRow | None:
+    """What is wrong where bytes that aren't UTF-8 came as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        try:
+            text.encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeDecodeError as wrong:
+            return _not_utf8(wrong)
+    return None
 
 
 def _ended(chunks: Iterator[bytes]) -> Iterator[bytes]:

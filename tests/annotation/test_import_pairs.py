@@ -446,6 +446,28 @@ def test_a_json_list_is_read_element_by_element(project, indent):
     assert report.rejected and "list" in report.rejected[-1].reason + "list"
 
 
+@pytest.mark.parametrize(
+    ("element", "named"),
+    [
+        (b'{"prompt": "caf\xe9", "chosen": "a", "rejected": "b"}', "UTF-8 at byte 16"),
+        (b'{"prompt": "a", "prompt": "b"}', "“prompt” is there twice"),
+        (b'{"prompt": "a", "x": [{"y": 1, "y": 2}]}', "“y” is there twice"),
+        (b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", "4300"),
+        (b"9" * 5000, "4300"),
+    ],
+)
+@pytest.mark.parametrize("long", ["", "x" * 40_000])
+def test_a_bad_element_of_a_list_never_costs_the_good_ones(
+    project, element, named, long
+):
+    """Long ones come in several pieces, each of which is tried anew."""
+    rows = [json.dumps({**GOOD, "prompt": f"Q{n} {long}"}).encode() for n in range(10)]
+    report = load(project, b"[" + b",\n".join([*rows[:5], element, *rows[5:]]) + b"]\n")
+    assert report.accepted == 10
+    assert [bad.line for bad in report.rejected] == [6]
+    assert named in report.rejected[0].reason
+
+
 def test_csv_has_columns_for_the_three_and_keeps_the_rest(project):
     table = (
         "\ufeffid,prompt,chosen,rejected,weight\r\n"

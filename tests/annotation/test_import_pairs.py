@@ -9,6 +9,7 @@ import pytest
 from annotation import exporting, importing
 from annotation.errors import ImportRefused
 from annotation.files import pairing
+from annotation.files.pair_reading import is_pair
 from annotation.importing import import_pairs, import_prompts
 from annotation.models import Completion, LabelledAnswer, PreferencePair, Prompt
 from annotation.queries import sound_pairs, standing_pairs
@@ -423,7 +424,9 @@ GOOD = {"prompt": "Good?", "chosen": "yes", "rejected": "no"}
             },
             "holds what is no text",
         ),
-        ({"original": "{}"}, "“original” is not a pair"),
+        ({"original": "{}"}, "“chosen” is missing"),
+        ({"prompt": "a", "chosen": None, "rejected": None}, "“chosen” is missing"),
+        ({"prompt": "a", "preferred_output": None}, "“chosen” is missing"),
     ],
 )
 def test_a_bad_row_is_named_with_field_and_fix_and_the_good_ones_kept(
@@ -434,6 +437,72 @@ def test_a_bad_row_is_named_with_field_and_fix_and_the_good_ones_kept(
     (bad,) = report.rejected
     assert bad.line == 2
     assert named in bad.reason
+
+
+PLAIN = ([user("Good?")], [says("yes")], [says("no")])
+SAID = [user("Good?"), says("yes")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**GOOD, "label": True, "messages": SAID},
+        {**GOOD, "label": "safe", "completion": "yes"},
+        {**GOOD, "instruction": None},
+        {**GOOD, "instruction": ""},
+        {**GOOD, "conversations": None, "messages": None},
+        {**GOOD, "kto_tag": None},
+        {**GOOD, "kto_tag": ""},
+        {**GOOD, "completion": None, "label": None},
+        {**GOOD, "preferred_output": None, "non_preferred_output": None},
+        {**GOOD, "original": "the text before it was cleaned"},
+        {**GOOD, "original": json.dumps({**GOOD, "chosen": "of another's file"})},
+        {**GOOD, "prompt": None, "instruction": "Good?", "conversations": None},
+        {**GOOD, "prompt": None, "instruction": "", "input": "Good?"},
+    ],
+)
+def test_columns_that_hold_nothing_decide_nothing_and_filled_answers_are_a_pair(
+    project, row
+):
+    report = load(project, [row])
+    assert (report.accepted, report.labelled, report.rejected) == (1, 0, [])
+    assert contents(project) == [PLAIN]
+    (format,) = {pair.extra["format"] for pair in PreferencePair.objects.all()}
+    assert given_back(project, format) == [row]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [{}, {"chosen": None, "rejected": None}, {"chosen": "", "rejected": ""}],
+)
+@pytest.mark.parametrize(
+    ("label", "bad"),
+    [(True, False), (1, 0), (1.0, 0.0), ("1.0", "0.0"), ("TRUE", "FALSE")],
+)
+def test_labels_are_told_as_json_csv_and_tables_with_nulls_write_them(
+    project, label, bad, rest
+):
+    rows = [
+        {"prompt": "Good?", "completion": "yes", "label": label, **rest},
+        {"prompt": "Good?", "completion": "no", "kto_tag": bad, "label": None, **rest},
+    ]
+    assert load(project, rows).accepted == 1
+    assert contents(project) == [PLAIN]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "original": "text"},
+        {"prompt": "a", "original": json.dumps(GOOD)},
+        {"prompt": "a", "chosen": None, "rejected": ""},
+        {"prompt": "a", "kto_tag": None, "preferred_output": None},
+        {"prompt": "a", "label": True, "completion": None},
+        {"messages": [user("a")], "conversations": None, "label": 1},
+    ],
+)
+def test_a_prompts_row_with_a_pairs_columns_is_no_pair(row):
+    assert not is_pair(row)
 
 
 @pytest.mark.parametrize("indent", [None, 1])

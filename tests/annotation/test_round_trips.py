@@ -281,6 +281,24 @@ def test_an_original_that_cannot_be_read_leaves_the_columns(original):
     assert (report.accepted, report.rejected) == (1, [])
 
 
+@pytest.mark.parametrize("format", ["trl", "kto", "llamafactory"])
+def test_weights_come_back_where_the_format_has_a_place_for_them(format):
+    project, other = unmeasured(), unmeasured()
+    for weight in (1.0, 1.5):
+        make_pair(project=project, weight=weight)
+    load(other, export(project, format))
+    pairs = PreferencePair.objects.filter(project=other).order_by("weight")
+    assert [pair.weight for pair in pairs] == [1.0, 1.5]
+
+
+def test_what_openai_and_together_get_has_no_field_that_they_refuse():
+    project = unmeasured()
+    make_pair(project=project, weight=1.5)
+    for format in ("openai", "together"):
+        (row,) = export(project, format)
+        assert set(row) == {"input", "preferred_output", "non_preferred_output"}
+
+
 def read(path: Path):
     return Reading(path, most=10**8, longest=10**7)
 

@@ -1,8 +1,8 @@
 """Rows of JSONL, of a JSON list and of CSV: (line from 1, row or what is wrong).
 
 Never raises for a row; ImportRefused only for a file that can't be read at all. A CSV
-row is {column: text}. Texts in it that our own export made harmless for spreadsheets
-(a quote before =, +, -, @, tab, CR) are as they were before.
+row is {column: text}. In a file that was exported here, known by its columns, texts made
+harmless for spreadsheets (a quote before =, +, -, @, tab, CR) are as they were before.
 """
 
 import codecs
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from django.utils.translation import gettext as _
 
 from annotation.errors import ImportRefused
+from annotation.files.columns import is_ours
 from annotation.files.faults import MAX_ROW_DEPTH, BadRow, Messages, Row, shown
 from annotation.files.lines import Damaged, Lines
 from annotation.retelling import retold
@@ -34,21 +35,28 @@ MAX_CELL = 4 * 1024 * 1024
 csv.field_size_limit(MAX_CELL)
 
 
-def sniffed(lines: Lines) -> TextFormat:
-    """By the first character that isn't white: { JSONL, [ a JSON list, else CSV."""
+def sniffed(lines: Lines, name: str = "") -> TextFormat:
+    """By the first character that isn't white: { JSONL, [ a JSON list; else by the file's
+    name, as its first line may be broken; else CSV."""
     start = lines.first()
     if start == b"[":
         return "json"
-    return "jsonl" if start in (b"{", b"") else "csv"
+    return "jsonl" if start in (b"{", b"") or is_named_jsonl(name) else "csv"
 
 
-def text_rows(lines: Lines, format: TextFormat | None, needs: str = "") -> Numbered:
+def is_named_jsonl(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+
+
+def text_rows(
+    lines: Lines, format: TextFormat | None, needs: str = "", name: str = ""
+) -> Numbered:
     """The rows; a stream that breaks off ends with one bad row that says so.
 
-    `needs` names the column that a CSV file must have, if any.
+    `needs` names the column that a CSV file must have, if any; `name` is the file's.
     """
     try:
-        format = format or sniffed(lines)
+        format = format or sniffed(lines, name)
         reader = {"jsonl": _jsonl_rows, "json": _json_rows}
         if format in reader:
             yield from reader[format](lines)
@@ -158,6 +166,10 @@ def parsed(line: bytes | str) -> Row:
         row = json.loads(text, object_pairs_hook=_unique)
     except UnicodeDecodeError as wrong:
         raise _not_utf8(wrong) from None
+    except json.JSONDecodeError as wrong:
+        # A whole object before a CR, and something after it.
+        is_cr = wrong.msg == "Extra data" and "\r" in wrong.doc[: wrong.pos]
+        raise BadRow(cr_alone()) if is_cr else _not_json(wrong) from None
     except (RecursionError, ValueError) as wrong:
         raise _not_json(wrong) from None
     if isinstance(checked := _object(row), BadRow):
@@ -225,7 +237,8 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
     reader = csv.reader(
         (line.decode("utf-8", "surrogateescape") for line in lines), strict=True
     )
-    names = _header(reader, needs)
+    names = _header(reader, lines, needs)
+    read = fused if is_ours(names) else str
     while True:
         start = reader.line_num + 1
         try:
@@ -233,7 +246,7 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
         except StopIteration:
             return
         except csv.Error as wrong:
-            bad = BadRow(_("not CSV: %(what)s; check the quotes") % {"what": wrong})
+            bad = BadRow(_not_csv(wrong))
             if "field larger than field limit" in str(wrong):
                 # The reader stands inside the cell: its other lines would be records.
                 rest = _("what follows can't be told apart")
@@ -245,19 +258,33 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
             yield start, too_long(lines)
         elif any(value.strip() for value in record):
             try:
-                yield start, _record(names, record, needs)
+                yield start, _record(names, [read(cell) for cell in record], needs)
             except BadRow as bad:
                 yield start, bad
 
 
-def _header(reader: Any, needs: str) -> list[str]:
+def _not_csv(wrong: csv.Error) -> str:
+    if str(wrong).startswith("new-line character"):  # Python's word for a lone CR.
+        return cr_alone()
+    return _("not CSV: %(what)s; check the quotes") % {"what": wrong}
+
+
+def cr_alone() -> str:
+    return _("its lines end with CR alone; save the file with LF or CRLF as line ends")
+
+
+def _header(reader: Any, lines: Lines, needs: str) -> list[str]:
     """The columns of the first line that isn't empty. Raises ImportRefused."""
     try:
         header = next((record for record in reader if any(record)), None)
     except csv.Error as wrong:
         raise ImportRefused(
-            _("The header isn't CSV: %(what)s.") % {"what": wrong}
+            _("The header can't be read: %(what)s.") % {"what": _not_csv(wrong)}
         ) from None
+    if lines.too_long:
+        raise ImportRefused(
+            _("The header can't be read: %(what)s.") % {"what": too_long(lines)}
+        )
     names = [shown(name.strip()) for name in header or ()]
     if len(names) > MAX_COLUMNS:
         raise ImportRefused(
@@ -301,7 +328,7 @@ def _record(names: list[str], record: list[str], needs: str) -> Row:
             _("has %(count)d columns, the header %(width)d; put the text in quotes")
             % {"count": len(record), "width": len(names)}
         )
-    row: Row = dict(zip(names, map(fused, record), strict=False))
+    row: Row = dict(zip(names, record, strict=False))
     for name, value in row.items():
         if any("\udc80" <= char <= "\udcff" for char in value):
             raise BadRow(

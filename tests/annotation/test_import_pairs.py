@@ -231,6 +231,15 @@ def labelled(project):
     )
 
 
+def test_two_huge_weights_have_a_mean_that_is_a_number(project):
+    rows = [
+        {"prompt": "Q", "completion": "a", "label": True, "weight": 1.7e308},
+        {"prompt": "Q", "completion": "b", "label": False, "weight": 1.5e308},
+    ]
+    assert load(project, rows).accepted == 1
+    assert PreferencePair.objects.get().weight == pytest.approx(1.6e308)
+
+
 def test_a_labelled_answer_without_a_partner_is_kept_and_no_pair(project, monkeypatch):
     more = {"prompt": "Q", "completion": "worse", "label": False, "weight": 2}
     good = {"prompt": "T", "completion": "also good", "label": True, "by": "x"}
@@ -547,7 +556,8 @@ def test_csv_has_columns_for_the_three_and_keeps_the_rest(project):
     assert load(project, table.encode()).accepted == 3
     assert contents(project) == [
         ([user("Why,\nso?")], [says('Because "it" is.')], [says("No.")]),
-        ([user("How?")], [says("=1+1")], [says("-no")]),
+        # Of another's making: a quote there is the text's own.
+        ([user("How?")], [says("'=1+1")], [says("'-no")]),
         ([user("Hi")], [says("A")], [says("B")]),
     ]
     weights = PreferencePair.objects.order_by("pk").values_list("weight", flat=True)

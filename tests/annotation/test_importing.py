@@ -164,7 +164,7 @@ def test_a_bad_line_is_named_and_the_good_ones_kept(project, line, named):
         (b"1,", "“prompt” is empty"),
         (b"1," + b"x" * 200_000, "200000 characters"),
         (b"1," + b"x" * 2_000_000, "bytes"),
-        (b"1,a\rb", "CSV"),
+        (b"1,a\rb", "CR alone"),
     ],
 )
 def test_a_bad_record_is_named_and_the_good_ones_kept(project, record, named):
@@ -221,6 +221,33 @@ def test_a_file_that_cannot_be_read_at_all_is_refused(project, file, named):
         load(project, file)
     assert named in refused.value.message
     assert refused.value.status == 422
+
+
+QUOTED = ["'-5 degrees' means what?", "'+=' and '=+': which?", "'@home' or 'at home'?"]
+
+
+def test_a_quote_that_begins_a_text_of_anothers_csv_is_the_texts_own(project):
+    file = io.StringIO(newline="")
+    csv.writer(file).writerows([["id", "prompt"], *enumerate(QUOTED)])
+    assert load(project, file.getvalue()).accepted == 3
+    assert prompts(project) == [user(text) for text in QUOTED]
+
+
+def test_line_ends_of_cr_alone_are_told_in_words_of_ours(project):
+    for header in (b"prompt", b"question"):
+        with pytest.raises(ImportRefused, match="CR alone"):
+            load(project, header + b"\rone\rtwo\r", "csv")
+    report = load(project, b'{"prompt": "one"}\r{"prompt": "two"}\r')
+    (bad,) = report.rejected
+    assert "CR alone" in bad.reason
+    report = load(project, b"prompt\none\rtwo\rthree\nfour\n")
+    assert prompts(project) == [user("four")]
+    assert "CR alone" in report.rejected[0].reason
+
+
+def test_a_header_without_end_is_refused_not_read_as_nothing(project):
+    with pytest.raises(ImportRefused, match="header can't be read: longer than"):
+        load(project, b"prompt\r" + b"one\r" * 300_000)
 
 
 @pytest.mark.parametrize("file", ["", "\n\n", "\ufeff", "prompt\n"])

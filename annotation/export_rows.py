@@ -10,42 +10,12 @@ from django.db.models import QuerySet
 
 from annotation import exporting
 from annotation.batches import paged
+from annotation.files.columns import JUDGMENTS as JUDGMENTS
+from annotation.files.columns import PAIRS as PAIRS
+from annotation.files.columns import PROMPTS as PROMPTS
 from annotation.files.faults import Row
-from annotation.files.writing import Columns
 from annotation.models import Judgment, PreferencePair, Project, Prompt
 
-PAIRS: Columns = {
-    "id": "text",
-    "prompt": "chat",
-    "chosen": "chat",
-    "rejected": "chat",
-    "weight": "number",
-    "kind": "text",
-    "original": "text",
-}
-JUDGMENTS: Columns = {
-    "id": "text",
-    "comparison": "text",
-    "purpose": "text",
-    "prompt": "chat",
-    "first": "text",
-    "second": "text",
-    "verdict": "text",
-    "winner": "text",
-    "strength": "whole",
-    "reasons": "texts",
-    "comment": "text",
-    "edited": "text",
-    "annotator": "text",
-    "seconds": "number",
-    "created_at": "time",
-}
-PROMPTS: Columns = {
-    "id": "text",
-    "prompt": "chat",
-    "held_out": "flag",
-    "created_at": "time",
-}
 _LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
 
 

@@ -174,6 +174,7 @@ def _trl(pair: PreferencePair) -> list[Row]:
 
 
 def _openai(pair: PreferencePair) -> list[Row]:
+    # Without a weight: Together's check of files refuses a column of no format it knows.
     row = pair_writing.openai_row(*_three(pair))
     return [row | {"input": row["input"] | _tools(pair)}]
 
@@ -182,6 +183,13 @@ def _together(pair: PreferencePair) -> list[Row]:
     if _tools(pair):
         raise LeftOut("its prompt has tools")
     return [pair_writing.together_row(*_three(pair))]
+
+
+def _llamafactory_with_weight(pair: PreferencePair) -> list[Row]:
+    # In every row, 1 or not: a column that only some rows have ends its loader. Its
+    # converter reads the columns that dataset_info.json names, and no others.
+    (row,) = _llamafactory(pair)
+    return [{**row, "weight": pair.weight}]
 
 
 def _llamafactory(pair: PreferencePair) -> list[Row]:
@@ -251,7 +259,7 @@ _ROWS: dict[str, Callable[[PreferencePair], list[Row]]] = {
     "trl": _in_its_own("trl", _trl),
     "openai": _in_its_own("openai", _openai),
     "together": _together,
-    "llamafactory": _in_its_own("llamafactory", _llamafactory),
+    "llamafactory": _in_its_own("llamafactory", _llamafactory_with_weight),
     "kto": _in_its_own("kto", _kto),
 }
 

@@ -31,6 +31,7 @@ from annotation.batches import in_batches
 from annotation.dataset_folder import holds_no_new_pair
 from annotation.errors import ImportRefused, ImportState
 from annotation.files import messages as chats
+from annotation.files import tables
 from annotation.files.faults import BadRow, Row, shown
 from annotation.files.pair_reading import is_pair
 from annotation.files.pair_rows import Labelled, PairRow
@@ -77,7 +78,9 @@ class Overtaken(Exception):
 # --- Making ------------------------------------------------------------------------------
 def receive(project: Project, by: Any, upload: UploadedFile) -> ImportJob:
     """Keep an uploaded file until it is imported."""
-    path = _own_folder() / "upload"
+    # Of its name the part that says what it holds, nothing that a path could be made of.
+    is_jsonl = tables.is_named_jsonl(upload.name or "")
+    path = _own_folder() / ("upload.jsonl" if is_jsonl else "upload")
     source = getattr(upload, "temporary_file_path", None)
     if source is not None:
         shutil.move(source(), path)
@@ -203,7 +206,7 @@ def _mapped(rows: Any, mapping: dict[str, str]) -> Iterator[Placed]:
 
 
 def _renamed(row: Row, mapping: dict[str, str]) -> Row:
-    named = {name: row[column] for name, column in mapping.items() if column in row}
+    named = {n: row[c] for n, c in mapping.items() if c and c in row}
     moved = set(mapping.values())
     return {n: v for n, v in row.items() if n not in moved and n not in mapping} | named
 
@@ -211,9 +214,15 @@ def _renamed(row: Row, mapping: dict[str, str]) -> Row:
 def mapping_of(
     kind: str, data: Mapping[str, str], columns: list[str]
 ) -> dict[str, str]:
-    """{our name: column} of a form's `map_…` values; what the file lacks is left out."""
+    """{our name: column} of a form's `map_…` values; what the file lacks is left out.
+
+    A prompt is one column: where it is named, the other that could be it is no column.
+    """
     asked = {name: data.get(f"map_{name}", "") for name in FIELDS[kind]}
-    return {n: c for n, c in asked.items() if c in columns and c != n}
+    named = {n: c for n, c in asked.items() if c in columns}
+    if kind == "prompts" and len(named) == 1:
+        return {name: named.get(name, "") for name in FIELDS[kind]}
+    return {n: c for n, c in named.items() if c != n}
 
 
 # --- Starting, stopping ------------------------------------------------------------------

@@ -29,7 +29,7 @@ PAIR_BATCH = 100
 MAX_REPORTED = 10_000
 """Reasons kept; of a file with more bad rows the rest are only counted."""
 MAX_PROMPT_LINE = 1024 * 1024
-MAX_PAIR_LINE = 4 * 1024 * 1024
+MAX_PAIR_LINE = tables.MAX_CELL
 
 Kind = Literal["prompts", "pairs"]
 Place = tuple[str, int]

@@ -1,7 +1,7 @@
 """Lines of a byte stream in bounded memory, unpacked where it is gzip.
 
 A stream that breaks off in the middle (a damaged archive) gives what came before, then
-`Damaged`; what is too long comes as an empty line whose number is in `too_long`.
+`Damaged`; what is too long comes as a line without text whose number is in `too_long`.
 """
 
 import gzip
@@ -107,9 +107,12 @@ class Lines:
         self.number += 1
         if len(line) > self.longest and not line.endswith(b"\n"):
             self.too_long.add(self.number)
+            quotes = line.count(b'"')
             while line and not line.endswith(b"\n"):
                 line = self._stream.readline(self.longest)
-            return b"\n"
+                quotes += line.count(b'"')
+            # As many quotes as tell CSV whether a cell goes on after it.
+            return b'"\n' if quotes % 2 else b"\n"
         return line
 
     def chunks(self) -> Iterator[bytes]:

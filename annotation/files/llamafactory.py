@@ -31,7 +31,7 @@ SPOKEN = ("conversations", "messages")
 
 def prompt_of(row: Row) -> Messages:
     """What a pair's row asks. Raises BadRow."""
-    return _alpaca_prompt(row) if "instruction" in row else _spoken(row)
+    return _alpaca_prompt(row) if is_alpaca(row) else _spoken(row)
 
 
 def answer_of(row: Row, name: str) -> Messages:
@@ -53,7 +53,11 @@ def labelled_of(row: Row) -> tuple[Messages, Messages]:
 
 
 def is_spoken(row: Row) -> bool:
-    return any(name in row for name in SPOKEN)
+    return any(row.get(name) is not None for name in SPOKEN)
+
+
+def is_alpaca(row: Row) -> bool:
+    return row.get("instruction") is not None
 
 
 def _text(row: Row, name: str) -> str:
@@ -77,7 +81,7 @@ def _alpaca_prompt(row: Row) -> Messages:
 
 
 def _spoken(row: Row) -> Messages:
-    name = next(name for name in SPOKEN if name in row)
+    name = next(name for name in SPOKEN if row.get(name) is not None)
     given = row[name]
     if not isinstance(given, list) or not given:
         raise BadRow(_("“%(name)s” must be a list of messages") % {"name": name})

@@ -18,56 +18,81 @@ from django.utils.translation import gettext as _
 
 from annotation.files import llamafactory, tables
 from annotation.files import messages as chats
+from annotation.files.columns import PAIRS
 from annotation.files.faults import BadRow, Messages, Row, shown
 from annotation.files.messages import turn
-from annotation.files.pair_restoring import RESTORERS, is_same, restored_half
-from annotation.files.pair_rows import Labelled, PairRow
+from annotation.files.pair_restoring import (
+    RESTORERS,
+    is_same,
+    restored,
+    restored_half,
+)
+from annotation.files.pair_rows import Labelled, PairRow, content_sha256
 
 
 def told_apart(row: Row) -> str:
-    """The format of a row, by its fields; empty where it is no pair."""
-    if "original" in row and isinstance(row["original"], str) and row["original"]:
-        return "original"
-    if "preferred_output" in row or "non_preferred_output" in row:
+    """The format of a row, by its fields that hold something; empty where it is no pair.
+
+    A column that is empty in this row says nothing of it: tables have each column in
+    every row.
+    """
+    given = _given(row)
+    if given & {"preferred_output", "non_preferred_output"}:
         return "openai"
-    if "kto_tag" in row or ("label" in row and _is_answered(row)):
+    is_labelled = "kto_tag" in given or ("label" in given and _is_answered(row))
+    if is_labelled and not given >= _ANSWERS:
         return "kto"
-    if "chosen" in row and "rejected" in row:
-        if "conversations" in row or "instruction" in row:
-            return "llamafactory"
-        # A file of TRL's may carry `messages` besides: there the answers are lists.
-        alone = "prompt" not in row and "messages" in row
-        if alone and all(
-            isinstance(row[name], dict) for name in ("chosen", "rejected")
-        ):
-            return "llamafactory"
-        return "trl"
-    return ""
+    if not all(name in row for name in _ANSWERS) or not _has(row, *_ANSWERS):
+        return ""
+    if (
+        "conversations" in given
+        or _has(row, "instruction")
+        and ("instruction" in given or "prompt" not in given)
+    ):
+        return "llamafactory"
+    # A file of TRL's may carry `messages` besides: there the answers are lists.
+    alone = "prompt" not in given and "messages" in given
+    if alone and all(isinstance(row[name], dict) for name in _ANSWERS):
+        return "llamafactory"
+    return "trl"
+
+
+_ANSWERS = {"chosen", "rejected"}
+
+
+def _given(row: Row) -> set[str]:
+    """The fields that hold something; an empty text is an empty cell of CSV."""
+    return {name for name, value in row.items() if value is not None and value != ""}
+
+
+def _has(row: Row, *names: str) -> bool:
+    """Whether one of them isn't null; an answer may be an empty text."""
+    return any(row.get(name) is not None for name in names)
 
 
 def _is_answered(row: Row) -> bool:
     """Whether it holds an answer that a label may be of; chats that end with the user
     are prompts, whatever label they carry."""
-    if "completion" in row:
+    if _has(row, "completion"):
         return True
-    spoken = row.get("conversations", row.get("messages"))
+    spoken = row.get("conversations") or row.get("messages")
     last = spoken[-1] if isinstance(spoken, list) and spoken else None
     said_by = last.get("role", last.get("from")) if isinstance(last, dict) else None
     return said_by in ("assistant", "gpt")
 
 
 def is_pair(row: Row) -> bool:
-    return bool(told_apart(row)) or "chosen" in row or "rejected" in row
+    """Whether it holds answers that were judged; a prompt's row may have their columns."""
+    return told_apart(row) in ("openai", "kto") or bool(_given(row) & _ANSWERS)
 
 
 def read(row: Row) -> PairRow | Labelled:
     """The pair (or half of one) that a row means. Raises BadRow naming field and fix."""
+    if original := _original_of(row):
+        return _as_it_came(_rest(row, "original"), original)
     format = told_apart(row)
-    if format == "original":
-        # A table of ours: the columns say it simply, this one says it whole.
-        return read(_parsed_original(row["original"]))
     if not format:
-        missing = [name for name in ("chosen", "rejected") if name not in row]
+        missing = [name for name in ("chosen", "rejected") if not _has(row, name)]
         raise BadRow(
             _(
                 "is no pair: “%(missing)s” is missing. Fields here: %(names)s; name which"
@@ -83,14 +108,48 @@ def _names(row: Row) -> str:
     return shown(", ".join(row))[:120] or "—"
 
 
-def _parsed_original(text: str) -> Row:
+def _original_of(row: Row) -> PairRow | None:
+    """In a table of ours, the pair as the row it came as: `original` says it whole. A
+    column of that name in another's file, or a cell that was cut off, says nothing."""
+    text = row.get("original")
+    if not text or not isinstance(text, str) or not PAIRS.keys() <= row.keys():
+        return None
     try:
-        row = tables.parsed(text)
+        found = read(tables.parsed(text))
     except BadRow:
-        row = {}
-    if told_apart(row) in ("", "original"):
-        raise BadRow(_("“original” is not a pair written as JSON; empty the column"))
-    return row
+        return None
+    return found if isinstance(found, PairRow) else None
+
+
+def _as_it_came(row: Row, original: PairRow) -> PairRow | Labelled:
+    """The pair as it came, with what was changed since in the columns beside it."""
+    told = read(row)
+    if not isinstance(told, PairRow):
+        return told
+    names = ("prompt", "chosen", "rejected")
+    now = [
+        _unless_the_same(getattr(original, name), getattr(told, name)) for name in names
+    ]
+    (row,) = restored(original.format, original.kept, *now)
+    if told.weight != original.weight:
+        row = {**row, "weight": told.weight}
+    try:
+        found = read(row)
+    except BadRow:
+        return told
+    # A row that was kept whole still says what it said before.
+    is_true = isinstance(found, PairRow) and found.sha256 == content_sha256(*now)
+    return found if is_true else told
+
+
+def _unless_the_same(original: Messages, told: Messages) -> Messages:
+    """What a column tells, or the original's where that says no more: Parquet has roles
+    and texts only."""
+    simply = [
+        {"role": message["role"], "content": chats.plain(message)}
+        for message in original
+    ]
+    return original if told in (original, simply) else told
 
 
 def _pair(
@@ -245,7 +304,7 @@ def _openai(row: Row) -> PairRow:
     prompt = chats.checked("input.messages", given["messages"])
     outputs = []
     for name in ("preferred_output", "non_preferred_output"):
-        if name not in row:
+        if not _has(row, name):
             raise BadRow(_("has no “%(name)s”; a pair needs both") % {"name": name})
         outputs.append(chats.checked(name, row[name]))
     kept = {
@@ -261,7 +320,7 @@ def _llamafactory(row: Row) -> PairRow:
     # `messages` is left in the rest, so that such a row is kept whole.
     known = ("conversations", "chosen", "rejected", "system", "instruction")
     kept = {
-        "alpaca": "instruction" in row,
+        "alpaca": llamafactory.is_alpaca(row),
         "system": "system" in row,
         "rest": _rest(row, *known),
     }
@@ -269,14 +328,16 @@ def _llamafactory(row: Row) -> PairRow:
 
 
 def _kto(row: Row) -> Labelled:
-    label = row.get("label", row.get("kto_tag"))
-    known = {"true": True, "1": True, "false": False, "0": False}
+    label = row["label"] if _has(row, "label") else row.get("kto_tag")
+    # As JSON, CSV and the floats of a table that has nulls write it.
+    known = {"true": True, "1": True, "1.0": True}
+    known |= {"false": False, "0": False, "0.0": False}
     label = known.get(str(label).strip().lower())
     if label is None:
         raise BadRow(_("“label” must be true (a good answer) or false (a bad one)"))
     kept: Row = {}
-    if "completion" not in row and (
-        llamafactory.is_spoken(row) or "instruction" in row
+    if not _has(row, "completion") and (
+        llamafactory.is_spoken(row) or llamafactory.is_alpaca(row)
     ):
         prompt, completion = llamafactory.labelled_of(row)
     else:

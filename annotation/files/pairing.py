@@ -85,5 +85,6 @@ def _joined(good: Labelled, bad: Labelled) -> PairRow:
         bad.completion,
         "kto",
         json.dumps({"rows": [good.kept, bad.kept]}, ensure_ascii=False),
-        (good.weight + bad.weight) / 2,
+        # The mean; the sum of two huge ones would be infinite.
+        good.weight + (bad.weight - good.weight) / 2,
     )

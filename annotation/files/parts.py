@@ -122,9 +122,9 @@ class Reading:
                 % {"name": shown(part.name) or self._path.name}
             )
         self._at = _place_in(stream)
-        yield from tables.text_rows(
-            Lines(reader, self._longest), _format(part.name), self._needs
-        )
+        lines = Lines(reader, self._longest)
+        name = part.name or self._path.name
+        yield from tables.text_rows(lines, _format(part.name), self._needs, name)
 
     @contextmanager
     def _seekable(

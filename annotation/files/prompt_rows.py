@@ -19,7 +19,12 @@ def prompt_of(row: Row) -> Messages:
     if not given:
         raise BadRow(_("has no “prompt” (a text) and no “messages” (a list); add one"))
     if len(given) == 2:
-        raise BadRow(_("has both “prompt” and “messages”; keep one of them"))
+        raise BadRow(
+            _(
+                "has both “prompt” and “messages”; keep one of them, or choose it under"
+                " “Which column is what”"
+            )
+        )
     name, value = given[0], row[given[0]]
     if isinstance(value, str):
         if name == "messages":

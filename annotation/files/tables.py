@@ -1,20 +1,21 @@
 """Rows of JSONL, of a JSON list and of CSV: (line from 1, row or what is wrong).
 
 Never raises for a row; ImportRefused only for a file that can't be read at all. A CSV
-row is {column: text}. Texts in it that our own export made harmless for spreadsheets
-(a quote before =, +, -, @, tab, CR) are as they were before.
+row is {column: text}. In a file that was exported here, known by its columns, texts made
+harmless for spreadsheets (a quote before =, +, -, @, tab, CR) are as they were before.
 """
 
 import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from django.utils.translation import gettext as _
 
 from annotation.errors import ImportRefused
+from annotation.files.columns import is_ours
 from annotation.files.faults import MAX_ROW_DEPTH, BadRow, Messages, Row, shown
 from annotation.files.lines import Damaged, Lines
 from annotation.retelling import retold
@@ -27,23 +28,35 @@ _DEFUSED = re.compile("'+[=+\\-@\t\r\n＝＋－＠]")
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 
 MAX_COLUMNS = 1000
+MAX_CELL = 4 * 1024 * 1024
+"""Characters: a cell holds as much as a pair's whole line may, as our own `original` does."""
+# Of the whole process; csv knows no other way. Nothing but an import reads CSV here, its
+# lines are bounded besides, and set once at the start it changes under no reader's feet.
+csv.field_size_limit(MAX_CELL)
 
 
-def sniffed(lines: Lines) -> TextFormat:
-    """By the first character that isn't white: { JSONL, [ a JSON list, else CSV."""
+def sniffed(lines: Lines, name: str = "") -> TextFormat:
+    """By the first character that isn't white: { JSONL, [ a JSON list; else by the file's
+    name, as its first line may be broken; else CSV."""
     start = lines.first()
     if start == b"[":
         return "json"
-    return "jsonl" if start in (b"{", b"") else "csv"
+    return "jsonl" if start in (b"{", b"") or is_named_jsonl(name) else "csv"
 
 
-def text_rows(lines: Lines, format: TextFormat | None, needs: str = "") -> Numbered:
+def is_named_jsonl(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+
+
+def text_rows(
+    lines: Lines, format: TextFormat | None, needs: str = "", name: str = ""
+) -> Numbered:
     """The rows; a stream that breaks off ends with one bad row that says so.
 
-    `needs` names the column that a CSV file must have, if any.
+    `needs` names the column that a CSV file must have, if any; `name` is the file's.
     """
     try:
-        format = format or sniffed(lines)
+        format = format or sniffed(lines, name)
         reader = {"jsonl": _jsonl_rows, "json": _json_rows}
         if format in reader:
             yield from reader[format](lines)
@@ -68,17 +81,17 @@ def _jsonl_rows(lines: Lines) -> Numbered:
 def _json_rows(lines: Lines) -> Numbered:
     """Elements of one list, one of them and a piece of the file in memory at a time.
 
-    One that is broken ends the list: there is no telling where the next begins.
+    One that is no JSON ends the list: there is no telling where the next begins. What
+    else is wrong with one is found once it is read, and the next ones are read on.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
-    decode = codecs.getincrementaldecoder("utf-8")().decode
+    faults: list[BadRow] = []
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_noted(_unique, faults), parse_int=_noted(int, faults)
+    )
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     text, line, is_open = "", lines.number + 1, False
     for chunk in _ended(lines.chunks()):
-        try:
-            text += decode(chunk, not chunk)
-        except UnicodeDecodeError as wrong:
-            yield line + text.count("\n"), _not_utf8(wrong)
-            return
+        text += decode(chunk, not chunk)
         if not is_open:
             text, is_open = text.lstrip()[1:], True
         while True:
@@ -91,23 +104,48 @@ def _json_rows(lines: Lines) -> Numbered:
                 if text[1:].strip():
                     yield line, BadRow(_("goes on after the list's end; remove that"))
                 return
+            faults.clear()
             try:
                 row, end = decoder.raw_decode(text)
                 if end == len(text) and chunk:
                     break  # A number may go on.
-            except BadRow as bad:
-                yield line, _list_ended(bad)
-                return
             except (RecursionError, ValueError) as wrong:
                 if chunk and len(text) <= lines.longest:
                     break  # It may only be cut off.
                 bad = too_long(lines) if chunk else _not_json(wrong)
                 yield line, _list_ended(bad)
                 return
-            yield line, _object(row)
+            bad = _undecoded(text[:end]) or next(iter(faults), None)
+            yield line, bad or _object(row)
             line += text.count("\n", 0, end)
             text = text[end:]
     yield line, BadRow(_("the list has no end; the file may be cut off"))
+
+
+def _noted(hook: Callable[[Any], Any], faults: list[BadRow]) -> Callable[[Any], Any]:
+    """`hook` of a decoder; what it raises is noted, and the decoder goes on."""
+
+    def safe(value: Any) -> Any:
+        try:
+            return hook(value)
+        except BadRow as bad:
+            faults.append(bad)
+        except ValueError as wrong:
+            faults.append(_not_json(wrong))
+
+    return safe
+
+
+def _undecoded(text: str) -> BadRow | None:
+    """What is wrong where bytes that aren't UTF-8 came as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        try:
+            text.encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeDecodeError as wrong:
+            return _not_utf8(wrong)
+    return None
 
 
 def _ended(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -128,6 +166,10 @@ def parsed(line: bytes | str) -> Row:
         row = json.loads(text, object_pairs_hook=_unique)
     except UnicodeDecodeError as wrong:
         raise _not_utf8(wrong) from None
+    except json.JSONDecodeError as wrong:
+        # A whole object before a CR, and something after it.
+        is_cr = wrong.msg == "Extra data" and "\r" in wrong.doc[: wrong.pos]
+        raise BadRow(cr_alone()) if is_cr else _not_json(wrong) from None
     except (RecursionError, ValueError) as wrong:
         raise _not_json(wrong) from None
     if isinstance(checked := _object(row), BadRow):
@@ -195,7 +237,8 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
     reader = csv.reader(
         (line.decode("utf-8", "surrogateescape") for line in lines), strict=True
     )
-    names = _header(reader, needs)
+    names = _header(reader, lines, needs)
+    read = fused if is_ours(names) else str
     while True:
         start = reader.line_num + 1
         try:
@@ -203,28 +246,45 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
         except StopIteration:
             return
         except csv.Error as wrong:
-            yield (
-                start,
-                BadRow(_("not CSV: %(what)s; check the quotes") % {"what": wrong}),
-            )
+            bad = BadRow(_not_csv(wrong))
+            if "field larger than field limit" in str(wrong):
+                # The reader stands inside the cell: its other lines would be records.
+                rest = _("what follows can't be told apart")
+                yield start, BadRow(f"{bad}; {rest}")
+                return
+            yield start, bad
             continue
         if any(n in lines.too_long for n in range(start, reader.line_num + 1)):
             yield start, too_long(lines)
         elif any(value.strip() for value in record):
             try:
-                yield start, _record(names, record, needs)
+                yield start, _record(names, [read(cell) for cell in record], needs)
             except BadRow as bad:
                 yield start, bad
 
 
-def _header(reader: Any, needs: str) -> list[str]:
+def _not_csv(wrong: csv.Error) -> str:
+    if str(wrong).startswith("new-line character"):  # Python's word for a lone CR.
+        return cr_alone()
+    return _("not CSV: %(what)s; check the quotes") % {"what": wrong}
+
+
+def cr_alone() -> str:
+    return _("its lines end with CR alone; save the file with LF or CRLF as line ends")
+
+
+def _header(reader: Any, lines: Lines, needs: str) -> list[str]:
     """The columns of the first line that isn't empty. Raises ImportRefused."""
     try:
         header = next((record for record in reader if any(record)), None)
     except csv.Error as wrong:
         raise ImportRefused(
-            _("The header isn't CSV: %(what)s.") % {"what": wrong}
+            _("The header can't be read: %(what)s.") % {"what": _not_csv(wrong)}
         ) from None
+    if lines.too_long:
+        raise ImportRefused(
+            _("The header can't be read: %(what)s.") % {"what": too_long(lines)}
+        )
     names = [shown(name.strip()) for name in header or ()]
     if len(names) > MAX_COLUMNS:
         raise ImportRefused(
@@ -268,7 +328,7 @@ def _record(names: list[str], record: list[str], needs: str) -> Row:
             _("has %(count)d columns, the header %(width)d; put the text in quotes")
             % {"count": len(record), "width": len(names)}
         )
-    row: Row = dict(zip(names, map(fused, record), strict=False))
+    row: Row = dict(zip(names, record, strict=False))
     for name, value in row.items():
         if any("\udc80" <= char <= "\udcff" for char in value):
             raise BadRow(

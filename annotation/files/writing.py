@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from annotation.batches import in_batches
+from annotation.files.columns import Columns
 from annotation.files.faults import Messages, Row
 from annotation.files.messages import plain
 from annotation.files.tables import defused, messages_in
@@ -22,9 +23,6 @@ TYPES = {
     "zip": "application/zip",
 }
 TABLES = ("jsonl", "csv", "parquet")
-
-Columns = dict[str, str]
-"""{name: kind}, of: text, chat, texts, number, whole, time, flag."""
 
 
 def written(rows: Iterable[Row], columns: Columns, format: str) -> Iterator[bytes]:

@@ -220,6 +220,7 @@ def test_each_service_gets_what_it_takes_and_no_more(project):
         ],
         "chosen": {"from": "gpt", "value": "Yes."},
         "rejected": {"from": "gpt", "value": pair.rejected.text},
+        "weight": 1.0,
     }
     _judged, trl = rows(downloads.pairs(project, {"format": "trl"}))
     assert trl["tools"] == [1] and trl["chosen"][0] == tool

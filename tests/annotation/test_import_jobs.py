@@ -121,6 +121,42 @@ def test_prompts_are_told_by_their_fields_and_come_in_the_same_way(project, rece
     assert Prompt.objects.filter(project=project, is_asked=True).count() == 2
 
 
+@pytest.mark.parametrize("first", ["# made on Monday", '"prompt": "cut off"}', "oops"])
+def test_a_broken_first_line_costs_itself_only_where_the_name_tells_the_format(
+    project, receive, first
+):
+    lines = first + "\n" + jsonl({"prompt": f"Why {n}?"} for n in range(5))
+    for file, name in (
+        (lines, "x.jsonl"),
+        (gzip.compress(lines.encode()), "../x.NDJSON.gz"),
+        (zipped({"a/x.jsonl": lines}), "x.zip"),
+    ):
+        Prompt.objects.all().delete()
+        job = done(receive(file, name))
+        assert (job.kind, *counts(job)) == ("prompts", "done", 5, 0, 1), name
+        assert job.faults.get().line == 1 and "not JSON" in job.faults.get().reason
+    # Where it begins as a list does, its name counts for nothing.
+    assert done(receive(json.dumps([{"prompt": "Q"}]), "x.jsonl")).accepted == 1
+
+
+def test_of_two_columns_that_could_be_the_prompt_the_named_one_is(project, receive):
+    """As UltraFeedback has them: `messages` ends with an answer."""
+    chat = [{"role": role, "content": role} for role in ("user", "assistant")]
+    rows = [{"prompt": f"Q{n}", "messages": chat} for n in range(3)]
+    job = receive(jsonl(rows))
+    assert import_jobs.preview(job, "prompts").n_bad == 3
+
+    def mapping(**named):
+        data = {f"map_{name}": column for name, column in named.items()}
+        return import_jobs.mapping_of("prompts", data, ["prompt", "messages"])
+
+    assert mapping() == mapping(prompt="gone") == {}
+    assert import_jobs.preview(job, "prompts", mapping(messages="messages")).n_bad == 3
+    assert counts(done(job, "prompts", mapping(prompt="prompt")))[1:] == (3, 0, 0)
+    asked = [prompt.messages[-1]["content"] for prompt in project.prompts.all()]
+    assert sorted(asked) == ["Q0", "Q1", "Q2"]
+
+
 def test_columns_under_other_names_are_mapped(project, receive):
     rows = [{"question": "Why?", "good": "So.", "bad": "No.", "chosen": "x", "n": 1}]
     job = receive(jsonl(rows))

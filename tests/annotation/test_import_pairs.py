@@ -9,6 +9,7 @@ import pytest
 from annotation import exporting, importing
 from annotation.errors import ImportRefused
 from annotation.files import pairing
+from annotation.files.pair_reading import is_pair
 from annotation.importing import import_pairs, import_prompts
 from annotation.models import Completion, LabelledAnswer, PreferencePair, Prompt
 from annotation.queries import sound_pairs, standing_pairs
@@ -230,6 +231,15 @@ def labelled(project):
     )
 
 
+def test_two_huge_weights_have_a_mean_that_is_a_number(project):
+    rows = [
+        {"prompt": "Q", "completion": "a", "label": True, "weight": 1.7e308},
+        {"prompt": "Q", "completion": "b", "label": False, "weight": 1.5e308},
+    ]
+    assert load(project, rows).accepted == 1
+    assert PreferencePair.objects.get().weight == pytest.approx(1.6e308)
+
+
 def test_a_labelled_answer_without_a_partner_is_kept_and_no_pair(project, monkeypatch):
     more = {"prompt": "Q", "completion": "worse", "label": False, "weight": 2}
     good = {"prompt": "T", "completion": "also good", "label": True, "by": "x"}
@@ -423,7 +433,9 @@ GOOD = {"prompt": "Good?", "chosen": "yes", "rejected": "no"}
             },
             "holds what is no text",
         ),
-        ({"original": "{}"}, "“original” is not a pair"),
+        ({"original": "{}"}, "“chosen” is missing"),
+        ({"prompt": "a", "chosen": None, "rejected": None}, "“chosen” is missing"),
+        ({"prompt": "a", "preferred_output": None}, "“chosen” is missing"),
     ],
 )
 def test_a_bad_row_is_named_with_field_and_fix_and_the_good_ones_kept(
@@ -436,6 +448,72 @@ def test_a_bad_row_is_named_with_field_and_fix_and_the_good_ones_kept(
     assert named in bad.reason
 
 
+PLAIN = ([user("Good?")], [says("yes")], [says("no")])
+SAID = [user("Good?"), says("yes")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**GOOD, "label": True, "messages": SAID},
+        {**GOOD, "label": "safe", "completion": "yes"},
+        {**GOOD, "instruction": None},
+        {**GOOD, "instruction": ""},
+        {**GOOD, "conversations": None, "messages": None},
+        {**GOOD, "kto_tag": None},
+        {**GOOD, "kto_tag": ""},
+        {**GOOD, "completion": None, "label": None},
+        {**GOOD, "preferred_output": None, "non_preferred_output": None},
+        {**GOOD, "original": "the text before it was cleaned"},
+        {**GOOD, "original": json.dumps({**GOOD, "chosen": "of another's file"})},
+        {**GOOD, "prompt": None, "instruction": "Good?", "conversations": None},
+        {**GOOD, "prompt": None, "instruction": "", "input": "Good?"},
+    ],
+)
+def test_columns_that_hold_nothing_decide_nothing_and_filled_answers_are_a_pair(
+    project, row
+):
+    report = load(project, [row])
+    assert (report.accepted, report.labelled, report.rejected) == (1, 0, [])
+    assert contents(project) == [PLAIN]
+    (format,) = {pair.extra["format"] for pair in PreferencePair.objects.all()}
+    assert given_back(project, format) == [row]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [{}, {"chosen": None, "rejected": None}, {"chosen": "", "rejected": ""}],
+)
+@pytest.mark.parametrize(
+    ("label", "bad"),
+    [(True, False), (1, 0), (1.0, 0.0), ("1.0", "0.0"), ("TRUE", "FALSE")],
+)
+def test_labels_are_told_as_json_csv_and_tables_with_nulls_write_them(
+    project, label, bad, rest
+):
+    rows = [
+        {"prompt": "Good?", "completion": "yes", "label": label, **rest},
+        {"prompt": "Good?", "completion": "no", "kto_tag": bad, "label": None, **rest},
+    ]
+    assert load(project, rows).accepted == 1
+    assert contents(project) == [PLAIN]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "original": "text"},
+        {"prompt": "a", "original": json.dumps(GOOD)},
+        {"prompt": "a", "chosen": None, "rejected": ""},
+        {"prompt": "a", "kto_tag": None, "preferred_output": None},
+        {"prompt": "a", "label": True, "completion": None},
+        {"messages": [user("a")], "conversations": None, "label": 1},
+    ],
+)
+def test_a_prompts_row_with_a_pairs_columns_is_no_pair(row):
+    assert not is_pair(row)
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_list_is_read_element_by_element(project, indent):
     rows = [{**GOOD, "prompt": f"Q{n} " + "x" * 3000} for n in range(120)]
@@ -444,6 +522,28 @@ def test_a_json_list_is_read_element_by_element(project, indent):
     report = load(make_project(), broken)
     assert report.accepted == 2
     assert report.rejected and "list" in report.rejected[-1].reason + "list"
+
+
+@pytest.mark.parametrize(
+    ("element", "named"),
+    [
+        (b'{"prompt": "caf\xe9", "chosen": "a", "rejected": "b"}', "UTF-8 at byte 16"),
+        (b'{"prompt": "a", "prompt": "b"}', "“prompt” is there twice"),
+        (b'{"prompt": "a", "x": [{"y": 1, "y": 2}]}', "“y” is there twice"),
+        (b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", "4300"),
+        (b"9" * 5000, "4300"),
+    ],
+)
+@pytest.mark.parametrize("long", ["", "x" * 40_000])
+def test_a_bad_element_of_a_list_never_costs_the_good_ones(
+    project, element, named, long
+):
+    """Long ones come in several pieces, each of which is tried anew."""
+    rows = [json.dumps({**GOOD, "prompt": f"Q{n} {long}"}).encode() for n in range(10)]
+    report = load(project, b"[" + b",\n".join([*rows[:5], element, *rows[5:]]) + b"]\n")
+    assert report.accepted == 10
+    assert [bad.line for bad in report.rejected] == [6]
+    assert named in report.rejected[0].reason
 
 
 def test_csv_has_columns_for_the_three_and_keeps_the_rest(project):
@@ -456,7 +556,8 @@ def test_csv_has_columns_for_the_three_and_keeps_the_rest(project):
     assert load(project, table.encode()).accepted == 3
     assert contents(project) == [
         ([user("Why,\nso?")], [says('Because "it" is.')], [says("No.")]),
-        ([user("How?")], [says("=1+1")], [says("-no")]),
+        # Of another's making: a quote there is the text's own.
+        ([user("How?")], [says("'=1+1")], [says("'-no")]),
         ([user("Hi")], [says("A")], [says("B")]),
     ]
     weights = PreferencePair.objects.order_by("pk").values_list("weight", flat=True)

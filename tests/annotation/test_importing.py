@@ -162,9 +162,9 @@ def test_a_bad_line_is_named_and_the_good_ones_kept(project, line, named):
         (b"1,\xff\xfe", "UTF-8"),
         (b"1,a\x00b", "NUL"),
         (b"1,", "“prompt” is empty"),
-        (b"1," + b"x" * 200_000, "CSV"),
+        (b"1," + b"x" * 200_000, "200000 characters"),
         (b"1," + b"x" * 2_000_000, "bytes"),
-        (b"1,a\rb", "CSV"),
+        (b"1,a\rb", "CR alone"),
     ],
 )
 def test_a_bad_record_is_named_and_the_good_ones_kept(project, record, named):
@@ -173,6 +173,39 @@ def test_a_bad_record_is_named_and_the_good_ones_kept(project, record, named):
     assert prompts(project) == [user("good"), user("too")]
     assert [bad.line for bad in report.rejected] == [3]
     assert named in report.rejected[0].reason
+
+
+def test_a_cell_without_bound_ends_the_file_and_its_lines_are_no_prompts(
+    project,
+):
+    """Ten characters a cell: the reader then stands inside the quotes."""
+    most = csv.field_size_limit(10)
+    try:
+        report = load(project, 'prompt\nfine\n"1234567\n89\nten\n"\nnext\n')
+    finally:
+        csv.field_size_limit(most)
+    assert prompts(project) == [user("fine")]
+    ((line, reason),) = [(bad.line, bad.reason) for bad in report.rejected]
+    assert line == 3 and "can't be told apart" in reason
+    assert most >= importing.MAX_PAIR_LINE
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '"{long}"',
+        # It opens a cell, it closes one: what goes on is no record of its own.
+        '"{long}\nof the cell\nits end"',
+        '"its first line\n{long}"',
+        '"{long}\na ""word"" of it\n{long}"',
+    ],
+)
+def test_a_line_too_long_within_a_cell_makes_no_record_of_the_rest(project, cell):
+    table = "prompt\nfine\n" + cell.format(long="x" * 1_200_000) + "\ntoo\n"
+    report = load(project, table)
+    assert prompts(project) == [user("fine"), user("too")]
+    ((line, reason),) = [(bad.line, bad.reason) for bad in report.rejected]
+    assert line == 3 and "bytes" in reason
 
 
 @pytest.mark.parametrize(
@@ -188,6 +221,33 @@ def test_a_file_that_cannot_be_read_at_all_is_refused(project, file, named):
         load(project, file)
     assert named in refused.value.message
     assert refused.value.status == 422
+
+
+QUOTED = ["'-5 degrees' means what?", "'+=' and '=+': which?", "'@home' or 'at home'?"]
+
+
+def test_a_quote_that_begins_a_text_of_anothers_csv_is_the_texts_own(project):
+    file = io.StringIO(newline="")
+    csv.writer(file).writerows([["id", "prompt"], *enumerate(QUOTED)])
+    assert load(project, file.getvalue()).accepted == 3
+    assert prompts(project) == [user(text) for text in QUOTED]
+
+
+def test_line_ends_of_cr_alone_are_told_in_words_of_ours(project):
+    for header in (b"prompt", b"question"):
+        with pytest.raises(ImportRefused, match="CR alone"):
+            load(project, header + b"\rone\rtwo\r", "csv")
+    report = load(project, b'{"prompt": "one"}\r{"prompt": "two"}\r')
+    (bad,) = report.rejected
+    assert "CR alone" in bad.reason
+    report = load(project, b"prompt\none\rtwo\rthree\nfour\n")
+    assert prompts(project) == [user("four")]
+    assert "CR alone" in report.rejected[0].reason
+
+
+def test_a_header_without_end_is_refused_not_read_as_nothing(project):
+    with pytest.raises(ImportRefused, match="header can't be read: longer than"):
+        load(project, b"prompt\r" + b"one\r" * 300_000)
 
 
 @pytest.mark.parametrize("file", ["", "\n\n", "\ufeff", "prompt\n"])

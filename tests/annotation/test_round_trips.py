@@ -191,6 +191,114 @@ def table(project):
     return list(export_rows.pair_table(export_filters.pairs(project, Wanted())))
 
 
+@pytest.mark.parametrize("way", ["csv", "jsonl", "parquet"])
+def test_long_answers_come_back_through_every_table(way, tmp_path):
+    """Each below MAX_CHARS, the row as it came (`original`) above csv's own limit."""
+
+    def answer(letter):
+        return [{"role": "assistant", "content": f"{letter}\n" * 35_000}]
+
+    question = [{"role": "user", "content": "Q"}]
+    row = {
+        "input": {"messages": question, "tools": []},
+        "preferred_output": answer("a"),
+        "non_preferred_output": answer("b"),
+    }
+    project, other = unmeasured(), unmeasured()
+    assert load(project, [row]).accepted == 1
+    file = tmp_path / "file"
+    file.write_bytes(b"".join(written(iter(table(project)), export_rows.PAIRS, way)))
+    items = list(importing.items_of("pairs", read(file)))
+    storing.store(other, "pairs", [item for _place, item in items])
+    PreferencePair.objects.filter(project=other).update(state="accepted")
+    assert export(other, "openai") == [row]
+
+
+TOOLED = {
+    "input": {"messages": [{"role": "user", "content": "Q"}], "tools": [1]},
+    "preferred_output": [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "tool", "content": "teh result"},
+        {"role": "assistant", "content": "teh answer"},
+    ],
+    "non_preferred_output": [{"role": "assistant", "content": "teh other"}],
+    "by": "x",
+}
+# Kept whole: the answers hold the question again.
+REPEATING = {
+    "prompt": "Q",
+    "chosen": [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "teh answer"},
+    ],
+    "rejected": [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "teh other"},
+    ],
+    "score": 3,
+}
+KEPT = {"prompt": "Q", "chosen": "teh answer", "rejected": "teh other", "by": "x"}
+
+
+@pytest.mark.parametrize("way", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("format", "row"), [("openai", TOOLED), ("trl", REPEATING), ("trl", KEPT)]
+)
+def test_a_cell_that_was_edited_counts_and_what_came_beside_it_stays(
+    way, format, row, tmp_path
+):
+    """As in a spreadsheet: `original` still has what the row was before."""
+    project, other = unmeasured(), unmeasured()
+    assert load(project, [row]).accepted == 1
+    (told,) = table(project)
+    edited = json.loads(json.dumps(told).replace("teh other", "the other"))
+    edited |= {"original": told["original"], "weight": 2.0}
+    file = tmp_path / "file"
+    file.write_bytes(b"".join(written([edited], export_rows.PAIRS, way)))
+    items = [item for _place, item in importing.items_of("pairs", read(file))]
+    storing.store(other, "pairs", items)
+    PreferencePair.objects.filter(project=other).update(state="accepted")
+    ((_id, rejected, weight),) = PreferencePair.objects.filter(
+        project=other
+    ).values_list("pk", "rejected__text", "weight")
+    assert (rejected, weight) == ("the other", 2.0)
+    (back,) = export(other, format)
+    assert exporting.line(back).count("teh") == json.dumps(row).count("teh") - 1
+    assert float(back["weight"]) == 2.0
+    if row is not REPEATING:
+        mended = json.dumps({**row, "weight": 2.0}).replace("teh other", "the other")
+        assert back == json.loads(mended)
+
+
+@pytest.mark.parametrize("original", ["", '{"prompt": "Q", "chos', "cut off"])
+def test_an_original_that_cannot_be_read_leaves_the_columns(original):
+    project, other = unmeasured(), unmeasured()
+    load(project, [KEPT])
+    file = written(
+        [table(project)[0] | {"original": original}], export_rows.PAIRS, "csv"
+    )
+    report = import_pairs(other, io.BytesIO(b"".join(file)))
+    assert (report.accepted, report.rejected) == (1, [])
+
+
+@pytest.mark.parametrize("format", ["trl", "kto", "llamafactory"])
+def test_weights_come_back_where_the_format_has_a_place_for_them(format):
+    project, other = unmeasured(), unmeasured()
+    for weight in (1.0, 1.5):
+        make_pair(project=project, weight=weight)
+    load(other, export(project, format))
+    pairs = PreferencePair.objects.filter(project=other).order_by("weight")
+    assert [pair.weight for pair in pairs] == [1.0, 1.5]
+
+
+def test_what_openai_and_together_get_has_no_field_that_they_refuse():
+    project = unmeasured()
+    make_pair(project=project, weight=1.5)
+    for format in ("openai", "together"):
+        (row,) = export(project, format)
+        assert set(row) == {"input", "preferred_output", "non_preferred_output"}
+
+
 def read(path: Path):
     return Reading(path, most=10**8, longest=10**7)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -239,6 +240,19 @@ def without_adapter(model: Any) -> AbstractContextManager[Any]:
 def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """{name: weight} of what trains, in a fixed order."""
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def adapter_scales(model: Any) -> list[tuple[str, float]]:
+    """What each LoRA layer that is on multiplies its product by: (name, scale).
+
+    A and B do not say it themselves, and two layers may have each other's.
+    """
+    return sorted(
+        (name, scale)
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and not layer.disable_adapters
+        for scale in layer.scaling.values()
+    )
 
 
 def set_dropout(model: Any, training: bool) -> None:

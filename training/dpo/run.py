@@ -32,6 +32,7 @@ from training.dpo.loss_facts import is_unpaired
 from training.dpo.machine import device_memory
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
+    adapter_scales,
     hash_tensors,
     load_tokenizer,
     pick_device,
@@ -187,7 +188,10 @@ def prepare(
     hashes["config"] = _digest(told)
     told = {k: v for k, v in told.items() if k not in CHANGEABLE_KEYS}
     fingerprint = _digest(
-        [told, hashes["base"], hashes.get("adapter_at_start"), hashes["pairs.jsonl"]]
+        [
+            *(told, hashes["base"], hashes.get("adapter_at_start")),
+            *(adapter_scales(model), hashes["pairs.jsonl"]),
+        ]
     )
     loaded = time.monotonic()
     folders = [run_dir, *([source.parent.parent] if source is not None else [])]

@@ -9,6 +9,8 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,22 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_tokenizer(base_model: str) -> Any:
-    """The base model's tokenizer. Raises TrainerError."""
+def load_tokenizer(base_model: str, now: datetime | None = None) -> Any:
+    """The base model's tokenizer. Raises TrainerError.
+
+    `now`: what its chat template takes for the time, where it prints one (as Llama
+    3.1's does the date); None: the clock's.
+    """
     try:
-        return AutoTokenizer.from_pretrained(base_model)
+        tokenizer = AutoTokenizer.from_pretrained(base_model)
     except (OSError, ValueError) as error:
         raise TrainerError(_cannot_load("tokenizer", base_model, error)) from error
+    if now is not None and "strftime_now" in str(tokenizer.chat_template):
+        # A variable of the template goes before transformers' function of that name.
+        tokenizer.apply_chat_template = partial(
+            tokenizer.apply_chat_template, strftime_now=now.strftime
+        )
+    return tokenizer
 
 
 def load_base(

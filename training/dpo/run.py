@@ -9,6 +9,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
-from training.dpo.data import Pair, RowReport, prompts_of, read_pairs
+from training.dpo.data import Pair, RowReport, digest_of, prompts_of, read_pairs
 from training.dpo.defaults import forward_tokens, kept_bytes, passes_held, settle
 from training.dpo.distributed import from_main, is_main, run_lock
 from training.dpo.ending import common_ending, speak_for_main
@@ -151,7 +152,11 @@ def prepare(
         # Sums depend on how they are split among threads.
         torch.set_num_threads(earlier["threads"])
         status.progress(step=earlier["step"])
-    tokenizer = load_tokenizer(config.base_model)
+    # A template that prints the date makes of the pairs after midnight what it did before.
+    rendered_at = earlier.get("rendered_at") or from_main(
+        datetime.now().isoformat(timespec="seconds")
+    )
+    tokenizer = load_tokenizer(config.base_model, datetime.fromisoformat(rendered_at))
     base = open_base(config, device)
     base_parameters = base.num_parameters()
     # Now, because a template that refuses them should not waste a training.
@@ -186,13 +191,20 @@ def prepare(
             hashes[name] = sha256_of_file(run_dir / name)
     told = {k: v for k, v in as_dict(config).items() if k not in UNTOLD_KEYS}
     hashes["config"] = _digest(told)
-    told = {k: v for k, v in told.items() if k not in CHANGEABLE_KEYS}
-    fingerprint = _digest(
-        [
-            *(told, hashes["base"], hashes.get("adapter_at_start")),
-            *(adapter_scales(model), hashes["pairs.jsonl"]),
-        ]
-    )
+    start = [hashes.get("adapter_at_start"), adapter_scales(model)]
+    fingerprint = {
+        **{
+            f'"{key}" in config.json': _digest(value)
+            for key, value in told.items()
+            if key not in CHANGEABLE_KEYS
+        },
+        "the base model": hashes["base"],
+        "the adapter at the start": _digest(start),
+    }
+    for name, rows in (("pairs.jsonl", pairs), ("held_out.jsonl", held_out)):
+        fingerprint[name] = hashes.get(name, "")
+        made = f"what tokenizer and chat template make of {name}"
+        fingerprint[made] = digest_of(rows)
     loaded = time.monotonic()
     folders = [run_dir, *([source.parent.parent] if source is not None else [])]
     anchor = Anchor(engine, folders, store, hashes["base"], stop, status)
@@ -236,6 +248,7 @@ def prepare(
         data=data,
         held_out=held,
         fingerprint=fingerprint,
+        rendered_at=rendered_at,
         stop=stop,
         status=status,
         log=MetricsLog(run_dir / "metrics.jsonl"),

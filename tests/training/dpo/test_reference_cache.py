@@ -139,9 +139,7 @@ def test_the_scale_of_an_adapter_is_part_of_its_weights(counted, make_run):
     assert counted("two", parent_adapter=str(scaled), lora={}) == (12, 12)
 
 
-def test_each_layer_has_its_own_scale_in_the_key(
-    counted, make_run, family, tmp_path
-):
+def test_each_layer_has_its_own_scale_in_the_key(counted, make_run, family, tmp_path):
     """Equal A and B, the scales 4 and 1/2 of the queries and the values swapped: the
     same set of scales, another adapter, and still a margin of 0 before the first step."""
     parent = build_adapter(family("llama"), tmp_path / "parent")

@@ -27,7 +27,7 @@ from training.dpo.loss_facts import reads_reference
 
 SHAPES_LOSS = (
     *("loss", "beta", "label_smoothing", "ld_alpha"),
-    *("simpo_gamma", "discopop_tau"),
+    *("simpo_gamma", "discopop_tau", "desirable_weight", "undesirable_weight"),
 )
 """Config keys that change what a loss measures; equal ones, and the same reference,
 make losses comparable."""

@@ -169,7 +169,10 @@ def test_losses_decide_where_they_can_be_compared_and_accuracies_elsewhere():
     assert same["ranked_by"] == "loss"
     assert [t["name"] for t in same["trials"]] == ["sure", "often"]
     assert same["trials"][1]["to_best"]["loss"]["value"] == pytest.approx(0.07)
-    for other in ({"beta": 0.3}, {"loss": "ipo"}, {"label_smoothing": 0.1}):
+    for other in (
+        *({"beta": 0.3}, {"loss": "ipo"}, {"label_smoothing": 0.1}),
+        *({"desirable_weight": 0.5}, {"undesirable_weight": 0.5}),
+    ):
         apart = rank([trial("sure", sure), trial("often", often, **other)])
         assert apart["ranked_by"] == "accuracy"
         assert [t["name"] for t in apart["trials"]] == ["often", "sure"]

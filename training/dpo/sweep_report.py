@@ -57,7 +57,8 @@ class Trial:
     """A finished trial and its held-out rows.
 
     `rows`: of each held-out pair {"id", "line", "right", "margin", "loss"}; `prompts`:
-    which prompt each row is of; `weights`: of the pairs. `config`: with all defaults.
+    which prompt each row is of; `weights`: of the pairs. `config`: with all defaults,
+    and with what was chosen where config.json left it open.
     """
 
     name: str

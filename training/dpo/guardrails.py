@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from training.dpo.config import TrainingConfig, loss_weights
-from training.dpo.data import Pair, RowReport, prompts_of
+from training.dpo.data import Answer, Pair, RowReport, prompts_of
 from training.dpo.defaults import Settled, usual_rate, usual_sft_rate
 from training.dpo.loss_facts import LOSS_FACTS
 
@@ -98,11 +98,11 @@ SENTENCES = {
         " (lines: %(lines)s). They teach nothing; remove them."
     ),
     "duplicates": (
-        "Pairs that repeat an earlier one: %(count)s (lines: %(lines)s). If that is not meant,"
-        " remove them; to count a pair more, give it a weight."
+        "Rows that repeat an earlier one: %(count)s (lines: %(lines)s). If that is not meant,"
+        " remove them; to count a row more, give it a weight."
     ),
     "contradictions": (
-        "Pairs that say the opposite of an earlier one: %(count)s (lines: %(lines)s). They cancel"
+        "Rows that say the opposite of an earlier one: %(count)s (lines: %(lines)s). They cancel"
         " each other out; keep one verdict, or none."
     ),
     "held_out_leak": (
@@ -239,24 +239,33 @@ def _lost_rows(name: str, report: RowReport, max_length: int) -> list[Caution]:
 
 
 def _doubles(pairs: Sequence[Pair]) -> list[Caution]:
-    seen: set[tuple[Any, ...]] = set()
-    lines: dict[str, list[int]] = {
-        "identical_answers": [],
-        "duplicates": [],
-        "contradictions": [],
+    """Of labelled answers a stray says nothing: they are compared by their labels."""
+    seen: dict[tuple[Any, ...], int] = {}
+    lines: dict[str, dict[int, None]] = {
+        "identical_answers": {},
+        "duplicates": {},
+        "contradictions": {},
     }
     for pair in pairs:
-        prompt = tuple(pair.prompt_ids)
-        chosen, rejected = tuple(pair.chosen_ids), tuple(pair.rejected_ids)
-        if chosen == rejected:
-            lines["identical_answers"].append(pair.line)
-        elif (prompt, chosen, rejected) in seen:
-            lines["duplicates"].append(pair.line)
-        elif (prompt, rejected, chosen) in seen:
-            lines["contradictions"].append(pair.line)
-        seen.add((prompt, chosen, rejected))
+        prompt, chosen = tuple(pair.prompt_ids), tuple(pair.chosen_ids)
+        if isinstance(pair, Answer):
+            own, opposite = (
+                (prompt, chosen, pair.label),
+                (prompt, chosen, not pair.label),
+            )
+        else:
+            rejected = tuple(pair.rejected_ids)
+            own, opposite = (prompt, chosen, rejected), (prompt, rejected, chosen)
+        # A pair taken apart is two answers of one line.
+        if own == opposite or seen.get(opposite) == pair.line:
+            lines["identical_answers"][pair.line] = None
+        elif own in seen:
+            lines["duplicates"][pair.line] = None
+        elif opposite in seen:
+            lines["contradictions"][pair.line] = None
+        seen[own] = pair.line
     return [
-        Caution(code, {"count": len(numbers), "lines": lines_words(numbers)})
+        Caution(code, {"count": len(numbers), "lines": lines_words([*numbers])})
         for code, numbers in lines.items()
         if numbers
     ]

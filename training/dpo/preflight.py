@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from training.dpo.checkpoint import KEPT, newest_checkpoint
-from training.dpo.data import Pair, prompts_of
+from training.dpo.data import Answer, Pair, prompts_of
 from training.dpo.defaults import FORWARD_SHARE
 from training.dpo.distributed import from_main, is_main
 from training.dpo.errors import TrainerError
@@ -105,13 +105,18 @@ def look_ahead(
 def token_counts(pairs: Sequence[Pair]) -> dict[str, int]:
     """Tokens of the pairs: prompts and answers, each pair on its own.
 
-    `shared` of them stand at the beginning of both sides of their pair, so that one
-    pass of the model serves both; `longest` is the longest side, prompt included.
+    Labelled answers count as chosen if desirable, else as rejected; strays do not
+    count. `shared` of them stand at the beginning of both sides of their pair, or of an
+    answer and its stray, so that one pass of the model serves both; `longest` is the
+    longest side, prompt included, and a stray's too.
     """
+    bad = [p.chosen_ids for p in pairs if isinstance(p, Answer) and not p.label]
+    bad += [pair.rejected_ids for pair in pairs if not isinstance(pair, Answer)]
+    good = [pair.chosen_ids for pair in pairs if getattr(pair, "label", True)]
     return {
         "prompt": sum(len(pair.prompt_ids) for pair in pairs),
-        "chosen": sum(len(pair.chosen_ids) for pair in pairs),
-        "rejected": sum(len(pair.rejected_ids) for pair in pairs),
+        "chosen": sum(map(len, good)),
+        "rejected": sum(map(len, bad)),
         "shared": sum(_shared(pair) for pair in pairs),
         "longest": max(pair.longest for pair in pairs),
     }

@@ -70,11 +70,11 @@ TRAINER_WARNINGS = (
         "(lines: %(lines)s). They teach nothing; remove them."
     ),
     gettext_noop(
-        "Pairs that repeat an earlier one: %(count)s (lines: %(lines)s). If that is "
-        "not meant, remove them; to count a pair more, give it a weight."
+        "Rows that repeat an earlier one: %(count)s (lines: %(lines)s). If that is "
+        "not meant, remove them; to count a row more, give it a weight."
     ),
     gettext_noop(
-        "Pairs that say the opposite of an earlier one: %(count)s (lines: %(lines)s)."
+        "Rows that say the opposite of an earlier one: %(count)s (lines: %(lines)s)."
         " They cancel each other out; keep one verdict, or none."
     ),
     gettext_noop(

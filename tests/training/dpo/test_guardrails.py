@@ -3,7 +3,7 @@
 import pytest
 
 from training.dpo.config import TrainingConfig
-from training.dpo.data import Pair, RowReport
+from training.dpo.data import Answer, Pair, RowReport
 from training.dpo.defaults import settle
 from training.dpo.guardrails import (
     config_cautions,
@@ -127,6 +127,33 @@ def test_equal_repeated_and_contradicting_pairs_are_named_by_line():
     assert not said
     # the same answers to another prompt are nothing odd
     assert not about_data([*pairs, Pair("x", 21, [99], [1, 3], [2, 3])])
+
+
+def answers_of(*rows):
+    """Labelled answers (line, prompt, answer, label), each with one and the same stray."""
+    return [
+        Answer(str(n), line, prompt, ids, [9], label=label)
+        for n, (line, prompt, ids, label) in enumerate(rows)
+    ]
+
+
+def test_labelled_answers_are_compared_by_label_not_by_their_strays():
+    """ "Yes." to four prompts, with "Yes." as stray, is nothing odd; the same prompt and
+    answer under both labels is a contradiction, under one label a repeat."""
+    fine = [(n, [n], [9], n % 2 == 0) for n in range(1, 21)]
+    assert not about_data(answers_of(*fine))
+    said = about_data(answers_of(*fine, (21, [1], [9], True), (22, [2], [9], True)))
+    assert "(lines: 21)" in said.pop("contradictions")
+    assert "(lines: 22)" in said.pop("duplicates")
+    assert not said
+    # pairs taken apart: line 21 with equal answers, line 23 as line 22
+    apart = [(21, [30], [7], True), (21, [30], [7], False)]
+    apart += [(22, [31], [7], True), (22, [31], [8], False)]
+    apart += [(23, [31], [7], True), (23, [31], [8], False)]
+    said = about_data(answers_of(*fine, *apart))
+    assert "the same tokens: 1 (lines: 21)" in said.pop("identical_answers")
+    assert "earlier one: 1 (lines: 23)" in said.pop("duplicates")
+    assert not said
 
 
 def test_held_out_prompts_that_also_train_are_named_by_line():

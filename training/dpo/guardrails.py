@@ -77,6 +77,10 @@ SENTENCES = {
         "Few updates: %(count)s; below %(least)s a policy hardly moves: lower batch_size or"
         " raise epochs."
     ),
+    "few_sft_updates": (
+        "Few updates of supervised training: %(count)s; below %(least)s a policy hardly"
+        " moves: lower batch_size or raise sft_epochs."
+    ),
     "no_held_out": (
         "There is no pair in held_out.jsonl, so all figures come from pairs that train"
         " and say nothing of others: put pairs of other prompts there."
@@ -195,9 +199,9 @@ def data_cautions(
     held_out: Sequence[Pair],
     reports: Mapping[str, RowReport],
     max_length: int,
-    updates: int,
+    updates: Mapping[str, int],
 ) -> list[Caution]:
-    """What is odd about the rows; `updates`: optimizer steps on the pairs."""
+    """What is odd about the rows; `updates`: optimizer steps of each phase."""
     found = [*_amounts(pairs, held_out, updates)]
     for name, report in reports.items():
         found += _lost_rows(name, report, max_length)
@@ -205,13 +209,15 @@ def data_cautions(
 
 
 def _amounts(
-    pairs: Sequence[Pair], held_out: Sequence[Pair], updates: int
+    pairs: Sequence[Pair], held_out: Sequence[Pair], updates: Mapping[str, int]
 ) -> list[Caution]:
     found = []
-    for code, limit, count in (
-        ("few_pairs", "least_pairs", len(pairs)),
-        ("few_updates", "least_updates", updates),
-    ):
+    amounts = [("few_pairs", "least_pairs", len(pairs))]
+    amounts += [
+        ("few_updates" if phase == "dpo" else "few_sft_updates", "least_updates", steps)
+        for phase, steps in updates.items()
+    ]
+    for code, limit, count in amounts:
         least = int(LIMITS[limit].value)
         if count < least:
             found.append(Caution(code, {"count": count, "least": least}))

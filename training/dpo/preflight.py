@@ -156,7 +156,7 @@ def _held_out(run: Run) -> dict[str, int] | None:
 def _cautions(prepared: Prepared) -> list[Caution]:
     run = prepared.run
     held_out = run.held_out.pairs if run.held_out is not None else []
-    updates = run.phases[-1].schedule.total_steps
+    updates = {phase.name: phase.schedule.total_steps for phase in run.phases}
     return config_cautions(
         run.config, run.settled, prepared.base_parameters
     ) + data_cautions(

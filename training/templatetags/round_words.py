@@ -58,6 +58,10 @@ TRAINER_WARNINGS = (
         "batch_size or raise epochs."
     ),
     gettext_noop(
+        "Few updates of supervised training: %(count)s; below %(least)s a policy "
+        "hardly moves: lower batch_size or raise sft_epochs."
+    ),
+    gettext_noop(
         "%(count)s of %(read)s rows of %(file)s lose the end of an answer at "
         "max_length %(most)s: raise it."
     ),

@@ -78,7 +78,8 @@ def pairs_of(count, first_prompt=0):
     ]
 
 
-def about_data(pairs=None, held_out=None, reports=None, updates=100):
+def about_data(pairs=None, held_out=None, reports=None, updates=100, **phases):
+    updates = phases | {"dpo": updates}
     held_out = pairs_of(30, 1000) if held_out is None else held_out
     found = data_cautions(pairs or pairs_of(20), held_out, reports or {}, 64, updates)
     return {caution.code: caution.text for caution in found}
@@ -95,6 +96,9 @@ def test_too_few_pairs_updates_and_held_out_prompts_are_said():
     assert "few_pairs" not in about_data(pairs_of(15))
     assert "few_updates" in about_data(updates=49)
     assert "few_updates" not in about_data(updates=50)
+    said = about_data(sft=49)
+    assert list(said) == ["few_sft_updates"] and "raise sft_epochs" in said.popitem()[1]
+    assert not about_data(sft=50)
     assert list(about_data(held_out=[])) == ["no_held_out"]
     # 98 / sqrt(16) = 24.5 points, rounded to even
     few = about_data(held_out=pairs_of(16, 1000))

@@ -39,7 +39,7 @@ LIMITS = {
     "stuck_steps": Limit(20, "means of fewer steps scatter too much to judge"),
     "stuck_margin": Limit(0.02, "moves the sigmoid loss by 0.01 from ln 2"),
     "stuck_log_ratio": Limit(
-        0.2, "nats between the answers, for losses that do not start at ln 2"
+        0.2, "nats between the answers, for losses that are no −log σ of the margin"
     ),
     "lost_log_ratio": Limit(
         0.3, "nats a token: a chosen token is a quarter less likely than before"
@@ -54,7 +54,7 @@ LIMITS = {
 }
 
 LOG_SIGMOID = {"sigmoid", "robust", "exo_pair", "bco_pair", "sigmoid_norm", "aot"}
-"""Losses that start at ln 2 and flatten out as −log σ of the margin does."""
+"""Losses that flatten out as −log σ of the margin does."""
 
 RATE_UNUSUAL = (
     "%(name)s %(value)s is unusual for %(tuning)s on a model of %(size)s million weights"
@@ -328,6 +328,18 @@ def _ends(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float] |
     return sum(values[:size]) / size, sum(values[-size:]) / size
 
 
+def loss_at_start(config: TrainingConfig) -> float:
+    """The loss of LOG_SIGMOID ones where the policy is its reference: every margin 0.
+
+    −log σ(0) = ln 2; bco_pair has it twice; exo_pair is ½ ln(½ / (1−ε)) + ½ ln(½ / ε).
+    """
+    starts = dict.fromkeys(LOG_SIGMOID, math.log(2)) | {"bco_pair": 2 * math.log(2)}
+    smoothing = config.label_smoothing
+    if smoothing:
+        starts["exo_pair"] = -math.log(4 * smoothing * (1 - smoothing)) / 2
+    return sum(weight * starts[name] for name, weight in loss_weights(config).items())
+
+
 def _stuck(
     rows: Sequence[Mapping[str, Any]], config: TrainingConfig, first: int, last: int
 ) -> list[Caution]:
@@ -337,10 +349,12 @@ def _stuck(
     loss, margins = _ends(rows, "loss"), _ends(rows, "rewards/margins")
     if done < max(LIMITS["stuck_steps"].value, share * total) or not (loss and margins):
         return []
-    names = set(loss_weights(config))
+    weights = loss_weights(config)
+    names = set(weights)
     if names <= LOG_SIGMOID:
         most = LIMITS["stuck_margin"].value
-        moved = abs(loss[1] - math.log(2)) > most / 2
+        away = abs(loss[1] - loss_at_start(config))
+        moved = away > most / 2 * sum(weights.values())
     else:
         # Without a reference a margin says nothing of what was learned.
         moved = not any(LOSS_FACTS[name].needs_reference for name in names)

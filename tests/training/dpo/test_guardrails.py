@@ -1,8 +1,9 @@
 """Each caution once where it is due, and silent just beside that."""
 
 import pytest
+import torch
 
-from training.dpo.config import TrainingConfig
+from training.dpo.config import TrainingConfig, parse_config
 from training.dpo.data import Answer, Pair, RowReport
 from training.dpo.defaults import settle
 from training.dpo.guardrails import (
@@ -13,6 +14,8 @@ from training.dpo.guardrails import (
     lines_words,
     memory_cautions,
 )
+from training.dpo.loss import objective_of, pair_losses
+from training.dpo.loss_inputs import PairLogps
 
 SFT_RATE = "sft_learning_rate_unusual"
 
@@ -232,6 +235,29 @@ def test_a_loss_that_stays_at_ln_2_is_said_after_warm_up_and_a_third():
     assert about(curve(**FLAT | {"rewards/margins": lambda t: 0.03}), loss="ipo") == {}
     # without a reference a small margin is no sign
     assert about(curve(**FLAT), loss="orpo") == {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "start", "more"),
+    [
+        ("sigmoid", 0.6931, {"label_smoothing": 0.1}),
+        ({"sigmoid": 2.0}, 1.3863, {}),
+        ("bco_pair", 1.3863, {}),
+        # ½ ln(½ / 0.999) + ½ ln(½ / 0.001) = −0.3461 + 3.1073
+        ("exo_pair", 2.7612, {"label_smoothing": 0.001}),
+        ({"aot": 0.5, "bco_pair": 1.0}, 1.7329, {}),
+    ],
+)
+def test_a_loss_is_stuck_where_it_starts(loss, start, more):
+    """The margin 0.001 alone would not do: a loss that left its start has moved."""
+    config = {"loss": loss, **more}
+    parsed = parse_config({"base_model": "m", **config})
+    logps = PairLogps(*[torch.zeros(4)] * 6, *[torch.ones(4)] * 4)
+    objective = objective_of(parsed)
+    own = pair_losses(objective.weights, logps, objective.settings).mean().item()
+    assert own == pytest.approx(start, abs=1e-4)
+    assert "stuck" in about(curve(**FLAT | {"loss": lambda t: start}), **config)
+    assert about(curve(**FLAT | {"loss": lambda t: start - 0.03}), **config) == {}
 
 
 def test_both_answers_becoming_unlikely_is_said_and_one_is_not():

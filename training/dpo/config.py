@@ -22,6 +22,9 @@ from training.dpo.loss_facts import (
 )
 
 LOSS_NAMES = list(LOSS_FACTS)
+SEEDS = 1 << 64
+"""How many torch's generators tell apart; a larger seed is taken modulo this."""
+
 SCHEDULERS = ("linear", "cosine", "constant")
 
 

@@ -3,6 +3,7 @@
 Leaves out full fine-tuning (`full.py`) and several devices (`sharding.py`).
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
-from training.dpo.config import LoraConfig, TrainingConfig
+from training.dpo.config import SEEDS, LoraConfig, TrainingConfig
 from training.dpo.errors import TrainerError
 from training.dpo.files import fsync_path
 from training.dpo.sharding import whole
@@ -153,7 +154,7 @@ def _fresh_adapter(model: Any, config: TrainingConfig) -> Any:
     lora = config.lora
     r = lora.r or 16
     alpha = lora.alpha or 2 * r
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed % SEEDS)
     try:
         return peft.get_peft_model(
             model,
@@ -174,8 +175,21 @@ def _fresh_adapter(model: Any, config: TrainingConfig) -> Any:
 
 
 def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
-    """Last parts of module names, which every server that reads PEFT folders knows."""
+    """Last parts of module names, which every server that reads PEFT folders knows.
+
+    Raises TrainerError for a wanted one that the model has not: PEFT is content if any
+    of them fits.
+    """
     if isinstance(wanted, list):
+        there = [name for name, _ in model.named_modules() if name]
+        for name in wanted:
+            if not any(f".{known}".endswith(f".{name}") for known in there):
+                parts = {known.rpartition(".")[2] for known in there}
+                near = difflib.get_close_matches(name, sorted(parts), n=1, cutoff=0.0)
+                raise TrainerError(
+                    f'config.json: "lora.target_modules" names "{name}", which the model'
+                    f' has not; the nearest is "{near[0]}".'
+                )
         return wanted
     head = model.get_output_embeddings()
     return sorted(

@@ -114,8 +114,9 @@ SENTENCES = {
         " Their figures look better than on new prompts; hold out whole prompts."
     ),
     "memory": (
-        "The run needs about %(needed)s of the %(there)s of memory: set micro_batch_size"
-        " to 1 or lower max_length if it is killed."
+        "The run needs about %(needed)s of the %(there)s of memory: if it is killed, set"
+        " micro_batch_size to 1 and savings.side_by_side to false and resume, or lower"
+        " max_length in a fresh run folder."
     ),
     "stuck": (
         "At step %(step)s of %(total)s the loss is still %(loss)s and the margin"

@@ -57,10 +57,13 @@ UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from", "reference_cache")
 
 CHANGEABLE_KEYS = (
     *("logging_steps", "save_steps", "eval_steps", "sharding"),
+    *("micro_batch_size", "savings"),
     *("learning_rate", "sft_learning_rate", "max_grad_norm"),
 )
 """Config keys that may change before a resume: those of the first line do not touch the
-weights, the others let a run go on more carefully after a loss that was no number."""
+weights, those of the second by rounding only (with lora.dropout other numbers are drawn)
+and fit a run into memory, the others let it go on more carefully after a loss that was
+no number."""
 
 
 def run_folder(run_dir: Path, stop: StopFlag) -> None:
@@ -114,8 +117,8 @@ def explained(error: Exception) -> Exception:
     cpu_is_full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
     if cpu_is_full or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return TrainerError(
-            "Out of memory: set micro_batch_size to 1 and savings.side_by_side to"
-            " false, or lower max_length."
+            "Out of memory: set micro_batch_size to 1 and savings.side_by_side to false"
+            " and resume, or lower max_length in a fresh run folder."
         )
     full = ("No space left on device", "Disk quota exceeded")
     if any(words in str(error) for words in full):
@@ -326,7 +329,8 @@ def _layout(
 ) -> tuple[Layout, bool]:
     """What memory allows: (layout, whether layers keep only their input).
 
-    `earlier`: the state of the checkpoint to go on from, whose layout stays.
+    `earlier`: the state of the checkpoint to go on from, whose layout stays, but for
+    what the config now asks to be smaller.
     """
     on_cpu = base.device.type == "cpu"
     memory = from_main(device_memory(base.device))

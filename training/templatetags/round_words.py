@@ -87,8 +87,9 @@ TRAINER_WARNINGS = (
         "prompts."
     ),
     gettext_noop(
-        "The run needs about %(needed)s of the %(there)s of memory: set "
-        "micro_batch_size to 1 or lower max_length if it is killed."
+        "The run needs about %(needed)s of the %(there)s of memory: if it is killed,"
+        " set micro_batch_size to 1 and savings.side_by_side to false and resume, or"
+        " lower max_length in a fresh run folder."
     ),
     gettext_noop(
         "At step %(step)s of %(total)s the loss is still %(loss)s and the margin "

@@ -220,6 +220,29 @@ def test_a_checkpoint_of_another_config_is_refused(make_run):
     assert 'What differs: "beta" in config.json. Use a fresh' in str(raised.value)
 
 
+def test_a_run_out_of_memory_goes_on_as_its_sentence_says(make_run):
+    """Two passes of many pairs at once become one of one pair; all but rounding stays."""
+    config = CONFIG | {"epochs": 6, "lora": {"r": 4}}
+    whole, run = make_run("whole", **config), make_run("run", **config)
+    train_here(whole)
+    torch.set_num_threads(2)
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(14))
+    torch.set_num_threads(1)
+    _, state = load_checkpoint(newest_checkpoint(run / "checkpoints"))
+    assert state["lanes"] == 2
+    smaller = {"micro_batch_size": 1, "savings": {"side_by_side": False}}
+    text = json.dumps(read_json(run / "config.json") | smaller)
+    (run / "config.json").write_text(text)
+    train_here(run)
+    torch.set_num_threads(1)
+    _, state = load_checkpoint(newest_checkpoint(run / "checkpoints"))
+    assert state["lanes"] == 1
+    for row, wanted in zip(without_speed(run), without_speed(whole), strict=True):
+        assert row["step"] == wanted["step"]
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+
+
 MADE_OF_PAIRS = "what tokenizer and chat template make of pairs.jsonl"
 
 

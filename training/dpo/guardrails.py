@@ -97,6 +97,11 @@ SENTENCES = {
         "%(count)s of %(read)s rows of %(file)s are dropped: preflight.json has the"
         " reasons and the lines."
     ),
+    "beyond_positions": (
+        "%(count)s rows have more than the %(positions)s tokens that the model was made for"
+        " (the longest: line %(line)s of %(file)s, %(tokens)s): what it says beyond them is"
+        " unsure. Set max_length to %(positions)s, or give the model rope scaling."
+    ),
     "identical_answers": (
         "Pairs whose chosen and rejected answers have the same tokens: %(count)s"
         " (lines: %(lines)s). They teach nothing; remove them."
@@ -245,6 +250,21 @@ def _lost_rows(name: str, report: RowReport, max_length: int) -> list[Caution]:
     return found
 
 
+def position_cautions(
+    rows: Mapping[str, Sequence[Pair]], positions: int | None
+) -> list[Caution]:
+    """Rows, by file, beyond the `positions` that the model was made for."""
+    found = []
+    for name, pairs in rows.items():
+        long = [p for p in pairs if positions is not None and p.longest > positions]
+        if long:
+            worst = max(long, key=lambda pair: pair.longest)
+            values = {"count": len(long), "positions": positions, "file": name}
+            values |= {"line": worst.line, "tokens": worst.longest}
+            found.append(Caution("beyond_positions", values))
+    return found[:1]
+
+
 def _doubles(pairs: Sequence[Pair]) -> list[Caution]:
     """Of labelled answers a stray says nothing: they are compared by their labels."""
     seen: dict[tuple[Any, ...], int] = {}
@@ -253,6 +273,8 @@ def _doubles(pairs: Sequence[Pair]) -> list[Caution]:
         "duplicates": {},
         "contradictions": {},
     }
+    own: tuple[Any, ...]
+    opposite: tuple[Any, ...]
     for pair in pairs:
         prompt, chosen = tuple(pair.prompt_ids), tuple(pair.chosen_ids)
         if isinstance(pair, Answer):

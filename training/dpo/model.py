@@ -43,7 +43,7 @@ def load_tokenizer(base_model: str, now: datetime | None = None) -> Any:
     3.1's does the date); None: the clock's.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base_model)
+        tokenizer: Any = AutoTokenizer.from_pretrained(base_model)
     except (OSError, ValueError) as error:
         raise TrainerError(_cannot_load("tokenizer", base_model, error)) from error
     if now is not None and "strftime_now" in str(tokenizer.chat_template):

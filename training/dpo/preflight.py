@@ -27,11 +27,13 @@ from training.dpo.guardrails import (
     config_cautions,
     data_cautions,
     memory_cautions,
+    position_cautions,
 )
 from training.dpo.machine import device_memory, peak_memory
 from training.dpo.model import set_dropout
 from training.dpo.outputs import Prepared
 from training.dpo.phases import DPO
+from training.dpo.positions import positions_of
 from training.dpo.progress import say
 from training.dpo.run_state import Run
 from training.dpo.step import backward_step
@@ -157,11 +159,14 @@ def _cautions(prepared: Prepared) -> list[Caution]:
     run = prepared.run
     held_out = run.held_out.pairs if run.held_out is not None else []
     updates = {phase.name: phase.schedule.total_steps for phase in run.phases}
-    return config_cautions(
-        run.config, run.settled, prepared.base_parameters
-    ) + data_cautions(
-        run.data.pairs, held_out, prepared.reports, run.config.max_length, updates
-    )
+    rows = {"pairs.jsonl": run.data.pairs, "held_out.jsonl": held_out}
+    return [
+        *config_cautions(run.config, run.settled, prepared.base_parameters),
+        *position_cautions(rows, positions_of(run.engine.causal_lm)),
+        *data_cautions(
+            run.data.pairs, held_out, prepared.reports, run.config.max_length, updates
+        ),
+    ]
 
 
 # --- Time and memory -------------------------------------------------------------------

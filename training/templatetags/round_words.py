@@ -70,6 +70,12 @@ TRAINER_WARNINGS = (
         "reasons and the lines."
     ),
     gettext_noop(
+        "%(count)s rows have more than the %(positions)s tokens that the model was made"
+        " for (the longest: line %(line)s of %(file)s, %(tokens)s): what it says beyond"
+        " them is unsure. Set max_length to %(positions)s, or give the model rope"
+        " scaling."
+    ),
+    gettext_noop(
         "Pairs whose chosen and rejected answers have the same tokens: %(count)s "
         "(lines: %(lines)s). They teach nothing; remove them."
     ),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from training.dpo.config import SEEDS
 from training.dpo.data import Pair
 
 ALIKE_TOKENS = 2048
@@ -64,7 +65,8 @@ class Schedule:
     def _order(self, count: int, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(count))
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        seed = (self.seed * 1_000_003 + epoch) % SEEDS
+        generator = torch.Generator().manual_seed(seed)
         return torch.randperm(count, generator=generator).tolist()
 
 

@@ -22,6 +22,9 @@ from training.dpo.loss_facts import (
 )
 
 LOSS_NAMES = list(LOSS_FACTS)
+SEEDS = 1 << 64
+"""How many torch's generators tell apart; a larger seed is taken modulo this."""
+
 SCHEDULERS = ("linear", "cosine", "constant")
 
 
@@ -168,7 +171,8 @@ class TrainingConfig:
     pair whose prompt fills it is dropped. Both are counted in summary.json."""
 
     warmup_ratio: float = 0.1
-    """Share of the steps over which the learning rate rises from 0."""
+    """Share of a phase's steps over which the learning rate rises from 0; a phase of one
+    step is at its peak."""
 
     lr_scheduler: str = "linear"
     """After the warm-up: "linear" or "cosine" to 0, or "constant"."""

@@ -7,6 +7,7 @@ line numbers, each row is looked at (not only the first), and a malformed row is
 naming line and field. Leaves out how a row becomes token ids; see `row_tokens.py`.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,14 @@ class Pair:
         """Tokens of both sides, the prompt counted twice as TRL's num_tokens does."""
         answers = len(self.chosen_ids) + len(self.rejected_ids)
         return 2 * len(self.prompt_ids) + answers
+
+
+def digest_of(pairs: Iterable[Pair]) -> str:
+    """sha256 over all that is known of them: names, token ids, weights, labels."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(repr(pair).encode())
+    return digest.hexdigest()
 
 
 def prompts_of(pairs: Iterable[Pair]) -> set[tuple[int, ...]]:

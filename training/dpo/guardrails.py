@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from training.dpo.config import TrainingConfig, loss_weights
-from training.dpo.data import Pair, RowReport, prompts_of
+from training.dpo.data import Answer, Pair, RowReport, prompts_of
 from training.dpo.defaults import Settled, usual_rate, usual_sft_rate
 from training.dpo.loss_facts import LOSS_FACTS
 
@@ -39,7 +39,7 @@ LIMITS = {
     "stuck_steps": Limit(20, "means of fewer steps scatter too much to judge"),
     "stuck_margin": Limit(0.02, "moves the sigmoid loss by 0.01 from ln 2"),
     "stuck_log_ratio": Limit(
-        0.2, "nats between the answers, for losses that do not start at ln 2"
+        0.2, "nats between the answers, for losses that are no −log σ of the margin"
     ),
     "lost_log_ratio": Limit(
         0.3, "nats a token: a chosen token is a quarter less likely than before"
@@ -54,7 +54,7 @@ LIMITS = {
 }
 
 LOG_SIGMOID = {"sigmoid", "robust", "exo_pair", "bco_pair", "sigmoid_norm", "aot"}
-"""Losses that start at ln 2 and flatten out as −log σ of the margin does."""
+"""Losses that flatten out as −log σ of the margin does."""
 
 RATE_UNUSUAL = (
     "%(name)s %(value)s is unusual for %(tuning)s on a model of %(size)s million weights"
@@ -77,6 +77,10 @@ SENTENCES = {
         "Few updates: %(count)s; below %(least)s a policy hardly moves: lower batch_size or"
         " raise epochs."
     ),
+    "few_sft_updates": (
+        "Few updates of supervised training: %(count)s; below %(least)s a policy hardly"
+        " moves: lower batch_size or raise sft_epochs."
+    ),
     "no_held_out": (
         "There is no pair in held_out.jsonl, so all figures come from pairs that train"
         " and say nothing of others: put pairs of other prompts there."
@@ -93,16 +97,21 @@ SENTENCES = {
         "%(count)s of %(read)s rows of %(file)s are dropped: preflight.json has the"
         " reasons and the lines."
     ),
+    "beyond_positions": (
+        "%(count)s rows have more than the %(positions)s tokens that the model was made for"
+        " (the longest: line %(line)s of %(file)s, %(tokens)s): what it says beyond them is"
+        " unsure. Set max_length to %(positions)s, or give the model rope scaling."
+    ),
     "identical_answers": (
         "Pairs whose chosen and rejected answers have the same tokens: %(count)s"
         " (lines: %(lines)s). They teach nothing; remove them."
     ),
     "duplicates": (
-        "Pairs that repeat an earlier one: %(count)s (lines: %(lines)s). If that is not meant,"
-        " remove them; to count a pair more, give it a weight."
+        "Rows that repeat an earlier one: %(count)s (lines: %(lines)s). If that is not meant,"
+        " remove them; to count a row more, give it a weight."
     ),
     "contradictions": (
-        "Pairs that say the opposite of an earlier one: %(count)s (lines: %(lines)s). They cancel"
+        "Rows that say the opposite of an earlier one: %(count)s (lines: %(lines)s). They cancel"
         " each other out; keep one verdict, or none."
     ),
     "held_out_leak": (
@@ -110,8 +119,9 @@ SENTENCES = {
         " Their figures look better than on new prompts; hold out whole prompts."
     ),
     "memory": (
-        "The run needs about %(needed)s of the %(there)s of memory: set micro_batch_size"
-        " to 1 or lower max_length if it is killed."
+        "The run needs about %(needed)s of the %(there)s of memory: if it is killed, set"
+        " micro_batch_size to 1 and savings.side_by_side to false and resume, or lower"
+        " max_length in a fresh run folder."
     ),
     "stuck": (
         "At step %(step)s of %(total)s the loss is still %(loss)s and the margin"
@@ -195,9 +205,9 @@ def data_cautions(
     held_out: Sequence[Pair],
     reports: Mapping[str, RowReport],
     max_length: int,
-    updates: int,
+    updates: Mapping[str, int],
 ) -> list[Caution]:
-    """What is odd about the rows; `updates`: optimizer steps on the pairs."""
+    """What is odd about the rows; `updates`: optimizer steps of each phase."""
     found = [*_amounts(pairs, held_out, updates)]
     for name, report in reports.items():
         found += _lost_rows(name, report, max_length)
@@ -205,13 +215,15 @@ def data_cautions(
 
 
 def _amounts(
-    pairs: Sequence[Pair], held_out: Sequence[Pair], updates: int
+    pairs: Sequence[Pair], held_out: Sequence[Pair], updates: Mapping[str, int]
 ) -> list[Caution]:
     found = []
-    for code, limit, count in (
-        ("few_pairs", "least_pairs", len(pairs)),
-        ("few_updates", "least_updates", updates),
-    ):
+    amounts = [("few_pairs", "least_pairs", len(pairs))]
+    amounts += [
+        ("few_updates" if phase == "dpo" else "few_sft_updates", "least_updates", steps)
+        for phase, steps in updates.items()
+    ]
+    for code, limit, count in amounts:
         least = int(LIMITS[limit].value)
         if count < least:
             found.append(Caution(code, {"count": count, "least": least}))
@@ -238,25 +250,51 @@ def _lost_rows(name: str, report: RowReport, max_length: int) -> list[Caution]:
     return found
 
 
+def position_cautions(
+    rows: Mapping[str, Sequence[Pair]], positions: int | None
+) -> list[Caution]:
+    """Rows, by file, beyond the `positions` that the model was made for."""
+    found = []
+    for name, pairs in rows.items():
+        long = [p for p in pairs if positions is not None and p.longest > positions]
+        if long:
+            worst = max(long, key=lambda pair: pair.longest)
+            values = {"count": len(long), "positions": positions, "file": name}
+            values |= {"line": worst.line, "tokens": worst.longest}
+            found.append(Caution("beyond_positions", values))
+    return found[:1]
+
+
 def _doubles(pairs: Sequence[Pair]) -> list[Caution]:
-    seen: set[tuple[Any, ...]] = set()
-    lines: dict[str, list[int]] = {
-        "identical_answers": [],
-        "duplicates": [],
-        "contradictions": [],
+    """Of labelled answers a stray says nothing: they are compared by their labels."""
+    seen: dict[tuple[Any, ...], int] = {}
+    lines: dict[str, dict[int, None]] = {
+        "identical_answers": {},
+        "duplicates": {},
+        "contradictions": {},
     }
+    own: tuple[Any, ...]
+    opposite: tuple[Any, ...]
     for pair in pairs:
-        prompt = tuple(pair.prompt_ids)
-        chosen, rejected = tuple(pair.chosen_ids), tuple(pair.rejected_ids)
-        if chosen == rejected:
-            lines["identical_answers"].append(pair.line)
-        elif (prompt, chosen, rejected) in seen:
-            lines["duplicates"].append(pair.line)
-        elif (prompt, rejected, chosen) in seen:
-            lines["contradictions"].append(pair.line)
-        seen.add((prompt, chosen, rejected))
+        prompt, chosen = tuple(pair.prompt_ids), tuple(pair.chosen_ids)
+        if isinstance(pair, Answer):
+            own, opposite = (
+                (prompt, chosen, pair.label),
+                (prompt, chosen, not pair.label),
+            )
+        else:
+            rejected = tuple(pair.rejected_ids)
+            own, opposite = (prompt, chosen, rejected), (prompt, rejected, chosen)
+        # A pair taken apart is two answers of one line.
+        if own == opposite or seen.get(opposite) == pair.line:
+            lines["identical_answers"][pair.line] = None
+        elif own in seen:
+            lines["duplicates"][pair.line] = None
+        elif opposite in seen:
+            lines["contradictions"][pair.line] = None
+        seen[own] = pair.line
     return [
-        Caution(code, {"count": len(numbers), "lines": lines_words(numbers)})
+        Caution(code, {"count": len(numbers), "lines": lines_words([*numbers])})
         for code, numbers in lines.items()
         if numbers
     ]
@@ -313,6 +351,18 @@ def _ends(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float] |
     return sum(values[:size]) / size, sum(values[-size:]) / size
 
 
+def loss_at_start(config: TrainingConfig) -> float:
+    """The loss of LOG_SIGMOID ones where the policy is its reference: every margin 0.
+
+    −log σ(0) = ln 2; bco_pair has it twice; exo_pair is ½ ln(½ / (1−ε)) + ½ ln(½ / ε).
+    """
+    starts = dict.fromkeys(LOG_SIGMOID, math.log(2)) | {"bco_pair": 2 * math.log(2)}
+    smoothing = config.label_smoothing
+    if smoothing:
+        starts["exo_pair"] = -math.log(4 * smoothing * (1 - smoothing)) / 2
+    return sum(weight * starts[name] for name, weight in loss_weights(config).items())
+
+
 def _stuck(
     rows: Sequence[Mapping[str, Any]], config: TrainingConfig, first: int, last: int
 ) -> list[Caution]:
@@ -322,10 +372,12 @@ def _stuck(
     loss, margins = _ends(rows, "loss"), _ends(rows, "rewards/margins")
     if done < max(LIMITS["stuck_steps"].value, share * total) or not (loss and margins):
         return []
-    names = set(loss_weights(config))
+    weights = loss_weights(config)
+    names = set(weights)
     if names <= LOG_SIGMOID:
         most = LIMITS["stuck_margin"].value
-        moved = abs(loss[1] - math.log(2)) > most / 2
+        away = abs(loss[1] - loss_at_start(config))
+        moved = away > most / 2 * sum(weights.values())
     else:
         # Without a reference a margin says nothing of what was learned.
         moved = not any(LOSS_FACTS[name].needs_reference for name in names)

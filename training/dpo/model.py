@@ -3,23 +3,27 @@
 Leaves out full fine-tuning (`full.py`) and several devices (`sharding.py`).
 """
 
+import difflib
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
-from training.dpo.config import LoraConfig, TrainingConfig
+from training.dpo.config import SEEDS, LoraConfig, TrainingConfig
 from training.dpo.errors import TrainerError
 from training.dpo.files import fsync_path
 from training.dpo.sharding import whole
@@ -32,12 +36,22 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_tokenizer(base_model: str) -> Any:
-    """The base model's tokenizer. Raises TrainerError."""
+def load_tokenizer(base_model: str, now: datetime | None = None) -> Any:
+    """The base model's tokenizer. Raises TrainerError.
+
+    `now`: what its chat template takes for the time, where it prints one (as Llama
+    3.1's does the date); None: the clock's.
+    """
     try:
-        return AutoTokenizer.from_pretrained(base_model)
+        tokenizer: Any = AutoTokenizer.from_pretrained(base_model)
     except (OSError, ValueError) as error:
         raise TrainerError(_cannot_load("tokenizer", base_model, error)) from error
+    if now is not None and "strftime_now" in str(tokenizer.chat_template):
+        # A variable of the template goes before transformers' function of that name.
+        tokenizer.apply_chat_template = partial(
+            tokenizer.apply_chat_template, strftime_now=now.strftime
+        )
+    return tokenizer
 
 
 def load_base(
@@ -140,7 +154,7 @@ def _fresh_adapter(model: Any, config: TrainingConfig) -> Any:
     lora = config.lora
     r = lora.r or 16
     alpha = lora.alpha or 2 * r
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed % SEEDS)
     try:
         return peft.get_peft_model(
             model,
@@ -161,8 +175,21 @@ def _fresh_adapter(model: Any, config: TrainingConfig) -> Any:
 
 
 def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
-    """Last parts of module names, which every server that reads PEFT folders knows."""
+    """Last parts of module names, which every server that reads PEFT folders knows.
+
+    Raises TrainerError for a wanted one that the model has not: PEFT is content if any
+    of them fits.
+    """
     if isinstance(wanted, list):
+        there = [name for name, _ in model.named_modules() if name]
+        for name in wanted:
+            if not any(f".{known}".endswith(f".{name}") for known in there):
+                parts = {known.rpartition(".")[2] for known in there}
+                near = difflib.get_close_matches(name, sorted(parts), n=1, cutoff=0.0)
+                raise TrainerError(
+                    f'config.json: "lora.target_modules" names "{name}", which the model'
+                    f' has not; the nearest is "{near[0]}".'
+                )
         return wanted
     head = model.get_output_embeddings()
     return sorted(
@@ -239,6 +266,19 @@ def without_adapter(model: Any) -> AbstractContextManager[Any]:
 def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """{name: weight} of what trains, in a fixed order."""
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def adapter_scales(model: Any) -> list[tuple[str, float]]:
+    """What each LoRA layer that is on multiplies its product by: (name, scale).
+
+    A and B do not say it themselves, and two layers may have each other's.
+    """
+    return sorted(
+        (name, scale)
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and not layer.disable_adapters
+        for scale in layer.scaling.values()
+    )
 
 
 def set_dropout(model: Any, training: bool) -> None:

@@ -25,9 +25,10 @@ def learning_rate_at(
 ) -> float:
     """The rate of a step counted from 0.
 
-    Rises from 0 over ceil(total · warmup_ratio) steps, then by `scheduler`.
+    Rises from 0 over ceil(total · warmup_ratio) steps, then by `scheduler`. A phase of
+    one step has no warm-up: transformers' rate of 0 would train nothing.
     """
-    warmup = math.ceil(total * warmup_ratio)
+    warmup = math.ceil(total * warmup_ratio) if total > 1 else 0
     if step < warmup:
         return peak * step / warmup
     progress = (step - warmup) / max(1, total - warmup)

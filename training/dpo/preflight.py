@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from training.dpo.checkpoint import KEPT, newest_checkpoint
-from training.dpo.data import Pair, prompts_of
+from training.dpo.data import Answer, Pair, prompts_of
 from training.dpo.defaults import FORWARD_SHARE
 from training.dpo.distributed import from_main, is_main
 from training.dpo.errors import TrainerError
@@ -27,11 +27,13 @@ from training.dpo.guardrails import (
     config_cautions,
     data_cautions,
     memory_cautions,
+    position_cautions,
 )
 from training.dpo.machine import device_memory, peak_memory
 from training.dpo.model import set_dropout
 from training.dpo.outputs import Prepared
 from training.dpo.phases import DPO
+from training.dpo.positions import positions_of
 from training.dpo.progress import say
 from training.dpo.run_state import Run
 from training.dpo.step import backward_step
@@ -105,13 +107,18 @@ def look_ahead(
 def token_counts(pairs: Sequence[Pair]) -> dict[str, int]:
     """Tokens of the pairs: prompts and answers, each pair on its own.
 
-    `shared` of them stand at the beginning of both sides of their pair, so that one
-    pass of the model serves both; `longest` is the longest side, prompt included.
+    Labelled answers count as chosen if desirable, else as rejected; strays do not
+    count. `shared` of them stand at the beginning of both sides of their pair, or of an
+    answer and its stray, so that one pass of the model serves both; `longest` is the
+    longest side, prompt included, and a stray's too.
     """
+    bad = [p.chosen_ids for p in pairs if isinstance(p, Answer) and not p.label]
+    bad += [pair.rejected_ids for pair in pairs if not isinstance(pair, Answer)]
+    good = [pair.chosen_ids for pair in pairs if getattr(pair, "label", True)]
     return {
         "prompt": sum(len(pair.prompt_ids) for pair in pairs),
-        "chosen": sum(len(pair.chosen_ids) for pair in pairs),
-        "rejected": sum(len(pair.rejected_ids) for pair in pairs),
+        "chosen": sum(map(len, good)),
+        "rejected": sum(map(len, bad)),
         "shared": sum(_shared(pair) for pair in pairs),
         "longest": max(pair.longest for pair in pairs),
     }
@@ -151,12 +158,15 @@ def _held_out(run: Run) -> dict[str, int] | None:
 def _cautions(prepared: Prepared) -> list[Caution]:
     run = prepared.run
     held_out = run.held_out.pairs if run.held_out is not None else []
-    updates = run.phases[-1].schedule.total_steps
-    return config_cautions(
-        run.config, run.settled, prepared.base_parameters
-    ) + data_cautions(
-        run.data.pairs, held_out, prepared.reports, run.config.max_length, updates
-    )
+    updates = {phase.name: phase.schedule.total_steps for phase in run.phases}
+    rows = {"pairs.jsonl": run.data.pairs, "held_out.jsonl": held_out}
+    return [
+        *config_cautions(run.config, run.settled, prepared.base_parameters),
+        *position_cautions(rows, positions_of(run.engine.causal_lm)),
+        *data_cautions(
+            run.data.pairs, held_out, prepared.reports, run.config.max_length, updates
+        ),
+    ]
 
 
 # --- Time and memory -------------------------------------------------------------------

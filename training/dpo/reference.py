@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,6 +27,7 @@ from training.dpo.distributed import from_main, gathered, is_main
 from training.dpo.files import fsync_path
 from training.dpo.forward import Engine, answer_sum, score_set
 from training.dpo.logp_cache import LogpCache, Values, answer_key
+from training.dpo.model import adapter_scales
 from training.dpo.progress import say
 from training.dpo.sharding import pass_dtype
 
@@ -159,20 +159,13 @@ def context(engine: Engine, weights_hash: str) -> dict[str, str]:
         "weights": weights_hash,
         "dtype": str(pass_dtype(base)),
         "attention": str(base.config._attn_implementation),
-        "adapter_scale": _adapter_scale(engine.model),
+        "adapter_scale": str(adapter_scales(engine.model)),
         "device": f"{device.type} {kind}",
         "float32_matmul": torch.get_float32_matmul_precision(),
         "forward": f"{FORWARD_VERSION} {engine.kind}",
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
-
-
-def _adapter_scale(model: Any) -> str:
-    """What LoRA's products are multiplied by: A and B do not say it themselves."""
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
-    on = [layer for layer in layers if not layer.disable_adapters]
-    return str(sorted({scale for layer in on for scale in layer.scaling.values()}))
 
 
 def _find(cache: LogpCache, keys: Sequence[tuple[bytes, bytes]]) -> dict[bytes, Values]:

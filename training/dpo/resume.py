@@ -65,6 +65,7 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
     tensors = gathered_on_main(tensors)
     state = {
         "fingerprint": run.fingerprint,
+        "rendered_at": run.rendered_at,
         "num_tokens": position.num_tokens,
         "seconds": position.seconds,
         "threads": torch.get_num_threads(),
@@ -89,17 +90,30 @@ def open_checkpoint(run: Run) -> Checkpoint | None:
         run.log.keep_until(-1)
         return None
     tensors, state = load_checkpoint(source)
-    if state["fingerprint"] != run.fingerprint:
-        raise TrainerError(
-            f"The checkpoint {source.name} belongs to another config, other pairs or"
-            " another model; use a fresh run folder or restore its config.json."
-        )
+    _refuse_another_run(source.name, state["fingerprint"], run.fingerprint)
     elsewhere = source.parent.parent / "metrics.jsonl"
     own = source.parent == run.folder / "checkpoints"
     run.log.keep_until(state["step"], None if own else elsewhere)
     if not own:
         bring_held_out(elsewhere.parent, run.folder)
     return Checkpoint(tensors, state)
+
+
+def _refuse_another_run(
+    name: str, told: dict[str, str] | str, wanted: dict[str, str]
+) -> None:
+    if isinstance(told, str):
+        raise TrainerError(
+            f"The checkpoint {name} was written by an earlier version of the trainer;"
+            " use a fresh run folder."
+        )
+    differs = [key for key in wanted | told if told.get(key) != wanted.get(key)]
+    if differs:
+        raise TrainerError(
+            f"The checkpoint {name} belongs to another config, other pairs or another"
+            f" model. What differs: {', '.join(differs)}. Use a fresh run folder or put"
+            " that back as it was."
+        )
 
 
 def resume_source(folder: Path, config: TrainingConfig) -> Path | None:

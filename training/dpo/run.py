@@ -9,6 +9,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
-from training.dpo.data import Pair, RowReport, prompts_of, read_pairs
+from training.dpo.data import Pair, RowReport, digest_of, prompts_of, read_pairs
 from training.dpo.defaults import forward_tokens, kept_bytes, passes_held, settle
 from training.dpo.distributed import from_main, is_main, run_lock
 from training.dpo.ending import common_ending, speak_for_main
@@ -32,6 +33,7 @@ from training.dpo.loss_facts import is_unpaired
 from training.dpo.machine import device_memory
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
+    adapter_scales,
     hash_tensors,
     load_tokenizer,
     pick_device,
@@ -39,6 +41,7 @@ from training.dpo.model import (
 )
 from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.phases import dpo_schedule, plan_phases
+from training.dpo.positions import has_table, positions_of, refuse_beyond_table
 from training.dpo.preflight import check_room, look_ahead
 from training.dpo.process import StopFlag
 from training.dpo.progress import say
@@ -55,10 +58,13 @@ UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from", "reference_cache")
 
 CHANGEABLE_KEYS = (
     *("logging_steps", "save_steps", "eval_steps", "sharding"),
+    *("micro_batch_size", "savings"),
     *("learning_rate", "sft_learning_rate", "max_grad_norm"),
 )
 """Config keys that may change before a resume: those of the first line do not touch the
-weights, the others let a run go on more carefully after a loss that was no number."""
+weights, those of the second by rounding only (with lora.dropout other numbers are drawn)
+and fit a run into memory, the others let it go on more carefully after a loss that was
+no number."""
 
 
 def run_folder(run_dir: Path, stop: StopFlag) -> None:
@@ -112,8 +118,8 @@ def explained(error: Exception) -> Exception:
     cpu_is_full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
     if cpu_is_full or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return TrainerError(
-            "Out of memory: set micro_batch_size to 1 and savings.side_by_side to"
-            " false, or lower max_length."
+            "Out of memory: set micro_batch_size to 1 and savings.side_by_side to false"
+            " and resume, or lower max_length in a fresh run folder."
         )
     full = ("No space left on device", "Disk quota exceeded")
     if any(words in str(error) for words in full):
@@ -150,7 +156,11 @@ def prepare(
         # Sums depend on how they are split among threads.
         torch.set_num_threads(earlier["threads"])
         status.progress(step=earlier["step"])
-    tokenizer = load_tokenizer(config.base_model)
+    # A template that prints the date makes of the pairs after midnight what it did before.
+    rendered_at = earlier.get("rendered_at") or from_main(
+        datetime.now().isoformat(timespec="seconds")
+    )
+    tokenizer = load_tokenizer(config.base_model, datetime.fromisoformat(rendered_at))
     base = open_base(config, device)
     base_parameters = base.num_parameters()
     # Now, because a template that refuses them should not waste a training.
@@ -159,6 +169,7 @@ def prepare(
     )
     stop.check()
     pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
+    refuse_beyond_table(base, {"pairs.jsonl": pairs, "held_out.jsonl": held_out})
     settled = settle(config, base_parameters, len(pairs))
     layout, keeps_input_only = _layout(config, base, tokenizer, pairs, earlier)
     store = _reference_store(run_dir, config, source)
@@ -185,10 +196,20 @@ def prepare(
             hashes[name] = sha256_of_file(run_dir / name)
     told = {k: v for k, v in as_dict(config).items() if k not in UNTOLD_KEYS}
     hashes["config"] = _digest(told)
-    told = {k: v for k, v in told.items() if k not in CHANGEABLE_KEYS}
-    fingerprint = _digest(
-        [told, hashes["base"], hashes.get("adapter_at_start"), hashes["pairs.jsonl"]]
-    )
+    start = [hashes.get("adapter_at_start"), adapter_scales(model)]
+    fingerprint = {
+        **{
+            f'"{key}" in config.json': _digest(value)
+            for key, value in told.items()
+            if key not in CHANGEABLE_KEYS
+        },
+        "the base model": hashes["base"],
+        "the adapter at the start": _digest(start),
+    }
+    for name, rows in (("pairs.jsonl", pairs), ("held_out.jsonl", held_out)):
+        fingerprint[name] = hashes.get(name, "")
+        made = f"what tokenizer and chat template make of {name}"
+        fingerprint[made] = digest_of(rows)
     loaded = time.monotonic()
     folders = [run_dir, *([source.parent.parent] if source is not None else [])]
     anchor = Anchor(engine, folders, store, hashes["base"], stop, status)
@@ -215,9 +236,13 @@ def prepare(
 
     if objective.unpaired:
         schedule = dpo_schedule(config, settled, len(pairs))
-        pairs = with_strays(pairs, schedule.first_epoch(), config.max_length)
+        # A stray joins another prompt: it too must not reach beyond a table.
+        longest = config.max_length
+        if has_table(base):
+            longest = min(longest, positions_of(base) or longest)
+        pairs = with_strays(pairs, schedule.first_epoch(), longest)
         in_order = replace(schedule, pairs=len(held_out), shuffle=False)
-        held_out = with_strays(held_out, in_order.first_epoch(), config.max_length)
+        held_out = with_strays(held_out, in_order.first_epoch(), longest)
     data = measured(pairs)
     held = measured(held_out) if held_out else None
     run = Run(
@@ -232,6 +257,7 @@ def prepare(
         data=data,
         held_out=held,
         fingerprint=fingerprint,
+        rendered_at=rendered_at,
         stop=stop,
         status=status,
         log=MetricsLog(run_dir / "metrics.jsonl"),
@@ -309,7 +335,8 @@ def _layout(
 ) -> tuple[Layout, bool]:
     """What memory allows: (layout, whether layers keep only their input).
 
-    `earlier`: the state of the checkpoint to go on from, whose layout stays.
+    `earlier`: the state of the checkpoint to go on from, whose layout stays, but for
+    what the config now asks to be smaller.
     """
     on_cpu = base.device.type == "cpu"
     memory = from_main(device_memory(base.device))

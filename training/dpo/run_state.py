@@ -24,6 +24,8 @@ class Run:
 
     The reference in `data` and `held_out` is the base until DPO begins, where it is
     the weights after supervised training: `after_sft` is then their hash.
+    `fingerprint`: {what a resume must find as it was: its digest}. `rendered_at`: what
+    the chat template took for the time, in ISO form.
     """
 
     folder: Path
@@ -36,7 +38,8 @@ class Run:
     parameters: dict[str, torch.nn.Parameter]
     data: PairSet
     held_out: PairSet | None
-    fingerprint: str
+    fingerprint: dict[str, str]
+    rendered_at: str
     stop: StopFlag
     status: StatusFile
     log: MetricsLog

@@ -403,10 +403,11 @@ def _finished(
         "seconds": summary["seconds"],
         "reference": summary["reference"],
     }
+    chosen = {name: choice["value"] for name, choice in summary["chosen"].items()}
     return Trial(
         folder.name,
         values,
-        as_dict(parse_config(trial_config(config, values))),
+        as_dict(parse_config(trial_config(config, values))) | chosen,
         rows,
         [prompts[row["line"]] for row in rows],
         [weights[row["line"]] for row in rows],

@@ -27,7 +27,7 @@ from training.dpo.loss_facts import reads_reference
 
 SHAPES_LOSS = (
     *("loss", "beta", "label_smoothing", "ld_alpha"),
-    *("simpo_gamma", "discopop_tau"),
+    *("simpo_gamma", "discopop_tau", "desirable_weight", "undesirable_weight"),
 )
 """Config keys that change what a loss measures; equal ones, and the same reference,
 make losses comparable."""
@@ -57,7 +57,8 @@ class Trial:
     """A finished trial and its held-out rows.
 
     `rows`: of each held-out pair {"id", "line", "right", "margin", "loss"}; `prompts`:
-    which prompt each row is of; `weights`: of the pairs. `config`: with all defaults.
+    which prompt each row is of; `weights`: of the pairs. `config`: with all defaults,
+    and with what was chosen where config.json left it open.
     """
 
     name: str

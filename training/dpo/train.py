@@ -18,7 +18,7 @@ import torch
 
 from training.dpo.anchor import refuse_lost_reference
 from training.dpo.answer_figures import AnswerFigures
-from training.dpo.config import TrainingConfig
+from training.dpo.config import SEEDS, TrainingConfig
 from training.dpo.data import Pair
 from training.dpo.distributed import (
     any_rank,
@@ -249,7 +249,7 @@ def _seed(seed: int, step: int) -> None:
     """Dropout's random numbers depend on the step and the process alone, so nothing of
     them is in a checkpoint.
     """
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank())
+    torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + rank()) % SEEDS)
 
 
 def _refuse_nan(

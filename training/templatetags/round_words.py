@@ -58,6 +58,10 @@ TRAINER_WARNINGS = (
         "batch_size or raise epochs."
     ),
     gettext_noop(
+        "Few updates of supervised training: %(count)s; below %(least)s a policy "
+        "hardly moves: lower batch_size or raise sft_epochs."
+    ),
+    gettext_noop(
         "%(count)s of %(read)s rows of %(file)s lose the end of an answer at "
         "max_length %(most)s: raise it."
     ),
@@ -66,15 +70,21 @@ TRAINER_WARNINGS = (
         "reasons and the lines."
     ),
     gettext_noop(
+        "%(count)s rows have more than the %(positions)s tokens that the model was made"
+        " for (the longest: line %(line)s of %(file)s, %(tokens)s): what it says beyond"
+        " them is unsure. Set max_length to %(positions)s, or give the model rope"
+        " scaling."
+    ),
+    gettext_noop(
         "Pairs whose chosen and rejected answers have the same tokens: %(count)s "
         "(lines: %(lines)s). They teach nothing; remove them."
     ),
     gettext_noop(
-        "Pairs that repeat an earlier one: %(count)s (lines: %(lines)s). If that is "
-        "not meant, remove them; to count a pair more, give it a weight."
+        "Rows that repeat an earlier one: %(count)s (lines: %(lines)s). If that is "
+        "not meant, remove them; to count a row more, give it a weight."
     ),
     gettext_noop(
-        "Pairs that say the opposite of an earlier one: %(count)s (lines: %(lines)s)."
+        "Rows that say the opposite of an earlier one: %(count)s (lines: %(lines)s)."
         " They cancel each other out; keep one verdict, or none."
     ),
     gettext_noop(
@@ -83,8 +93,9 @@ TRAINER_WARNINGS = (
         "prompts."
     ),
     gettext_noop(
-        "The run needs about %(needed)s of the %(there)s of memory: set "
-        "micro_batch_size to 1 or lower max_length if it is killed."
+        "The run needs about %(needed)s of the %(there)s of memory: if it is killed,"
+        " set micro_batch_size to 1 and savings.side_by_side to false and resume, or"
+        " lower max_length in a fresh run folder."
     ),
     gettext_noop(
         "At step %(step)s of %(total)s the loss is still %(loss)s and the margin "

@@ -1,9 +1,10 @@
 """Each caution once where it is due, and silent just beside that."""
 
 import pytest
+import torch
 
-from training.dpo.config import TrainingConfig
-from training.dpo.data import Pair, RowReport
+from training.dpo.config import TrainingConfig, parse_config
+from training.dpo.data import Answer, Pair, RowReport
 from training.dpo.defaults import settle
 from training.dpo.guardrails import (
     config_cautions,
@@ -13,6 +14,8 @@ from training.dpo.guardrails import (
     lines_words,
     memory_cautions,
 )
+from training.dpo.loss import objective_of, pair_losses
+from training.dpo.loss_inputs import PairLogps
 
 SFT_RATE = "sft_learning_rate_unusual"
 
@@ -78,7 +81,8 @@ def pairs_of(count, first_prompt=0):
     ]
 
 
-def about_data(pairs=None, held_out=None, reports=None, updates=100):
+def about_data(pairs=None, held_out=None, reports=None, updates=100, **phases):
+    updates = phases | {"dpo": updates}
     held_out = pairs_of(30, 1000) if held_out is None else held_out
     found = data_cautions(pairs or pairs_of(20), held_out, reports or {}, 64, updates)
     return {caution.code: caution.text for caution in found}
@@ -95,6 +99,9 @@ def test_too_few_pairs_updates_and_held_out_prompts_are_said():
     assert "few_pairs" not in about_data(pairs_of(15))
     assert "few_updates" in about_data(updates=49)
     assert "few_updates" not in about_data(updates=50)
+    said = about_data(sft=49)
+    assert list(said) == ["few_sft_updates"] and "raise sft_epochs" in said.popitem()[1]
+    assert not about_data(sft=50)
     assert list(about_data(held_out=[])) == ["no_held_out"]
     # 98 / sqrt(16) = 24.5 points, rounded to even
     few = about_data(held_out=pairs_of(16, 1000))
@@ -127,6 +134,33 @@ def test_equal_repeated_and_contradicting_pairs_are_named_by_line():
     assert not said
     # the same answers to another prompt are nothing odd
     assert not about_data([*pairs, Pair("x", 21, [99], [1, 3], [2, 3])])
+
+
+def answers_of(*rows):
+    """Labelled answers (line, prompt, answer, label), each with one and the same stray."""
+    return [
+        Answer(str(n), line, prompt, ids, [9], label=label)
+        for n, (line, prompt, ids, label) in enumerate(rows)
+    ]
+
+
+def test_labelled_answers_are_compared_by_label_not_by_their_strays():
+    """ "Yes." to four prompts, with "Yes." as stray, is nothing odd; the same prompt and
+    answer under both labels is a contradiction, under one label a repeat."""
+    fine = [(n, [n], [9], n % 2 == 0) for n in range(1, 21)]
+    assert not about_data(answers_of(*fine))
+    said = about_data(answers_of(*fine, (21, [1], [9], True), (22, [2], [9], True)))
+    assert "(lines: 21)" in said.pop("contradictions")
+    assert "(lines: 22)" in said.pop("duplicates")
+    assert not said
+    # pairs taken apart: line 21 with equal answers, line 23 as line 22
+    apart = [(21, [30], [7], True), (21, [30], [7], False)]
+    apart += [(22, [31], [7], True), (22, [31], [8], False)]
+    apart += [(23, [31], [7], True), (23, [31], [8], False)]
+    said = about_data(answers_of(*fine, *apart))
+    assert "the same tokens: 1 (lines: 21)" in said.pop("identical_answers")
+    assert "earlier one: 1 (lines: 23)" in said.pop("duplicates")
+    assert not said
 
 
 def test_held_out_prompts_that_also_train_are_named_by_line():
@@ -201,6 +235,29 @@ def test_a_loss_that_stays_at_ln_2_is_said_after_warm_up_and_a_third():
     assert about(curve(**FLAT | {"rewards/margins": lambda t: 0.03}), loss="ipo") == {}
     # without a reference a small margin is no sign
     assert about(curve(**FLAT), loss="orpo") == {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "start", "more"),
+    [
+        ("sigmoid", 0.6931, {"label_smoothing": 0.1}),
+        ({"sigmoid": 2.0}, 1.3863, {}),
+        ("bco_pair", 1.3863, {}),
+        # ½ ln(½ / 0.999) + ½ ln(½ / 0.001) = −0.3461 + 3.1073
+        ("exo_pair", 2.7612, {"label_smoothing": 0.001}),
+        ({"aot": 0.5, "bco_pair": 1.0}, 1.7329, {}),
+    ],
+)
+def test_a_loss_is_stuck_where_it_starts(loss, start, more):
+    """The margin 0.001 alone would not do: a loss that left its start has moved."""
+    config = {"loss": loss, **more}
+    parsed = parse_config({"base_model": "m", **config})
+    logps = PairLogps(*[torch.zeros(4)] * 6, *[torch.ones(4)] * 4)
+    objective = objective_of(parsed)
+    own = pair_losses(objective.weights, logps, objective.settings).mean().item()
+    assert own == pytest.approx(start, abs=1e-4)
+    assert "stuck" in about(curve(**FLAT | {"loss": lambda t: start}), **config)
+    assert about(curve(**FLAT | {"loss": lambda t: start - 0.03}), **config) == {}
 
 
 def test_both_answers_becoming_unlikely_is_said_and_one_is_not():

@@ -9,7 +9,7 @@ import torch
 from tests.training.dpo.runs import PAIRS, chat, read_json, read_rows, train_here
 from training.dpo import preflight
 from training.dpo.__main__ import main
-from training.dpo.data import Pair
+from training.dpo.data import Answer, Pair
 from training.dpo.errors import TrainerError
 from training.dpo.preflight import Measured, fitted, token_counts
 
@@ -35,6 +35,22 @@ def test_tokens_are_counted_by_side_and_as_shared():
         "chosen": 5,
         "rejected": 3,
         "shared": 5,
+        "longest": 5,
+    }
+
+
+def test_labelled_answers_are_counted_by_label_without_their_strays():
+    """Prompts 3 + 1, desirable 2, undesirable 3. With strays of 1 and 4 tokens one way
+    through the model serves 3 + 1 tokens of each, and the longest is 1 + 4."""
+    answers = [
+        Answer("a", 1, [1, 2, 3], [4, 5], [6], label=True),
+        Answer("b", 2, [1], [7, 8, 9], [6, 6, 6, 6], label=False),
+    ]
+    assert token_counts(answers) == {
+        "prompt": 4,
+        "chosen": 2,
+        "rejected": 3,
+        "shared": 4,
         "longest": 5,
     }
 

@@ -198,7 +198,7 @@ def test_what_fails_in_one_process_is_the_sentence_of_all(make):
     run = make("run", epochs=30)
     with processes(run, fault=out_of_memory) as started:
         assert started.codes() == [1, 1]
-        sentence = "Out of memory: set micro_batch_size to 1 and savings.side_by_side to false, or lower max_length."
+        sentence = "Out of memory: set micro_batch_size to 1 and savings.side_by_side to false and resume, or lower max_length in a fresh run folder."
         assert [started.last_words(rank) for rank in (0, 1)] == [sentence] * 2
     status = read_json(run / "status.json")
     assert (status["state"], status["reason"]) == ("failed", sentence)

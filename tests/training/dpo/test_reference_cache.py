@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.dpo.families import build_adapter
 from tests.training.dpo.runs import (
     PAIRS,
     chat,
@@ -136,6 +137,21 @@ def test_the_scale_of_an_adapter_is_part_of_its_weights(counted, make_run):
     )
     assert counted("one", parent_adapter=str(parent / "adapter"), lora={}) == (24, 0)
     assert counted("two", parent_adapter=str(scaled), lora={}) == (12, 12)
+
+
+def test_each_layer_has_its_own_scale_in_the_key(counted, make_run, family, tmp_path):
+    """Equal A and B, the scales 4 and 1/2 of the queries and the values swapped: the
+    same set of scales, another adapter, and still a margin of 0 before the first step."""
+    parent = build_adapter(family("llama"), tmp_path / "parent")
+    swapped = shutil.copytree(parent, tmp_path / "swapped")
+    for folder, scales in ((parent, (16, 2)), (swapped, (2, 16))):
+        settings = read_json(folder / "adapter_config.json")
+        settings["alpha_pattern"] = dict(zip(("q_proj", "v_proj"), scales, strict=True))
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+    assert counted("one", parent_adapter=str(parent), lora={}) == (24, 0)
+    assert counted("two", parent_adapter=str(swapped), lora={}) == (12, 12)
+    first = read_rows(tmp_path / "two" / "metrics.jsonl")[0]
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
 
 
 def test_before_the_first_step_margins_are_0(make_run, tmp_path):

@@ -8,13 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
+from tests.training.dpo.runs import (
+    PAIRS,
+    read_json,
+    read_rows,
+    train_here,
+    write_rows,
+    write_run,
+)
 from training.dpo.__main__ import main
-from training.dpo.checkpoint import newest_checkpoint, save_checkpoint
+from training.dpo.checkpoint import (
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from training.dpo.data import Answer, Pair, digest_of
 from training.dpo.errors import FolderLocked, Stopped, TrainerError
 from training.dpo.lock import folder_lock
 from training.dpo.process import StopFlag
@@ -200,8 +215,119 @@ def test_a_checkpoint_of_another_config_is_refused(make_run):
         run_folder(run, StopAfter(20))
     config = read_json(run / "config.json")
     (run / "config.json").write_text(json.dumps(config | {"beta": 0.2}))
-    with pytest.raises(TrainerError, match="belongs to another config"):
+    with pytest.raises(TrainerError, match="belongs to another config") as raised:
         train_here(run)
+    assert 'What differs: "beta" in config.json. Use a fresh' in str(raised.value)
+
+
+def test_a_run_out_of_memory_goes_on_as_its_sentence_says(make_run):
+    """Two passes of many pairs at once become one of one pair; all but rounding stays."""
+    config = CONFIG | {"epochs": 6, "lora": {"r": 4}}
+    whole, run = make_run("whole", **config), make_run("run", **config)
+    train_here(whole)
+    torch.set_num_threads(2)
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(14))
+    torch.set_num_threads(1)
+    _, state = load_checkpoint(newest_checkpoint(run / "checkpoints"))
+    assert state["lanes"] == 2
+    smaller = {"micro_batch_size": 1, "savings": {"side_by_side": False}}
+    text = json.dumps(read_json(run / "config.json") | smaller)
+    (run / "config.json").write_text(text)
+    train_here(run)
+    torch.set_num_threads(1)
+    _, state = load_checkpoint(newest_checkpoint(run / "checkpoints"))
+    assert state["lanes"] == 1
+    for row, wanted in zip(without_speed(run), without_speed(whole), strict=True):
+        assert row["step"] == wanted["step"]
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+
+
+MADE_OF_PAIRS = "what tokenizer and chat template make of pairs.jsonl"
+
+
+def test_other_held_out_pairs_or_another_template_are_refused_by_name(
+    make_run, base_model, tmp_path
+):
+    """Line 2 of held_out.jsonl has another answer; the template has one word more."""
+    base = shutil.copytree(base_model, tmp_path / "base")
+    run = make_run(held_out=PAIRS[:2], **CONFIG, base_model=str(base))
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(20))
+    metrics = (run / "metrics.jsonl").read_bytes()
+    write_rows(run / "held_out.jsonl", [PAIRS[0], PAIRS[2]])
+    with pytest.raises(TrainerError, match=r"What differs: held_out\.jsonl, what "):
+        train_here(run)
+    write_rows(run / "held_out.jsonl", PAIRS[:2])
+    template = base / "chat_template.jinja"
+    changed = template.read_text().replace("<|im_start|>{{", "<|im_start|>Sir {{")
+    template.write_text(changed)
+    with pytest.raises(TrainerError) as raised:
+        train_here(run)
+    made = f"{MADE_OF_PAIRS}, {MADE_OF_PAIRS.replace('pairs', 'held_out')}"
+    assert f"What differs: {made}. Use a fresh" in str(raised.value)
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_weights_and_labels_of_rows_count_as_rows_do():
+    pair = Pair("a", 1, [1, 2], [3], [4])
+    others = [replace(pair, **{key: value}) for key, value in OTHERWISE.items()]
+    label = [Answer("a", 1, [1], [3], [], 1.0, label, [3]) for label in (True, False)]
+    digests = [digest_of([row]) for row in (pair, *others, *label)]
+    assert len(set(digests)) == len(OTHERWISE) + 3
+    assert digest_of([pair, others[0]]) != digest_of([others[0], pair])
+
+
+OTHERWISE = {
+    "id": "b",
+    "prompt_ids": [1],
+    "chosen_ids": [5],
+    "rejected_ids": [3],
+    "weight": 2.0,
+}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_a_sentence(make_run):
+    run = make_run(**CONFIG)
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(20))
+    newest = newest_checkpoint(run / "checkpoints")
+    tensors, state = load_checkpoint(newest)
+    shutil.rmtree(newest)
+    step = state.pop("step")
+    save_checkpoint(newest.parent, step, tensors, state | {"fingerprint": "0f3a"})
+    with pytest.raises(TrainerError, match="was written by an earlier version of the"):
+        train_here(run)
+
+
+def test_a_template_that_prints_the_date_prints_that_of_the_first_start(
+    make_run, base_model, tmp_path, monkeypatch
+):
+    """As Llama 3.1's does. Stopped on the 1st of January and resumed on the 2nd."""
+    base = shutil.copytree(base_model, tmp_path / "base")
+    template = base / "chat_template.jinja"
+    template.write_text(
+        "Today: {{ strftime_now('%d %b %Y') }}\n" + template.read_text()
+    )
+    days = iter((1, 2, 2))
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2030, 1, next(days), 23, 59)
+
+    monkeypatch.setattr("training.dpo.run.datetime", Clock)
+    run = make_run(**CONFIG | {"epochs": 4}, base_model=str(base))
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(14))
+    train_here(run)
+    canary = read_json(run / "canary.json")["prompts"][0]["token_ids"]
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert tokenizer.decode(canary).startswith("Today: 01 Jan 2030")
+    fresh = make_run("fresh", **CONFIG | {"epochs": 4}, base_model=str(base))
+    train_here(fresh)
+    canary = read_json(fresh / "canary.json")["prompts"][0]["token_ids"]
+    assert tokenizer.decode(canary).startswith("Today: 02 Jan 2030")
 
 
 def test_a_locked_folder_is_left_alone(make_run, command):

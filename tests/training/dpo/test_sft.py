@@ -295,6 +295,19 @@ def test_a_loss_that_is_no_number_names_the_rate_of_its_phase(make_run):
         train_here(run)
 
 
+def test_a_phase_of_one_step_trains_at_its_full_rate(make_run):
+    """A tenth of one step, rounded up, would be all of it, at a rate of 0."""
+    run = make_run(**CONFIG | {"batch_size": 8, "sft_epochs": 1, "epochs": 1})
+    train_here(run)
+    lines = read_rows(run / "metrics.jsonl")
+    rates = [line["learning_rate"] for line in lines]
+    config = read_json(run / "summary.json")["config"]
+    assert rates == [config["sft_learning_rate"], config["learning_rate"]]
+    assert lines[1]["drift/chosen"] > 0
+    codes = [w["code"] for w in read_json(run / "preflight.json")["warnings"]]
+    assert "few_sft_updates" in codes and "few_updates" in codes
+
+
 def test_the_time_left_counts_what_each_phase_costs(make_run):
     """A supervised step runs the prompt and one answer, a DPO step the prompt twice and
     both answers: with prompts of 2 and answers of 2 tokens, 4 against 8 a pair. Two

@@ -11,10 +11,12 @@ import pytest
 
 from tests.training.dpo.runs import PAIRS, chat, read_json, read_rows, write_rows
 from training.dpo.__main__ import main
+from training.dpo.config import parse_config
+from training.dpo.defaults import settle
 from training.dpo.errors import FolderLocked, Stopped, TrainerError
 from training.dpo.lock import folder_lock
 from training.dpo.process import StopFlag
-from training.dpo.sweep import sweep
+from training.dpo.sweep import _finished, sweep
 from training.dpo.sweep_options import parse_options, trials_of
 from training.dpo.sweep_report import Trial, rank, table
 
@@ -169,7 +171,10 @@ def test_losses_decide_where_they_can_be_compared_and_accuracies_elsewhere():
     assert same["ranked_by"] == "loss"
     assert [t["name"] for t in same["trials"]] == ["sure", "often"]
     assert same["trials"][1]["to_best"]["loss"]["value"] == pytest.approx(0.07)
-    for other in ({"beta": 0.3}, {"loss": "ipo"}, {"label_smoothing": 0.1}):
+    for other in (
+        *({"beta": 0.3}, {"loss": "ipo"}, {"label_smoothing": 0.1}),
+        *({"desirable_weight": 0.5}, {"undesirable_weight": 0.5}),
+    ):
         apart = rank([trial("sure", sure), trial("often", often, **other)])
         assert apart["ranked_by"] == "accuracy"
         assert [t["name"] for t in apart["trials"]] == ["often", "sure"]
@@ -182,6 +187,29 @@ def test_losses_decide_where_they_can_be_compared_and_accuracies_elsewhere():
         assert (
             rank([trial("a", sure), trial("b", often, **other)])["ranked_by"] == "loss"
         )
+
+
+def test_what_was_settled_decides_whether_references_are_the_same(tmp_path):
+    """200 pairs make batches of 2 for one epoch and 4 for three where no size is given:
+    supervised training then ends elsewhere, and with it begins the reference."""
+    trials = []
+    config = {"base_model": "m", "sft_epochs": 1}
+    for epochs in (1, 3):
+        folder, values = tmp_path / f"epochs={epochs}", {"epochs": epochs}
+        folder.mkdir()
+        settled = settle(parse_config(config | values), 2_000_000, 200)
+        write_rows(folder / "held_out.jsonl", [{"prompt": "a"}])
+        row = {"id": "1", "line": 1, "right": 1.0, "margin": 0.5, "loss": 0.3}
+        write_rows(folder / "held_out_scored.jsonl", [row])
+        write_rows(folder / "metrics.jsonl", [{"phase": "dpo"}])
+        told = {"held_out": {"end": {}}, "final": {}, "chosen": settled.as_dict()}
+        told |= {"steps": 1, "seconds": {}, "reference": {}}
+        write_rows(folder / "summary.json", [told])
+        trials.append(_finished(folder, values, config, {1: "a"}))
+    assert [trial.config["batch_size"] for trial in trials] == [2, 4]
+    report = rank(trials)
+    assert report["ranked_by"] == "accuracy"
+    assert "Not all trials have the same reference" in " ".join(report["says"])
 
 
 def test_equal_accuracies_are_ordered_by_log_odds():

@@ -211,6 +211,27 @@ def test_held_out_pairs_are_evaluated_when_asked_and_steps_logged_when_asked(mak
     assert [row["step"] for row in rows if "eval_loss" in row] == [1, 8, 16, 18]
 
 
+def test_a_seed_of_any_size_trains(make_run):
+    """2³⁵ overflowed where it is multiplied, 2⁷⁰ wherever it is used."""
+    runs = [
+        make_run(f"{seed}", epochs=1, batch_size=3, seed=2**seed) for seed in (35, 70)
+    ]
+    for run in runs:
+        train_here(run)
+        assert read_json(run / "status.json")["state"] == "done"
+
+
+def test_a_module_that_the_model_has_not_is_named(make_run):
+    """Beside one that it has: PEFT would train that one alone."""
+    lora = {"r": 4, "target_modules": ["q_proj", "v_porj"]}
+    with pytest.raises(TrainerError, match='"v_porj".*the nearest is "v_proj"'):
+        train_here(make_run(lora=lora))
+    names = ["layers.1.self_attn.q_proj", "v_proj"]
+    run = make_run("whole", epochs=1, lora={"r": 4, "target_modules": names})
+    train_here(run)
+    assert read_json(run / "status.json")["state"] == "done"
+
+
 def test_dropout_is_used_if_asked_for(make_run):
     """The first two steps have B = 0, where it changes nothing; then it does."""
     config = {"batch_size": 6, "epochs": 4, "warmup_ratio": 0}

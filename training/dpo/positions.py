@@ -1,0 +1,73 @@
+"""How long a row the base model can read, and rows that are longer.
+
+A model whose positions are a table (GPT-2, OPT, GPT-J) has nothing beyond its end; one
+with rotary positions computes on, and says what it never learnt to. Leaves out how the
+latter is told; see `guardrails.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from training.dpo.data import Answer, Pair
+from training.dpo.errors import TrainerError
+
+OFFSET = 2
+"""Rows that a table may have beyond the model's positions: OPT's begins at 2."""
+
+
+def positions_of(model: Any) -> int | None:
+    """Tokens of the longest row that the model was made for; None: it does not say.
+
+    With rope scaling, which some configs count into `max_position_embeddings` and
+    others do not, the larger of both readings.
+    """
+    text = model.config.get_text_config()
+    most = getattr(text, "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:
+        return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    # Some models have them for each kind of layer.
+    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict)]
+    scaled = [
+        int(kind["factor"] * (kind.get("original_max_position_embeddings") or most))
+        for kind in kinds
+        if kind.get("factor")
+    ]
+    return max([most, *scaled])
+
+
+def has_table(model: Any) -> bool:
+    """Whether positions are looked up in a table of so many rows."""
+    most = positions_of(model)
+    if most is None:
+        return False
+    words = model.get_input_embeddings()
+    tables = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding) and module is not words
+    ]
+    tables += [b for name, b in model.named_buffers() if "embed_positions" in name]
+    return any(most <= table.shape[0] <= most + OFFSET for table in tables)
+
+
+def refuse_beyond_table(model: Any, rows: Mapping[str, Sequence[Pair]]) -> None:
+    """Raise TrainerError if a row, by file, is longer than the model's table."""
+    most = positions_of(model)
+    if most is None or not has_table(model):
+        return
+    for name, pairs in rows.items():
+        worst = max(pairs, key=lambda pair: pair.longest, default=None)
+        if worst is None or worst.longest <= most:
+            continue
+        is_chosen = len(worst.chosen_ids) >= len(worst.rejected_ids)
+        side = "chosen" if is_chosen else "rejected"
+        if isinstance(worst, Answer):
+            side = "completion"
+        raise TrainerError(
+            f'{name} line {worst.line}: the prompt and "{side}" have {worst.longest}'
+            f" tokens, but the model has positions for {most} only: set"
+            f' "max_length": {most} in config.json, or shorten the row.'
+        )

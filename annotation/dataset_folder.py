@@ -111,17 +111,17 @@ def _tables(
 ) -> Iterator[tuple[str, Iterable[Row], Columns]]:
     """(name, rows, columns) of each Parquet file; the pairs by what they are for."""
     pairs = export_filters.pairs(project, asked, within)
-    splits = {"train": False, "test": True}
+    train = pairs.filter(prompt__is_held_out=False)
+    test = pairs.filter(prompt__is_held_out=True)
     if asked == Wanted() and within is None:
         # Nothing was asked: what trains, and beside it what measures.
-        splits = {"train": False}
-        held_out = export_filters.pairs(project, Wanted(which="held_out"))
-        if held_out.exists():
-            yield "data/test-00000.parquet", _pairs(held_out), export_rows.PAIRS
-    for split, is_held_out in splits.items():
-        of_split = pairs.filter(prompt__is_held_out=is_held_out)
-        if split == "train" or of_split.exists():
-            yield f"data/{split}-00000.parquet", _pairs(of_split), export_rows.PAIRS
+        test = export_filters.pairs(project, Wanted(which="held_out"))
+    has_test = test.exists()
+    if has_test:
+        yield "data/test-00000.parquet", _pairs(test), export_rows.PAIRS
+    # Without rows only where there would be no file of pairs at all.
+    if train.exists() or not has_test:
+        yield "data/train-00000.parquet", _pairs(train), export_rows.PAIRS
     judgments = export_filters.judgments(project, asked)
     yield (
         "judgments/judgments-00000.parquet",

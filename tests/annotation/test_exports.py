@@ -7,7 +7,9 @@ import json
 import zipfile
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 
+import datasets
 import pytest
 import yaml
 from datasets import load_dataset
@@ -439,6 +441,14 @@ def test_an_export_costs_a_query_a_page_and_holds_nothing_open(
 
 
 # --- The folder --------------------------------------------------------------------------
+def unzipped(project, where, **params):
+    data = body(downloads.dataset(project, params, Role.REVIEWER))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        archive.extractall(where)
+    return where
+
+
 @pytest.fixture
 def folder(project, tmp_path):
     for number in range(3):
@@ -453,11 +463,7 @@ def folder(project, tmp_path):
     Prompt.objects.filter(is_asked=False).update(is_held_out=False)
     project.name = "A | name\n# with `marks`"
     project.save()
-    data = body(downloads.dataset(project, {}, Role.REVIEWER))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert archive.testzip() is None
-        archive.extractall(tmp_path / "set")
-    return tmp_path / "set"
+    return unzipped(project, tmp_path / "set")
 
 
 def test_the_folder_is_ready_for_load_dataset(project, folder, tmp_path):
@@ -476,6 +482,45 @@ def test_the_folder_is_ready_for_load_dataset(project, folder, tmp_path):
     assert len(judgments) == 5 and "u0" not in judgments["annotator"]
     prompts = load_dataset(str(folder), "prompts", cache_dir=cache)["train"]
     assert len(prompts) == 5
+
+
+def told(folder):
+    """{variable: {split: rows}} of the lines that the card tells people to run."""
+    text = (folder / "README.md").read_text()
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    found: dict = {}
+    exec(lines.replace('"this-folder"', repr(str(folder))), found)
+    return {
+        name: {split: len(rows) for split, rows in one.items()}
+        for name, one in found.items()
+        if isinstance(one, datasets.DatasetDict)
+    }
+
+
+def test_the_card_tells_only_what_load_dataset_can_load(
+    project, folder, tmp_path, monkeypatch
+):
+    """`load_dataset` fails on a split without rows. Of the folder's pairs four train, one
+    is held out, and five were judged; another project has one imported pair alone."""
+    cached = partial(load_dataset, cache_dir=str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "load_dataset", cached)
+    judged = {"judgments": {"train": 5}, "prompts": {"train": 5}}
+    assert told(folder) == {"pairs": {"train": 4, "test": 1}, **judged}
+    held_out = unzipped(project, tmp_path / "held_out", which="held_out")
+    assert not (held_out / "data" / "train-00000.parquet").exists()
+    assert told(held_out) == {"pairs": {"test": 1}, **judged}
+
+    other = make_project()
+    none = unzipped(other, tmp_path / "none")
+    assert told(none) == {} and (none / "data" / "train-00000.parquet").exists()
+    line = '{"prompt": "I?", "chosen": "a", "rejected": "b"}'
+    importing.import_pairs(other, io.BytesIO(line.encode()))
+    PreferencePair.objects.filter(project=other).update(state="accepted")
+    Prompt.objects.filter(project=other).update(is_held_out=False)
+    assert told(unzipped(other, tmp_path / "imported")) == {"pairs": {"train": 1}}
+    Prompt.objects.filter(project=other).update(is_held_out=True)
+    measured = unzipped(other, tmp_path / "measured")
+    assert told(measured) == {"pairs": {"test": 1}}
 
 
 def test_the_card_counts_explains_and_hashes(project, folder):

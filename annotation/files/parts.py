@@ -110,11 +110,12 @@ class Reading:
         reader = buffered(stream, self._unpacked)
         start = reader.peek(8)[:8]
         if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
+            limits = self._longest, self._unpacked
             with self._seekable(part, stream, reader) as file:
                 if start.startswith(b"PAR1"):
-                    yield from columnar.parquet_rows(file)
+                    yield from columnar.parquet_rows(file, *limits)
                 else:
-                    yield from columnar.arrow_rows(file)
+                    yield from columnar.arrow_rows(file, *limits)
             return
         if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
             raise ImportRefused(

@@ -72,7 +72,7 @@ def folder(
         pairs = export_filters.pairs(project, asked, within)
         lines = _Counted(exporting.sharegpt_rows(pairs, left_out))
         content = (exporting.line(row).encode() for row in lines)
-        yield from _file(archive, sink, made, "llamafactory/pairs.jsonl", content)
+        yield from _file(archive, sink, made, LLAMAFACTORY_PAIRS, content)
         made[-1].rows = lines.count
         info = json.dumps(LLAMAFACTORY, indent=2).encode() + b"\n"
         yield from _file(archive, sink, made, "llamafactory/dataset_info.json", [info])
@@ -84,13 +84,23 @@ def folder(
 def holds_no_new_pair(name: str) -> bool:
     """Whether a part of such a folder holds something else than pairs, or the same ones
     again. By its own folder's and its own name, as a zip may have a folder around."""
-    return "/".join(PurePosixPath(name).parts[-2:]) in NO_PAIRS
+    return _short(name) in NO_PAIRS
 
 
+def holds_no_prompt(name: str) -> bool:
+    """The same for prompts: LLaMA-Factory's rows say them in words of their own."""
+    return _short(name) == LLAMAFACTORY_PAIRS
+
+
+def _short(name: str) -> str:
+    return "/".join(PurePosixPath(name).parts[-2:])
+
+
+LLAMAFACTORY_PAIRS = "llamafactory/pairs.jsonl"
 NO_PAIRS = (
     "judgments/judgments-00000.parquet",
     "prompts/prompts-00000.parquet",
-    "llamafactory/pairs.jsonl",
+    LLAMAFACTORY_PAIRS,
 )
 LLAMAFACTORY = {
     "tiebreak": {

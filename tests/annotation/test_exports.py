@@ -15,6 +15,7 @@ import yaml
 from datasets import load_dataset
 from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -164,12 +165,23 @@ def test_pairs_are_narrowed_by_agreement_annotator_and_date(project):
         ("since", "2026-13-01"),
         ("until", "9999-12-31"),
         ("format", "docx"),
+        ("annotator", "a\0b"),
+        ("annotator", "\ud800"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_its_name(project, name, value):
     with pytest.raises(ExportRefused) as refused:
         downloads.pairs(project, {name: value})
     assert (refused.value.field, refused.value.status) == (name, 422)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00:00"])
+def test_a_day_that_no_database_holds_is_refused(project, settings, text):
+    """Midnight of the first day in Shanghai is in the year before the first in UTC."""
+    assert downloads.pairs(project, {"since": text})
+    settings.TIME_ZONE = "Asia/Shanghai"
+    with timezone.override("Asia/Shanghai"), pytest.raises(ExportRefused):
+        downloads.pairs(project, {"since": text})
 
 
 def test_the_pairs_of_a_round_come_through_the_same_filters(project):
@@ -565,3 +577,18 @@ def test_what_the_folder_holds_comes_back_the_same(
         return sorted(map(str, found.values_list(*names)))
 
     assert all_of(other) == all_of(project)
+
+
+def test_the_folder_comes_in_as_prompts_without_a_bad_row(
+    project, folder, manager, monkeypatch
+):
+    monkeypatch.setattr("annotation.import_jobs._nudge", lambda pk: None)
+    data = body(downloads.dataset(project, {}, Role.REVIEWER))
+    job = import_jobs.receive(
+        make_project(), manager, SimpleUploadedFile("set.zip", data)
+    )
+    import_jobs.start(job, "prompts")
+    import_jobs.run(job.pk)
+    job.refresh_from_db()
+    # Five that the policy is asked and one of an imported pair.
+    assert (job.state, job.accepted, job.rejected) == ("done", 6, 0)

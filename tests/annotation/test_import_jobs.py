@@ -421,6 +421,23 @@ def test_what_nobody_started_is_let_go_with_its_file(receive):
         import_jobs.start(ImportJob.objects.get(pk=left.pk))
 
 
+def test_the_file_of_a_done_import_goes_even_if_its_worker_died_before(receive):
+    job = receive(jsonl([pair(1)]))
+    ImportJob.objects.filter(pk=job.pk).update(
+        state="done", created_at=timezone.now() - timedelta(days=8)
+    )
+    tend_imports()
+    assert not Path(job.path).parent.exists()
+
+
+def test_an_upload_that_gets_no_row_is_removed(receive, monkeypatch, settings):
+    monkeypatch.setattr(import_jobs, "preview", lambda job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        receive(jsonl([pair(1)]))
+    assert not ImportJob.objects.exists()
+    assert not list(settings.IMPORTS_DIR.glob("*"))
+
+
 def test_a_fault_of_ours_is_told_and_can_be_gone_on_from(project, receive, monkeypatch):
     job = receive(jsonl(map(pair, range(3))))
     with monkeypatch.context() as broken:

@@ -20,18 +20,18 @@ def card(
 ) -> str:
     """Markdown. English, as cards are; figures are the project's at this moment."""
     files = list(files)
+    configs = _configs(files)
     settings = project_settings.of(project)
     rules = rules_version(settings)
     parts = [
-        f"---\n{yaml.safe_dump(_head(project, files), sort_keys=False, allow_unicode=True)}---",
+        f"---\n{yaml.safe_dump(_head(project, configs), sort_keys=False, allow_unicode=True)}---",
         f"# {_plain(project.name)}",
         (
             f"Preference pairs of the project “{_plain(project.slug)}”, made with Tiebreak"
             f" on {timezone.now():%Y-%m-%d %H:%M} UTC. Base model:"
             f" `{_plain(project.base.base_model)}`."
         ),
-        '```python\nfrom datasets import load_dataset\n\npairs = load_dataset("this-folder")'
-        '\njudgments = load_dataset("this-folder", "judgments")\n```',
+        _snippet(configs),
         "A pair's columns are `prompt`, `chosen`, `rejected` (chat messages, as TRL reads"
         " them) and `weight`. `original` holds, as JSON, an imported row that the columns"
         " don't hold wholly. The split `test` has the pairs on prompts that were held out"
@@ -65,25 +65,43 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def _head(project: Project, files: list[Any]) -> dict[str, Any]:
+def _configs(files: list[Any]) -> list[dict[str, Any]]:
+    """What `load_dataset` can be asked for. It fails on a split without rows."""
     configs = []
     for folder in CONFIGS:
         splits = [
             {"split": _split(f.name), "path": f.name}
             for f in files
-            if f.name.startswith(f"{folder}/")
+            if f.name.startswith(f"{folder}/") and f.rows
         ]
         if splits:
             name = "default" if folder == "data" else folder
             # The split that trains first.
             splits.sort(key=lambda split: split["split"] != "train")
             configs.append({"config_name": name, "data_files": splits})
+    return configs
+
+
+def _head(project: Project, configs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "pretty_name": project.name,
         "tags": ["preference", "dpo", "human-feedback", "trl", "tiebreak"],
         "task_categories": ["text-generation"],
-        "configs": configs,
+        **({"configs": configs} if configs else {}),
     }
+
+
+def _snippet(configs: list[dict[str, Any]]) -> str:
+    if not configs:
+        return "No file in it has rows yet."
+    lines = ["from datasets import load_dataset", ""]
+    for config in configs:
+        name = config["config_name"]
+        if name == "default":
+            lines.append('pairs = load_dataset("this-folder")')
+        else:
+            lines.append(f'{name} = load_dataset("this-folder", "{name}")')
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _split(name: str) -> str:

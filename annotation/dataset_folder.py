@@ -72,7 +72,7 @@ def folder(
         pairs = export_filters.pairs(project, asked, within)
         lines = _Counted(exporting.sharegpt_rows(pairs, left_out))
         content = (exporting.line(row).encode() for row in lines)
-        yield from _file(archive, sink, made, "llamafactory/pairs.jsonl", content)
+        yield from _file(archive, sink, made, LLAMAFACTORY_PAIRS, content)
         made[-1].rows = lines.count
         info = json.dumps(LLAMAFACTORY, indent=2).encode() + b"\n"
         yield from _file(archive, sink, made, "llamafactory/dataset_info.json", [info])
@@ -84,13 +84,23 @@ def folder(
 def holds_no_new_pair(name: str) -> bool:
     """Whether a part of such a folder holds something else than pairs, or the same ones
     again. By its own folder's and its own name, as a zip may have a folder around."""
-    return "/".join(PurePosixPath(name).parts[-2:]) in NO_PAIRS
+    return _short(name) in NO_PAIRS
 
 
+def holds_no_prompt(name: str) -> bool:
+    """The same for prompts: LLaMA-Factory's rows say them in words of their own."""
+    return _short(name) == LLAMAFACTORY_PAIRS
+
+
+def _short(name: str) -> str:
+    return "/".join(PurePosixPath(name).parts[-2:])
+
+
+LLAMAFACTORY_PAIRS = "llamafactory/pairs.jsonl"
 NO_PAIRS = (
     "judgments/judgments-00000.parquet",
     "prompts/prompts-00000.parquet",
-    "llamafactory/pairs.jsonl",
+    LLAMAFACTORY_PAIRS,
 )
 LLAMAFACTORY = {
     "tiebreak": {
@@ -111,17 +121,17 @@ def _tables(
 ) -> Iterator[tuple[str, Iterable[Row], Columns]]:
     """(name, rows, columns) of each Parquet file; the pairs by what they are for."""
     pairs = export_filters.pairs(project, asked, within)
-    splits = {"train": False, "test": True}
+    train = pairs.filter(prompt__is_held_out=False)
+    test = pairs.filter(prompt__is_held_out=True)
     if asked == Wanted() and within is None:
         # Nothing was asked: what trains, and beside it what measures.
-        splits = {"train": False}
-        held_out = export_filters.pairs(project, Wanted(which="held_out"))
-        if held_out.exists():
-            yield "data/test-00000.parquet", _pairs(held_out), export_rows.PAIRS
-    for split, is_held_out in splits.items():
-        of_split = pairs.filter(prompt__is_held_out=is_held_out)
-        if split == "train" or of_split.exists():
-            yield f"data/{split}-00000.parquet", _pairs(of_split), export_rows.PAIRS
+        test = export_filters.pairs(project, Wanted(which="held_out"))
+    has_test = test.exists()
+    if has_test:
+        yield "data/test-00000.parquet", _pairs(test), export_rows.PAIRS
+    # Without rows only where there would be no file of pairs at all.
+    if train.exists() or not has_test:
+        yield "data/train-00000.parquet", _pairs(train), export_rows.PAIRS
     judgments = export_filters.judgments(project, asked)
     yield (
         "judgments/judgments-00000.parquet",

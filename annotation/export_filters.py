@@ -6,7 +6,7 @@ came. Rounds are training's: it hands in the ids of a round's pairs (`within`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from django.db.models import (
@@ -25,7 +25,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation import export_rows, queries
+from annotation import export_rows, queries, texts
 from annotation.errors import ExportRefused
 from annotation.models import Judgment, PreferencePair, Project, Prompt, RuleVerdict
 from annotation.validation import RULES
@@ -69,6 +69,8 @@ def wanted(params: Mapping[str, str]) -> Wanted:
     _one_of(given, "kind", PreferencePair.Kind.values)
     _one_of(given, "rule", RULES)
     _one_of(given, "verdict", verdicts)
+    if wrong := texts.problem(given["annotator"]):
+        raise ExportRefused("annotator", wrong)
     if given["rule"] and not given["verdict"]:
         given["verdict"] = RuleVerdict.Result.REJECT.value
     return Wanted(
@@ -110,15 +112,20 @@ def _instant(name: str, text: str, *, is_end: bool = False) -> datetime | None:
         if day := parse_date(text):
             if is_end:
                 day += timedelta(days=1)
-            return timezone.make_aware(datetime.combine(day, time.min))
+            return _held(timezone.make_aware(datetime.combine(day, time.min)))
         if moment := parse_datetime(text):
             if timezone.is_naive(moment):
                 moment = timezone.make_aware(moment)
-            # One that no database holds, 0001-01-01 far east of here, say.
-            return moment.astimezone(timezone.get_default_timezone())
+            return _held(moment)
     except (ValueError, OverflowError):
         pass
     raise ExportRefused(name, _("Give a day as YYYY-MM-DD, such as 2026-11-21."))
+
+
+def _held(moment: datetime) -> datetime:
+    """As databases hold it. Raises OverflowError, for 0001-01-01 far east of here, say."""
+    moment.astimezone(timezone.get_default_timezone())  # Pages show it there.
+    return moment.astimezone(UTC)
 
 
 def pairs(

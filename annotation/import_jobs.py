@@ -28,7 +28,7 @@ from django.utils.translation import gettext_lazy, gettext_noop
 
 from annotation import importing, storing
 from annotation.batches import in_batches
-from annotation.dataset_folder import holds_no_new_pair
+from annotation.dataset_folder import holds_no_new_pair, holds_no_prompt
 from annotation.errors import ImportRefused, ImportState
 from annotation.files import messages as chats
 from annotation.files import tables
@@ -134,10 +134,14 @@ def _make(
         project=project, by=by, name=name[-200:], path=str(path), is_ours=is_ours
     )
     job.size = path.stat().st_size if path.is_file() else 0
-    # What can't be read the preview says; there another kind may help.
-    with suppress(ImportRefused):
-        job.kind = preview(job).kind_found
-    job.save()
+    try:
+        # What can't be read the preview says; there another kind may help.
+        with suppress(ImportRefused):
+            job.kind = preview(job).kind_found
+        job.save()
+    except BaseException:
+        remove_file(job)  # Without a row nothing would ever remove it.
+        raise
     return job
 
 
@@ -193,7 +197,7 @@ def _reading(job: ImportJob, kind: str = "") -> Reading:
         most=settings.IMPORT_MAX_UNPACKED_BYTES,
         longest=importing.MAX_PROMPT_LINE if is_prompts else importing.MAX_PAIR_LINE,
         scratch=Path(job.path).parent if job.is_ours else None,
-        skips=None if is_prompts else holds_no_new_pair,
+        skips=holds_no_prompt if is_prompts else holds_no_new_pair,
     )
 
 
@@ -379,7 +383,8 @@ def tend() -> None:
     for pk in ImportJob.objects.filter(waiting).values_list("pk", flat=True):
         _nudge(pk)
     left = ImportJob.objects.filter(
-        state__in=[State.PREVIEW, *ImportJob.STOPPED],
+        # One that is done, too: its worker may have died before it removed the file.
+        state__in=[State.PREVIEW, State.DONE, *ImportJob.STOPPED],
         is_ours=True,
         created_at__lt=now - KEPT_FOR,
     ).exclude(path="")

@@ -6,6 +6,7 @@ A stream that breaks off in the middle (a damaged archive) gives what came befor
 
 import gzip
 import io
+import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
@@ -17,7 +18,10 @@ from annotation.errors import ImportRefused
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 CHUNK = 64 * 1024
-UNPACK_FAULTS = (OSError, EOFError, zlib.error, RuntimeError, NotImplementedError)
+UNPACK_FAULTS = (
+    *(OSError, EOFError, zlib.error, RuntimeError, NotImplementedError),
+    zipfile.BadZipFile,
+)
 """What gzip, zipfile and tarfile raise on damaged, encrypted or odd contents."""
 
 
@@ -32,9 +36,13 @@ class Unpacked:
         self.most = most
         self.count = 0
 
+    @property
+    def is_over(self) -> bool:
+        return self.count > self.most
+
     def add(self, count: int) -> None:
         self.count += count
-        if self.count > self.most:
+        if self.is_over:
             raise Damaged(
                 _("unpacked, the file is larger than %(most)d bytes; split it")
                 % {"most": self.most}
@@ -62,6 +70,11 @@ class _Raw(io.RawIOBase):
         self._unpacked.add(len(data))
         buffer[: len(data)] = data
         return len(data)
+
+
+def is_packed(reader: io.BufferedReader) -> bool:
+    """Whether what `buffered` gave is unpacked on its way."""
+    return isinstance(cast(Any, reader.raw)._stream, gzip.GzipFile)
 
 
 def buffered(stream: BinaryIO, unpacked: Unpacked) -> io.BufferedReader:

@@ -22,7 +22,14 @@ from django.utils.translation import gettext as _
 from annotation.errors import ImportRefused
 from annotation.files import columnar, tables
 from annotation.files.faults import BadRow, Row, shown
-from annotation.files.lines import UNPACK_FAULTS, Damaged, Lines, Unpacked, buffered
+from annotation.files.lines import (
+    UNPACK_FAULTS,
+    Damaged,
+    Lines,
+    Unpacked,
+    buffered,
+    is_packed,
+)
 
 MAX_PARTS = 2000
 DATA = {".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow"}
@@ -39,6 +46,8 @@ class Part:
     """Within its archive or folder; empty for a file that stands alone."""
     size: int
     open: Callable[[], AbstractContextManager[BinaryIO]]
+    is_apart: bool = True
+    """Whether those after it can be read when it can't."""
 
 
 class Reading:
@@ -96,25 +105,30 @@ class Reading:
             )
 
     def _placed(self, part: Part) -> Iterator[Placed]:
-        with part.open() as stream:
-            try:
+        # One file that can't be read never costs the others of its folder.
+        try:
+            with part.open() as stream:
                 for line, row in self._rows(part, stream):
                     yield (part.name, line), row
-            except ImportRefused as refused:
-                if not part.name:
-                    raise
-                # One file that can't be read never costs the others of its folder.
-                yield (part.name, 0), BadRow(refused.message)
+        except ImportRefused as refused:
+            if not part.name:
+                raise
+            yield (part.name, 0), BadRow(refused.message)
+        except (Damaged, *UNPACK_FAULTS) as fault:
+            if not part.is_apart or self._unpacked.is_over:
+                raise
+            yield (part.name, 0), BadRow(str(fault))
 
     def _rows(self, part: Part, stream: BinaryIO) -> Iterator[tuple[int, Row | BadRow]]:
         reader = buffered(stream, self._unpacked)
         start = reader.peek(8)[:8]
         if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
+            limits = self._longest, self._unpacked
             with self._seekable(part, stream, reader) as file:
                 if start.startswith(b"PAR1"):
-                    yield from columnar.parquet_rows(file)
+                    yield from columnar.parquet_rows(file, *limits)
                 else:
-                    yield from columnar.arrow_rows(file)
+                    yield from columnar.arrow_rows(file, *limits)
             return
         if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
             raise ImportRefused(
@@ -130,7 +144,8 @@ class Reading:
     def _seekable(
         self, part: Part, stream: BinaryIO, reader: io.BufferedReader
     ) -> Iterator[BinaryIO]:
-        if isinstance(stream, io.BufferedReader):  # a file on this disk
+        # A file on this disk, as it is.
+        if isinstance(stream, io.BufferedReader) and not is_packed(reader):
             stream.seek(0)
             self._at = _place_in(stream)
             yield cast(BinaryIO, stream)
@@ -210,7 +225,7 @@ def _parts(path: Path) -> Iterator[Iterator[Part]]:
         with tarfile.open(path, "r:*") as archive:
             yield _tar_parts(archive)
     else:
-        yield iter([Part("", len(start) and path.stat().st_size, _opener(path))])
+        yield iter([Part("", len(start) and path.stat().st_size, _opener(path), False)])
 
 
 def _opener(path: Path) -> Callable[[], AbstractContextManager[BinaryIO]]:
@@ -263,4 +278,4 @@ def _tar_parts(archive: tarfile.TarFile) -> Iterator[Part]:
                 assert file is not None  # It is a regular file.
                 return closing(cast(BinaryIO, file))
 
-            yield Part(member.name, member.size, open_member)
+            yield Part(member.name, member.size, open_member, False)

@@ -7,12 +7,15 @@ import json
 import zipfile
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 
+import datasets
 import pytest
 import yaml
 from datasets import load_dataset
 from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -162,12 +165,23 @@ def test_pairs_are_narrowed_by_agreement_annotator_and_date(project):
         ("since", "2026-13-01"),
         ("until", "9999-12-31"),
         ("format", "docx"),
+        ("annotator", "a\0b"),
+        ("annotator", "\ud800"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_its_name(project, name, value):
     with pytest.raises(ExportRefused) as refused:
         downloads.pairs(project, {name: value})
     assert (refused.value.field, refused.value.status) == (name, 422)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00:00"])
+def test_a_day_that_no_database_holds_is_refused(project, settings, text):
+    """Midnight of the first day in Shanghai is in the year before the first in UTC."""
+    assert downloads.pairs(project, {"since": text})
+    settings.TIME_ZONE = "Asia/Shanghai"
+    with timezone.override("Asia/Shanghai"), pytest.raises(ExportRefused):
+        downloads.pairs(project, {"since": text})
 
 
 def test_the_pairs_of_a_round_come_through_the_same_filters(project):
@@ -440,6 +454,14 @@ def test_an_export_costs_a_query_a_page_and_holds_nothing_open(
 
 
 # --- The folder --------------------------------------------------------------------------
+def unzipped(project, where, **params):
+    data = body(downloads.dataset(project, params, Role.REVIEWER))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        archive.extractall(where)
+    return where
+
+
 @pytest.fixture
 def folder(project, tmp_path):
     for number in range(3):
@@ -454,11 +476,7 @@ def folder(project, tmp_path):
     Prompt.objects.filter(is_asked=False).update(is_held_out=False)
     project.name = "A | name\n# with `marks`"
     project.save()
-    data = body(downloads.dataset(project, {}, Role.REVIEWER))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert archive.testzip() is None
-        archive.extractall(tmp_path / "set")
-    return tmp_path / "set"
+    return unzipped(project, tmp_path / "set")
 
 
 def test_the_folder_is_ready_for_load_dataset(project, folder, tmp_path):
@@ -477,6 +495,45 @@ def test_the_folder_is_ready_for_load_dataset(project, folder, tmp_path):
     assert len(judgments) == 5 and "u0" not in judgments["annotator"]
     prompts = load_dataset(str(folder), "prompts", cache_dir=cache)["train"]
     assert len(prompts) == 5
+
+
+def told(folder):
+    """{variable: {split: rows}} of the lines that the card tells people to run."""
+    text = (folder / "README.md").read_text()
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    found: dict = {}
+    exec(lines.replace('"this-folder"', repr(str(folder))), found)
+    return {
+        name: {split: len(rows) for split, rows in one.items()}
+        for name, one in found.items()
+        if isinstance(one, datasets.DatasetDict)
+    }
+
+
+def test_the_card_tells_only_what_load_dataset_can_load(
+    project, folder, tmp_path, monkeypatch
+):
+    """`load_dataset` fails on a split without rows. Of the folder's pairs four train, one
+    is held out, and five were judged; another project has one imported pair alone."""
+    cached = partial(load_dataset, cache_dir=str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "load_dataset", cached)
+    judged = {"judgments": {"train": 5}, "prompts": {"train": 5}}
+    assert told(folder) == {"pairs": {"train": 4, "test": 1}, **judged}
+    held_out = unzipped(project, tmp_path / "held_out", which="held_out")
+    assert not (held_out / "data" / "train-00000.parquet").exists()
+    assert told(held_out) == {"pairs": {"test": 1}, **judged}
+
+    other = make_project()
+    none = unzipped(other, tmp_path / "none")
+    assert told(none) == {} and (none / "data" / "train-00000.parquet").exists()
+    line = '{"prompt": "I?", "chosen": "a", "rejected": "b"}'
+    importing.import_pairs(other, io.BytesIO(line.encode()))
+    PreferencePair.objects.filter(project=other).update(state="accepted")
+    Prompt.objects.filter(project=other).update(is_held_out=False)
+    assert told(unzipped(other, tmp_path / "imported")) == {"pairs": {"train": 1}}
+    Prompt.objects.filter(project=other).update(is_held_out=True)
+    measured = unzipped(other, tmp_path / "measured")
+    assert told(measured) == {"pairs": {"test": 1}}
 
 
 def test_the_card_counts_explains_and_hashes(project, folder):
@@ -521,3 +578,18 @@ def test_what_the_folder_holds_comes_back_the_same(
         return sorted(map(str, found.values_list(*names)))
 
     assert all_of(other) == all_of(project)
+
+
+def test_the_folder_comes_in_as_prompts_without_a_bad_row(
+    project, folder, manager, monkeypatch
+):
+    monkeypatch.setattr("annotation.import_jobs._nudge", lambda pk: None)
+    data = body(downloads.dataset(project, {}, Role.REVIEWER))
+    job = import_jobs.receive(
+        make_project(), manager, SimpleUploadedFile("set.zip", data)
+    )
+    import_jobs.start(job, "prompts")
+    import_jobs.run(job.pk)
+    job.refresh_from_db()
+    # Five that the policy is asked and one of an imported pair.
+    assert (job.state, job.accepted, job.rejected) == ("done", 6, 0)

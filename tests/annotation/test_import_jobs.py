@@ -255,6 +255,25 @@ def test_a_damaged_archive_gives_what_came_before(project, receive, cut):
     assert "damaged" in job.faults.get().reason or job.rejected == 2
 
 
+def test_a_damaged_part_of_a_zip_never_costs_the_others(project, receive):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.jsonl", jsonl([pair(71)]))
+        archive.writestr("b.parquet", table([pair(72)]))
+        archive.writestr("c.jsonl", jsonl([pair(73)]))
+    data = (
+        file.getvalue().replace(b"Yes 71", b"Yes 99", 1).replace(b"Yes 72", b"No! 72")
+    )
+    job = done(receive(data), "pairs")
+    assert counts(job) == ("done", 1, 0, 2)
+    assert [fault.part for fault in job.faults.all()] == ["a.jsonl", "b.parquet"]
+
+
+def test_a_parquet_file_comes_in_gzipped(project, receive):
+    job = done(receive(gzip.compress(table([pair(1)])), "x.parquet.gz"))
+    assert counts(job) == ("done", 1, 0, 0)
+
+
 def test_a_bomb_is_let_go_at_the_bound(project, receive, settings):
     settings.IMPORT_MAX_UNPACKED_BYTES = 100_000
     line = jsonl([pair(1)]).encode()
@@ -455,6 +474,26 @@ def test_what_nobody_started_is_let_go_with_its_file(receive):
     assert not Path(left.path).parent.exists()
     with pytest.raises(ImportState, match="gone"):
         import_jobs.start(ImportJob.objects.get(pk=left.pk))
+
+
+def test_the_file_of_a_done_import_goes_even_if_its_worker_died_before(receive):
+    job = receive(jsonl([pair(1)]))
+    ImportJob.objects.filter(pk=job.pk).update(
+        state="done", created_at=timezone.now() - timedelta(days=8)
+    )
+    tend_imports()
+    assert not Path(job.path).parent.exists()
+
+
+def test_an_upload_that_gets_no_row_is_removed(
+    receive, monkeypatch, settings, tmp_path
+):
+    settings.IMPORTS_DIR = tmp_path
+    monkeypatch.setattr(import_jobs, "preview", lambda job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        receive(jsonl([pair(1)]))
+    assert not ImportJob.objects.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fault_of_ours_is_told_and_can_be_gone_on_from(project, receive, monkeypatch):

@@ -23,6 +23,7 @@ from annotation import export_filters, export_rows, exporting
 from annotation.batches import in_batches
 from annotation.dataset_card import card
 from annotation.export_filters import Wanted
+from annotation.files import columns
 from annotation.files.faults import Row
 from annotation.files.writing import Columns, Sink, written
 from annotation.models import Project
@@ -63,10 +64,10 @@ def folder(
     made: list[Made] = []
     left_out: Counter[str] = Counter()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[call-overload]
-        for name, rows, columns in _tables(project, asked, within, with_names):
+        for name, rows, named in _tables(project, asked, within, with_names):
             counted = _Counted(rows)
             yield from _file(
-                archive, sink, made, name, written(counted, columns, "parquet")
+                archive, sink, made, name, written(counted, named, "parquet")
             )
             made[-1].rows = counted.count
         pairs = export_filters.pairs(project, asked, within)
@@ -128,21 +129,21 @@ def _tables(
         test = export_filters.pairs(project, Wanted(which="held_out"))
     has_test = test.exists()
     if has_test:
-        yield "data/test-00000.parquet", _pairs(test), export_rows.PAIRS
+        yield "data/test-00000.parquet", _pairs(test), columns.PAIRS
     # Without rows only where there would be no file of pairs at all.
     if train.exists() or not has_test:
-        yield "data/train-00000.parquet", _pairs(train), export_rows.PAIRS
+        yield "data/train-00000.parquet", _pairs(train), columns.PAIRS
     judgments = export_filters.judgments(project, asked)
     yield (
         "judgments/judgments-00000.parquet",
         export_rows.judgment_rows(judgments, with_names=with_names),
-        export_rows.JUDGMENTS,
+        columns.JUDGMENTS,
     )
     prompts = export_filters.prompts(project, Wanted())
     yield (
         "prompts/prompts-00000.parquet",
         export_rows.prompt_rows(prompts),
-        export_rows.PROMPTS,
+        columns.PROMPTS,
     )
 
 

@@ -16,6 +16,7 @@ from annotation import (
 from annotation.access import at_least
 from annotation.errors import ExportRefused
 from annotation.export_filters import wanted
+from annotation.files import columns
 from annotation.files.writing import TABLES, TYPES, written
 from annotation.models import Project, Role
 
@@ -35,7 +36,7 @@ def pairs(
         else:
             content = exporting.jsonl(found, format)
     else:
-        content = written(export_rows.pair_table(found), export_rows.PAIRS, format)
+        content = written(export_rows.pair_table(found), columns.PAIRS, format)
     return _file(project, "pairs", format, content)
 
 
@@ -46,14 +47,14 @@ def judgments(
     format = _one_of(params, TABLES, "jsonl")
     found = export_filters.judgments(project, wanted(params))
     rows = export_rows.judgment_rows(found, with_names=_with_names(params, role))
-    content = written(rows, export_rows.JUDGMENTS, format)
+    content = written(rows, columns.JUDGMENTS, format)
     return _file(project, "judgments", format, content)
 
 
 def prompts(project: Project, params: Mapping[str, str]) -> StreamingHttpResponse:
     format = _one_of(params, TABLES, "jsonl")
     found = export_filters.prompts(project, wanted(params))
-    content = written(export_rows.prompt_rows(found), export_rows.PROMPTS, format)
+    content = written(export_rows.prompt_rows(found), columns.PROMPTS, format)
     return _file(project, "prompts", format, content)
 
 

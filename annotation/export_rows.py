@@ -1,4 +1,4 @@
-"""What can be exported beside pairs (judgments, prompts), and each one's columns."""
+"""What can be exported beside pairs: judgments, prompts. Its columns: files/columns.py."""
 
 import hashlib
 import hmac
@@ -10,9 +10,6 @@ from django.db.models import QuerySet
 
 from annotation import exporting
 from annotation.batches import paged
-from annotation.files.columns import JUDGMENTS as JUDGMENTS
-from annotation.files.columns import PAIRS as PAIRS
-from annotation.files.columns import PROMPTS as PROMPTS
 from annotation.files.faults import Row
 from annotation.models import Judgment, PreferencePair, Project, Prompt
 

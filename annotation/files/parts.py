@@ -176,7 +176,9 @@ def _is_data(name: str) -> bool:
     path = PurePosixPath(name.replace("\\", "/"))
     hidden = any(piece.startswith((".", "__MACOSX")) for piece in path.parts)
     suffix = PurePosixPath(path.name.lower().removesuffix(".gz")).suffix
-    return not hidden and suffix in DATA and path.name not in ABOUT
+    # What `datasets` made of the rows once (`map`) and kept beside them: not the rows.
+    is_cache = suffix == ".arrow" and path.name.startswith("cache-")
+    return not (hidden or is_cache) and suffix in DATA and path.name not in ABOUT
 
 
 def _size(path: Path) -> int:

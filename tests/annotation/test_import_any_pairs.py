@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from annotation.errors import ImportRefused
-from annotation.export_rows import PAIRS, pair_table
+from annotation.export_rows import pair_table
 from annotation.files import columnar
+from annotation.files.columns import PAIRS
 from annotation.files.writing import written
 from annotation.queries import standing_pairs
 from tests.annotation.test_import_pairs import (

@@ -212,10 +212,13 @@ def test_a_dataset_folder_is_read_file_by_file(project, receive, pack):
 
 
 def test_what_datasets_saved_to_disk_comes_in(project, receive, tmp_path):
-    from datasets import Dataset, DatasetDict
+    """Without what `map` kept beside it once."""
+    from datasets import Dataset, DatasetDict, load_from_disk
 
     rows = [pair(n) for n in range(7)]
     DatasetDict(train=Dataset.from_list(rows)).save_to_disk(tmp_path / "set")
+    load_from_disk(tmp_path / "set").map(lambda row: {"chosen": "mapped"})
+    assert list((tmp_path / "set").rglob("cache-*.arrow"))
     files = {
         str(path.relative_to(tmp_path)): path.read_bytes()
         for path in (tmp_path / "set").rglob("*")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from annotation import export_filters, export_rows, exporting, importing, storing
 from annotation.export_filters import Wanted
+from annotation.files import columns
 from annotation.files.parts import Reading
 from annotation.files.writing import written
 from annotation.importing import import_pairs
@@ -172,7 +173,7 @@ def test_every_table_of_pairs_comes_back_as_it_was(
     project = filled(asked, judged, imported)
     path = tmp_path_factory.mktemp("table") / f"pairs.{way}"
     other = unmeasured()
-    path.write_bytes(b"".join(written(table(project), export_rows.PAIRS, way)))
+    path.write_bytes(b"".join(written(table(project), columns.PAIRS, way)))
     items = list(importing.items_of("pairs", read(path)))
     storing.store(other, "pairs", [item for _place, item in items])
     PreferencePair.objects.filter(project=other).update(state="accepted")
@@ -207,7 +208,7 @@ def test_long_answers_come_back_through_every_table(way, tmp_path):
     project, other = unmeasured(), unmeasured()
     assert load(project, [row]).accepted == 1
     file = tmp_path / "file"
-    file.write_bytes(b"".join(written(iter(table(project)), export_rows.PAIRS, way)))
+    file.write_bytes(b"".join(written(iter(table(project)), columns.PAIRS, way)))
     items = list(importing.items_of("pairs", read(file)))
     storing.store(other, "pairs", [item for _place, item in items])
     PreferencePair.objects.filter(project=other).update(state="accepted")
@@ -254,7 +255,7 @@ def test_a_cell_that_was_edited_counts_and_what_came_beside_it_stays(
     edited = json.loads(json.dumps(told).replace("teh other", "the other"))
     edited |= {"original": told["original"], "weight": 2.0}
     file = tmp_path / "file"
-    file.write_bytes(b"".join(written([edited], export_rows.PAIRS, way)))
+    file.write_bytes(b"".join(written([edited], columns.PAIRS, way)))
     items = [item for _place, item in importing.items_of("pairs", read(file))]
     storing.store(other, "pairs", items)
     PreferencePair.objects.filter(project=other).update(state="accepted")
@@ -274,9 +275,7 @@ def test_a_cell_that_was_edited_counts_and_what_came_beside_it_stays(
 def test_an_original_that_cannot_be_read_leaves_the_columns(original):
     project, other = unmeasured(), unmeasured()
     load(project, [KEPT])
-    file = written(
-        [table(project)[0] | {"original": original}], export_rows.PAIRS, "csv"
-    )
+    file = written([table(project)[0] | {"original": original}], columns.PAIRS, "csv")
     report = import_pairs(other, io.BytesIO(b"".join(file)))
     assert (report.accepted, report.rejected) == (1, [])
 

@@ -35,11 +35,16 @@ class Share:
 
 
 def share(count: int, of: int) -> Share:
-    """With Wilson's score interval (Journal of the American Statistical Association 22,
-    1927), which holds for few and for shares near 0 and 1."""
+    """With Wilson's interval of so many independent ones."""
     if not of:
         return Share(count, of, None, None, None)
-    p, z2 = count / of, Z * Z / of
+    return Share(count, of, count / of, *wilson(count / of, of))
+
+
+def wilson(p: float, n: float) -> tuple[float, float]:
+    """The ends of the 95 % score interval of a share `p` of `n` (Journal of the American
+    Statistical Association 22, 1927), which holds for few and for shares near 0 and 1."""
+    z2 = Z * Z / n
     middle = (p + z2 / 2) / (1 + z2)
     half = math.sqrt(p * (1 - p) * z2 + z2 * z2 / 4) / (1 + z2)
-    return Share(count, of, p, max(0.0, middle - half), min(1.0, middle + half))
+    return max(0.0, middle - half), min(1.0, middle + half)

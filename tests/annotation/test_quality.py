@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 from django.urls import reverse
+from rest_framework.test import APIClient
 
 from annotation.models import Judgment
 from annotation.quality import agreement
@@ -205,6 +206,13 @@ def page_of(client, project, who):
 def test_the_page_tells_the_figures_with_their_intervals(client, judged, manager):
     page = page_of(client, judged, manager)
     assert "0.49" in page and "0.43" in page and "0.47" in page
+    # Of five comparisons: nobody can say how sure.
+    assert page.count("(too few to say how sure)") == 4
+    api = APIClient()
+    api.force_authenticate(manager)
+    found = api.get(f"/api/v1/projects/{judged.slug}/stats").json()
+    alpha = found["agreement"]["krippendorff_alpha"]
+    assert (alpha["units"], alpha["low"], alpha["high"]) == (5, None, None)
     assert "alice · bob" in page
 
 

@@ -9,13 +9,15 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Share:
-    """`count` of `of`; `low` and `high` end its 95 % interval. All None where `of` is 0."""
+    """`count` of `of`; `low` and `high` end its 95 % interval. All None where `of` is 0.
+    `worth`: so many independent ones, None where each is."""
 
     count: int
     of: int
     value: float | None
     low: float | None
     high: float | None
+    worth: float | None = None
 
     @property
     def percents(self) -> tuple[int, int, int] | None:
@@ -34,11 +36,20 @@ class Share:
         )
 
 
-def share(count: int, of: int) -> Share:
-    """With Wilson's interval of so many independent ones."""
+def share(count: int, of: int, worth: float | None = None) -> Share:
+    """With Wilson's interval of `of`, or of `worth` where some of them say the same."""
     if not of:
         return Share(count, of, None, None, None)
-    return Share(count, of, count / of, *wilson(count / of, of))
+    return Share(count, of, count / of, *wilson(count / of, worth or of), worth)
+
+
+def worth(of: int, together: float) -> float:
+    """How many independent ones `of` that come in groups are worth at least: each group
+    counts as one that weighs by its size, of² / Σ size² (Kish, Survey Sampling, 1965).
+
+    `together`: Σ size², the group's size summed over its members.
+    """
+    return of * of / max(together, of) if of else 0.0
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:

@@ -114,6 +114,20 @@ def test_of_three_annotators_every_two_are_compared(judged, annotator, judge):
     ]
 
 
+def test_one_verdict_met_by_many_is_as_sure_as_one(project, judge):
+    """Four people on three comparisons: on two all say a; on one the first says b, the
+    others a. The first one's verdicts meet nine others, six of them the same: 6 of 9, as
+    sure as 9² / (3 · 3²) = 3 verdicts."""
+    people = [make_user(f"p{number}", project=project) for number in range(4)]
+    for number in range(3):
+        comparison = make_comparison(project=project, quota=4)
+        for place, who in enumerate(people):
+            judge(comparison, who, "b" if number == place == 0 else "a")
+    found = agreement(project)["people"]["p0"]
+    assert (found.count, found.of) == (6, 9)
+    assert (found.low, found.high) == (share(2, 3).low, share(2, 3).high)
+
+
 def test_nothing_judged_twice_is_no_agreement(project, annotator):
     make_judgment(project=project, annotator=annotator)
     assert agreement(project) is None

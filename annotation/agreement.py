@@ -1,8 +1,8 @@
 """How far annotators agree beyond chance: Krippendorff's alpha, Cohen's and Fleiss' kappa.
 
-Pure: counts in, figures out, each with a 95 % interval by resampling comparisons, the
-units that could have turned out otherwise. Verdicts are labels without an order. Leaves
-out where the counts come from (`quality.py`), weights between labels, and who is right.
+Pure: counts in, figures out, each with a 95 % interval over comparisons, the units that
+could have turned out otherwise. Verdicts are labels without an order. Leaves out where
+the counts come from (`quality.py`), weights between labels, and who is right.
 """
 
 from collections import Counter
@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES = 1000
+from annotation.shares import wilson
+
+LEAST_UNITS = 10
+"""Below, no interval: what chance would give is itself a guess from so few."""
 
 Labels = tuple[int, ...]
 """Of one comparison: how many annotators gave each label."""
@@ -25,7 +28,7 @@ Cell = tuple[int, int]
 class Agreement:
     """`value`: 1 for full agreement, 0 for that of chance; None where chance alone would
     agree (one label only) or nothing was judged twice. `low`, `high`: 95 % interval, None
-    below two units. `units`: comparisons it rests on."""
+    where `value` is, or below LEAST_UNITS. `units`: comparisons it rests on."""
 
     value: float | None
     low: float | None
@@ -72,52 +75,58 @@ def cohen_kappa(cells: Mapping[Cell, int], labels: int) -> Agreement:
     return _agreement(marks, _cohen)
 
 
-Statistic = Callable[[Any, Any], Any]
-"""(kinds of units (K, C), how often each counts (R, K)) → R values, NaN where undefined."""
+Parts = Callable[[Any, Any], tuple[Any, Any, float]]
+"""(kinds of units (K, C), how many there are of each (K,)) → of each kind the agreement
+observed in a unit (K,) and the unit's weight (K,); and the agreement that chance gives."""
 
 
-def _agreement(units: Mapping[tuple[int, ...], int], statistic: Statistic) -> Agreement:
+def _agreement(units: Mapping[tuple[int, ...], int], parts: Parts) -> Agreement:
+    """(A_o − A_e) / (1 − A_e). A_o is a mean over units: its interval is Wilson's for as
+    many judgments right or wrong as would spread like them, with A_e taken as known."""
     kinds = sorted(kind for kind, count in units.items() if count)
-    total = sum(units[kind] for kind in kinds)
-    if not total:
+    if not kinds:
         return Agreement(None, None, None, 0)
-    counts = np.array([units[kind] for kind in kinds], dtype=np.int64)
-    table = np.array(kinds, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = float(statistic(table, counts[None].astype(np.float64))[0])
-        # Always the same draws: a page that is read twice says the same.
-        draws = np.random.default_rng(0).multinomial(total, counts / total, RESAMPLES)
-        values = statistic(table, draws.astype(np.float64))
-    values = values[np.isfinite(values)]
-    low = high = None
-    if np.isfinite(value) and total > 1 and len(values):
-        low, high = (float(end) for end in np.quantile(values, [0.025, 0.975]))
-    return Agreement(value if np.isfinite(value) else None, low, high, total)
+    counts = np.array([units[kind] for kind in kinds], dtype=np.float64)
+    total = int(counts.sum())
+    alike, weights, expected = parts(np.array(kinds, dtype=np.float64), counts)
+    if expected >= 1:
+        return Agreement(None, None, None, total)
+
+    def beyond_chance(observed: float) -> float:
+        return max(-1.0, (observed - expected) / (1 - expected))
+
+    sums = counts @ weights
+    observed = float(counts @ (weights * alike) / sums)
+    value = beyond_chance(observed)
+    if total < LEAST_UNITS:
+        return Agreement(value, None, None, total)
+    if alike.min() < alike.max():
+        spread = counts @ (weights * (alike - observed)) ** 2
+        n = observed * (1 - observed) * sums**2 / spread
+    else:
+        n = sums**2 / (
+            counts @ weights**2
+        )  # No spread seen: the units (Kish's number).
+    low, high = (beyond_chance(end) for end in wilson(observed, n))
+    return Agreement(value, low, high, total)
 
 
-def _alpha(table: Any, counts: Any) -> Any:
+def _alpha(table: Any, counts: Any) -> tuple[Any, Any, float]:
     judges = table.sum(axis=1)
-    alike = (table * (table - 1)).sum(axis=1) / (judges - 1)
-    values = counts @ judges
-    observed = counts @ alike / values
-    by_label = counts @ table
-    expected = (by_label * (by_label - 1)).sum(axis=1) / (values * (values - 1))
-    return (observed - expected) / (1 - expected)
-
-
-def _fleiss(table: Any, counts: Any) -> Any:
-    judges = table.sum(axis=1)[0]
     alike = (table * (table - 1)).sum(axis=1) / (judges * (judges - 1))
-    units = counts.sum(axis=1)
-    shares = counts @ table / (units * judges)[:, None]
-    expected = (shares**2).sum(axis=1)
-    return (counts @ alike / units - expected) / (1 - expected)
+    values, by_label = counts @ judges, counts @ table
+    expected = (by_label * (by_label - 1)).sum() / (values * (values - 1))
+    return alike, judges, float(expected)
 
 
-def _cohen(table: Any, counts: Any) -> Any:
+def _fleiss(table: Any, counts: Any) -> tuple[Any, Any, float]:
+    judges = table.sum(axis=1)
+    alike = (table * (table - 1)).sum(axis=1) / (judges * (judges - 1))
+    shares = counts @ table / (counts @ judges)
+    return alike, np.ones_like(judges), float((shares**2).sum())
+
+
+def _cohen(table: Any, counts: Any) -> tuple[Any, Any, float]:
     one, other = np.split(table, 2, axis=1)
-    units = counts.sum(axis=1)
-    observed = counts @ (one * other).sum(axis=1) / units
-    ones, others = counts @ one / units[:, None], counts @ other / units[:, None]
-    expected = (ones * others).sum(axis=1)
-    return (observed - expected) / (1 - expected)
+    ones, others = counts @ one / counts.sum(), counts @ other / counts.sum()
+    return (one * other).sum(axis=1), np.ones(len(table)), float(ones @ others)

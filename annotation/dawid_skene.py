@@ -3,9 +3,10 @@
 A. P. Dawid and A. M. Skene, Maximum Likelihood Estimation of Observer Error-Rates Using
 the EM Algorithm, Applied Statistics 28 (1979), 20–28; equation numbers are theirs. Added
 to the paper: labels that may be swapped (`mirror`), items whose truth is known, and error
-rates drawn towards the average annotator's (`smoothing`). Leaves out where judgments come
-from and where weights are kept (`weighing.py`), and items of unequal difficulty: given the
-truth, annotators err independently here.
+rates drawn towards the average annotator's (`smoothing`), who is drawn towards saying what
+is true (TRUTHFUL). Leaves out where judgments come from and where weights are kept
+(`weighing.py`), and items of unequal difficulty: given the truth, annotators err
+independently here.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,15 @@ Ints = NDArray[np.int64]
 
 UNKNOWN = -1
 """In `truth`: nobody has said what this item is."""
+
+TRUTHFUL = (8, 0.6)
+"""Judgments of each true label that the average annotator is given beforehand, and the
+share of them that says that label; the rest is spread over the others. Without them no
+truth is tied to its own name, and a label that nobody gave explains disagreement as well
+as error does. A Dirichlet prior of each row with a heavy diagonal is how Bayesian forms of
+the model tell labels apart (Kim and Ghahramani 2012); 8 and 0.6 are the defaults of
+Pullin, Gurrin and Vukcevic's `rater` (The R Journal 15, 2023).
+"""
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,8 @@ def fit(
     sides are arbitrary, truth and errors must not depend on them: each M-step then counts
     every item together with its mirror image. `truth` (I,) has the label of items where it
     is known, else UNKNOWN. `smoothing`: so many judgments of each true label, divided as
-    the average annotator divides theirs, are added to what each annotator gave; 0 is the
-    paper's maximum likelihood.
+    the average annotator divides theirs, are added to what each annotator gave, and
+    TRUTHFUL to what all gave together; 0 is the paper's maximum likelihood.
 
     Raises ValueError for arrays of unequal length, without judgments, or out of range.
     """
@@ -136,7 +146,7 @@ def _m_step(
         prior = (prior + prior[swapped]) / 2
     if smoothing:
         prior = (posteriors.shape[0] * prior + 1) / (posteriors.shape[0] + n_labels)
-        average = _rates(counts.sum(0) + 1 / n_labels)
+        average = _rates(counts.sum(0) + _truthful(n_labels))
         counts = counts + smoothing * average
     else:
         average = _rates(counts.sum(0))
@@ -179,6 +189,14 @@ def _rates(counts: Floats) -> Floats:
     return np.where(
         sums > 0, counts / np.where(sums > 0, sums, 1), 1 / counts.shape[-1]
     )
+
+
+def _truthful(n_labels: int) -> Floats:
+    """(J true, J said) judgments, the sum of each row and its diagonal as TRUTHFUL says."""
+    judgments, right = TRUTHFUL
+    wrong = np.full((n_labels, n_labels), (1 - right) / max(n_labels - 1, 1))
+    np.fill_diagonal(wrong, right)
+    return judgments * wrong
 
 
 def _with_truth(posteriors: Floats, known: Ints) -> Floats:

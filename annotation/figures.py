@@ -229,7 +229,7 @@ def packed(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [packed(item) for item in value]
     if isinstance(value, Share):
-        return {"~share": [value.count, value.of]}
+        return {"~share": [value.count, value.of, value.worth]}
     if isinstance(value, Agreement):
         return {"~agreement": asdict(value)}
     if isinstance(value, datetime):
@@ -245,8 +245,8 @@ def unpacked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     match value:
-        case {"~share": [count, of]}:
-            return share(count, of)
+        case {"~share": [count, of, *worth]}:  # Kept ones of old have no worth.
+            return share(count, of, *worth)
         case {"~agreement": fields}:
             return Agreement(**fields)
         case {"~time": text}:

@@ -18,6 +18,7 @@ from django.db.models import (
     Max,
     Q,
     QuerySet,
+    Sum,
     Value,
     When,
 )
@@ -30,7 +31,7 @@ from annotation.agreement import (
     krippendorff_alpha,
 )
 from annotation.models import Comparison, Judgment, Project, Verdict
-from annotation.shares import Share, share
+from annotation.shares import Share, share, worth
 
 LABELS = ("a", "b", Verdict.TIE.value, Verdict.BOTH_BAD.value)
 """Which answer won, whichever side it was shown on, or that none did."""
@@ -54,12 +55,12 @@ def agreement(project: Project) -> dict[str, Any] | None:
     for kinds in by_week.values():
         for labels, count in kinds.items():
             overall[labels] += count
-    cells = _cells(project)
+    cells, together = _cells(project)
     return {
         "alpha": krippendorff_alpha(overall),
         "fleiss": fleiss_kappa(overall),
         "pairs": _pairs(cells),
-        "people": _people(cells),
+        "people": _people(cells, together),
         "weeks": [
             {"start": start, "alpha": krippendorff_alpha(by_week[start])}
             for start in sorted(by_week)[-WEEKS:]
@@ -119,8 +120,9 @@ Cells = dict[tuple[str, str], dict[Cell, int]]
 """{(one's username, the other's): {their labels: comparisons}}"""
 
 
-def _cells(project: Project) -> Cells:
-    """Of every two annotators who judged the same."""
+def _cells(project: Project) -> tuple[Cells, Counter[str]]:
+    """Of every two annotators who judged the same; and for each username, summed over
+    those meetings, how many others judged the comparison (see `shares.worth`)."""
     together = (
         _standing(project)
         .order_by()
@@ -135,12 +137,15 @@ def _cells(project: Project) -> Cells:
         .values_list(
             "annotator__username", "other__annotator__username", "label", "other_label"
         )
-        .annotate(count=Count("pk"))
+        .annotate(count=Count("pk"), others=Sum(F("comparison__judged") - 1))
     )
     cells: Cells = defaultdict(dict)
-    for one, other, label, other_label, count in together:
+    met = Counter[str]()
+    for one, other, label, other_label, count, others in together:
         cells[one, other][label, other_label] = count
-    return cells
+        met[one] += others
+        met[other] += others
+    return cells, met
 
 
 def _pairs(cells: Cells) -> list[dict[str, Any]]:
@@ -152,11 +157,15 @@ def _pairs(cells: Cells) -> list[dict[str, Any]]:
     ]
 
 
-def _people(cells: Cells) -> dict[str, Share]:
+def _people(cells: Cells, together: Counter[str]) -> dict[str, Share]:
+    """One verdict met by nine others is not nine verdicts: they count as one."""
     same, of = Counter[str](), Counter[str]()
     for both, of_both in cells.items():
         alike = sum(n for (one, other), n in of_both.items() if one == other)
         for username in both:
             same[username] += alike
             of[username] += sum(of_both.values())
-    return {username: share(same[username], of[username]) for username in sorted(of)}
+    return {
+        name: share(same[name], of[name], worth(of[name], together[name]))
+        for name in sorted(of)
+    }

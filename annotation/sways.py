@@ -8,11 +8,11 @@ better. Words for a flag are in `words.py`.
 from collections.abc import Callable
 from typing import Any
 
-from django.db.models import Case, Count, F, Q, QuerySet, When
+from django.db.models import Case, Count, F, Q, QuerySet, Sum, When
 from django.db.models.lookups import Exact, GreaterThan
 
 from annotation.models import Comparison, Judgment, PreferencePair, Project
-from annotation.shares import Share, share
+from annotation.shares import Share, share, worth
 
 SWAYS = ("first", "longer", "marked", "own", "strayed")
 """What may win for no good reason, each a share of the verdicts (or pairs):
@@ -54,6 +54,9 @@ def bias(project: Project) -> dict[str, Any] | None:
     """Of the standing verdicts for one answer, everybody's and each annotator's shares:
     {sway: Share, …, "flags", "annotators": [{"username", sway: Share, …}, …]}, most
     verdicts first. None where nobody preferred an answer. One query.
+
+    People who judge the same answers choose alike, so in everybody's shares the verdicts
+    on a comparison count as one. But for `first`: sides are drawn for each person.
     """
     judgments = Judgment.objects.filter(
         project=project, comparison__purpose=Comparison.Purpose.TRAIN
@@ -139,6 +142,10 @@ def _of_judgments(judgments: QuerySet[Judgment]) -> dict[str, Any]:
         "first": Count("pk", filter=Q(verdict="first")),
         **_counts(*_of_judgment()),
     }
+    # `judged` of a comparison may count ties as well: then shares seem less sure.
+    for sway in SWAYS[1:]:
+        given = counts[f"{sway}_of"].filter
+        counts[f"{sway}_together"] = Sum("comparison__judged", filter=given, default=0)
     rows = list(
         judgments.filter(undone_at=None, winner__isnull=False)
         .order_by()
@@ -147,7 +154,9 @@ def _of_judgments(judgments: QuerySet[Judgment]) -> dict[str, Any]:
         .order_by("-judged", "username")
     )
     everybody = _shares({name: sum(row[name] for row in rows) for name in counts})
-    annotators = [{"username": row["username"]} | _shares(row) for row in rows]
+    annotators = [
+        {"username": row["username"]} | _shares(row, is_one_person=True) for row in rows
+    ]
     return everybody | {
         "annotators": annotators,
         "flags": _all_flags(everybody, annotators),
@@ -197,10 +206,12 @@ def _counts(won: Side, lost: Side, prompt: Expression) -> dict[str, Count]:
     return {name: Count("pk", filter=which) for name, which in counts.items()}
 
 
-def _shares(counts: dict[str, int]) -> dict[str, Share]:
+def _shares(counts: dict[str, int], *, is_one_person: bool = False) -> dict[str, Share]:
     """Rows of pairs alone have no `first` of their own: nobody judged them."""
-    of = {"first": "judged"}
-    return {
-        sway: share(counts.get(sway, 0), counts.get(of.get(sway, f"{sway}_of"), 0))
-        for sway in SWAYS
-    }
+    shares = {}
+    for sway in SWAYS:
+        of = counts.get("judged" if sway == "first" else f"{sway}_of", 0)
+        together = None if is_one_person else counts.get(f"{sway}_together")
+        known = None if together is None else worth(of, together)
+        shares[sway] = share(counts.get(sway, 0), of, known)
+    return shares

@@ -11,6 +11,7 @@ import json
 from datetime import timedelta
 
 from django.contrib.auth import get_user_model
+from django.db.models import F
 from django.utils import timezone
 
 from annotation.models import (
@@ -175,6 +176,8 @@ def make_judgment(*, lease=None, verdict="first", **fields):
     lease.save()
     slot.state, slot.expires_at = "judged", None
     slot.save()
+    lease.comparison.judged += 1
+    Comparison.objects.filter(pk=lease.comparison_id).update(judged=F("judged") + 1)
     winner = {"first": lease.first, "second": lease.second}.get(verdict)
     fields.setdefault("body_sha256", _digest(verdict))
     fields.setdefault("seconds", 4.2)

@@ -71,7 +71,9 @@ class ChecksSerializer(serializers.Serializer):
 
 class FigureSerializer(serializers.Serializer):
     value = serializers.FloatField(allow_null=True, help_text="1: full, 0: by chance")
-    low = serializers.FloatField(allow_null=True, help_text="of its 95 % interval")
+    low = serializers.FloatField(
+        allow_null=True, help_text="of its 95 % interval; null below ten comparisons"
+    )
     high = serializers.FloatField(allow_null=True)
     units = serializers.IntegerField(help_text="comparisons judged more than once")
 

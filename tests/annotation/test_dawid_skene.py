@@ -120,6 +120,48 @@ def test_where_all_err_alike_it_is_the_majority():
     assert np.allclose(fitted.errors[0], fitted.average, atol=0.02)
 
 
+@pytest.mark.parametrize("many", [20, 60, 1000])
+@pytest.mark.parametrize("label", range(4))
+def test_what_all_say_always_is_what_is_true(many, label):
+    """Two annotators, one label: nobody ever contradicts, so it is all but certain."""
+    items = np.repeat(np.arange(many), 2)
+    who = np.tile([0, 1], many)
+    fitted = fit(items, who, [label] * 2 * many, n_labels=4, mirror=SIDES, smoothing=10)
+    assert (fitted.posteriors.argmax(1) == label).all()
+    assert fitted.posteriors[:, label].min() > 0.95
+
+
+@pytest.mark.parametrize("many", [20, 60, 1000])
+def test_labels_that_nobody_gave_do_not_explain_disagreement(many):
+    """Two annotators say a or b only and agree on three of four items. If both are right
+    with q, they agree with q² + (1 − q)² = 3/4, so q = 0.854 and what both say is true
+    with q² / (3/4) = 0.971; the errors beforehand make that a little less."""
+    patterns = [(0, 0), (1, 1), (0, 1), (0, 0), (1, 1), (1, 0), (0, 0), (1, 1)]
+    labels = [label for item in range(many) for label in patterns[item % 8]]
+    items, who = np.repeat(np.arange(many), 2), np.tile([0, 1], many)
+    fitted = fit(items, who, labels, n_labels=4, mirror=SIDES, smoothing=10)
+    for item in range(many):
+        one, other = patterns[item % 8]
+        if one == other:
+            assert 0.9 < fitted.posteriors[item, one] < 0.98
+        else:
+            assert fitted.posteriors[item, :2] == pytest.approx([0.5, 0.5], abs=0.02)
+    assert fitted.prior[2:].max() < 0.05
+
+
+def test_one_who_says_a_or_b_at_random_decides_little():
+    """Beside two who are right nine times in ten, none of whom ever says tie."""
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 2, 200)
+    said = [np.where(rng.random(200) < q, truth, 1 - truth) for q in (0.9, 0.9, 0.5)]
+    items, who = np.repeat(np.arange(200), 3), np.tile([0, 1, 2], 200)
+    labels = np.stack(said, 1).ravel()
+    fitted = fit(items, who, labels, n_labels=4, mirror=SIDES, smoothing=10)
+    chances = posterior(fitted.prior, fitted.errors, [0, 0, 1])
+    assert chances[0] > 0.95
+    assert fitted.errors[2, 0, :2] == pytest.approx([0.5, 0.5], abs=0.1)
+
+
 def test_one_who_is_careful_outweighs_two_who_guess():
     truth, columns = simulated([0.95, 0.45, 0.45], 1500)
     fitted = fit(*columns, n_labels=4, mirror=SIDES, smoothing=10)

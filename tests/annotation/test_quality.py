@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 from django.urls import reverse
+from rest_framework.test import APIClient
 
 from annotation.models import Judgment
 from annotation.quality import agreement
@@ -113,6 +114,20 @@ def test_of_three_annotators_every_two_are_compared(judged, annotator, judge):
     ]
 
 
+def test_one_verdict_met_by_many_is_as_sure_as_one(project, judge):
+    """Four people on three comparisons: on two all say a; on one the first says b, the
+    others a. The first one's verdicts meet nine others, six of them the same: 6 of 9, as
+    sure as 9² / (3 · 3²) = 3 verdicts."""
+    people = [make_user(f"p{number}", project=project) for number in range(4)]
+    for number in range(3):
+        comparison = make_comparison(project=project, quota=4)
+        for place, who in enumerate(people):
+            judge(comparison, who, "b" if number == place == 0 else "a")
+    found = agreement(project)["people"]["p0"]
+    assert (found.count, found.of) == (6, 9)
+    assert (found.low, found.high) == (share(2, 3).low, share(2, 3).high)
+
+
 def test_nothing_judged_twice_is_no_agreement(project, annotator):
     make_judgment(project=project, annotator=annotator)
     assert agreement(project) is None
@@ -205,6 +220,13 @@ def page_of(client, project, who):
 def test_the_page_tells_the_figures_with_their_intervals(client, judged, manager):
     page = page_of(client, judged, manager)
     assert "0.49" in page and "0.43" in page and "0.47" in page
+    # Of five comparisons: nobody can say how sure.
+    assert page.count("(too few to say how sure)") == 4
+    api = APIClient()
+    api.force_authenticate(manager)
+    found = api.get(f"/api/v1/projects/{judged.slug}/stats").json()
+    alpha = found["agreement"]["krippendorff_alpha"]
+    assert (alpha["units"], alpha["low"], alpha["high"]) == (5, None, None)
     assert "alice · bob" in page
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from annotation.figures import packed, unpacked
 from annotation.models import PreferencePair
 from annotation.queries import sound_pairs
 from annotation.shares import share
@@ -214,6 +215,29 @@ def test_words_say_who_won_not_only_that_it_is_odd():
     )
     (flag,) = flags(report(longer=share(700, 1000)), "bob")
     assert flag_words(flag).startswith("bob: Longer answers win")
+
+
+def test_what_several_say_of_one_comparison_counts_as_one(project):
+    """Six comparisons of a long and a short answer, each judged by four, the long one wins
+    in four: 16 of 24, but as sure as 24² / (6 · 4²) = 6 that do not come in fours. Sides
+    are drawn for each judgment, and each person judges a comparison once: those stay."""
+    people = [make_user(project=project) for _ in range(4)]
+    for number in range(6):
+        prompt = make_prompt(project=project)
+        a, b = (make_completion(text, prompt=prompt) for text in (LONG, SHORT))
+        comparison = make_comparison(a=a, b=b, quota=4)
+        for who in people:
+            lease = make_lease(comparison=comparison, annotator=who, first=a, second=b)
+            make_judgment(lease=lease, verdict="first" if number < 4 else "second")
+    found = bias(project)
+    assert counts(found, "longer", "marked") == [(16, 24)] * 2
+    six = share(4, 6)
+    for sway in ("longer", "marked"):
+        assert (found[sway].low, found[sway].high) == (six.low, six.high)
+    assert found["first"] == share(16, 24)
+    assert [row["longer"] for row in found["annotators"]] == [six] * 4
+    # What is kept for a big project's page says the same.
+    assert unpacked(packed(found)) == found
 
 
 def test_flags_of_people_stand_beside_those_of_everybody(project, judged):

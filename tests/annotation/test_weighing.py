@@ -163,6 +163,35 @@ def test_a_judgment_reads_weights_and_never_fits_them(
     assert standing(comparison).method == "weighted"
 
 
+@pytest.mark.parametrize("always", ["tie", None])
+def test_what_both_say_stays_decided_when_weights_come(project, people, always):
+    """Forty comparisons, two people, who agree on all, or on three of four; but for the
+    first nobody ever says tie. The fit is to leave what both say as the majority has it."""
+    made = {}
+    for number in range(40):
+        one, other = ("first", "second") if number % 2 else ("second", "first")
+        said = (one, other if number % 4 == 0 else one)
+        made[judged(project, people[:2], (always, always) if always else said)] = said
+    for comparison in made:
+        decide(comparison)
+    pairs = PreferencePair.objects.filter(superseded_at=None).count()
+    assert pairs == (0 if always else 30)
+    weigh_if_due(project)
+    assert Weighing.objects.exists()
+    for comparison, (one, other) in made.items():
+        decision = standing(comparison)
+        if always:
+            assert decision.outcome == always
+        elif one == other:
+            assert decision.winner is not None
+        else:
+            assert decision.outcome == "split"
+    assert PreferencePair.objects.filter(superseded_at=None).count() == pairs
+    late = decide(judged(project, people[:2], (always or "first",) * 2))
+    assert (late.method, late.outcome) == ("weighted", always or "winner")
+    assert late.posterior > 0.9
+
+
 def test_new_weights_supersede_what_they_change_and_nothing_else(project, people):
     by_count = history(project, people, many=200)
     project.settings["decide_by"] = "majority"

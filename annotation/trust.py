@@ -26,9 +26,12 @@ from django.db.models import (
 )
 from django.db.models.functions import RowNumber
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotation import pace, project_settings
+from annotation.access import other_reviewers
 from annotation.deciding import decide_locked, locked
+from annotation.errors import NotYours
 from annotation.hurrying import paces
 from annotation.models import (
     Comparison,
@@ -167,9 +170,22 @@ def waiting_judgments(project: Project) -> QuerySet[Judgment]:
     )
 
 
+def may_let_count(project: Project, annotator: Any, by: Any) -> bool:
+    """Nobody lets their own count, or the floor would not hold for reviewers; only where
+    the project has no other reviewer, for else they would wait for ever."""
+    return annotator != by or not other_reviewers(project, by).exists()
+
+
 def let_count(project: Project, annotator: Any, by: Any) -> int:
     """Let the annotator's waiting judgments count, and decide their comparisons; how
-    many. Who did so and when stays with each. Repeating it changes nothing."""
+    many. Who did so and when stays with each. Repeating it changes nothing.
+
+    Raises NotYours (403) where they are their own and somebody else could look at them.
+    """
+    if not may_let_count(project, annotator, by):
+        raise NotYours(
+            _("These are your own judgments; another reviewer has to let them count.")
+        )
     waiting = Judgment.objects.filter(
         project=project, annotator=annotator, waits_for_review=True, undone_at=None
     ).order_by("comparison_id")

@@ -3,6 +3,7 @@
 A fixed number of queries each, however much there is.
 """
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -35,6 +36,7 @@ from annotation.models import (
     RuleVerdict,
     Slot,
 )
+from annotation.standing import standing
 from annotation.validation import BROKE, RULES
 
 TRAIN = Comparison.Purpose.TRAIN
@@ -148,10 +150,13 @@ def worked_here(project: Project) -> list[str]:
     return sorted(people.values_list("username", flat=True))
 
 
-def annotator_counts(project: Project) -> list[dict[str, Any]]:
-    """Per annotator: standing judgments, mean seconds, last act, skips; most first."""
+def annotator_counts(
+    project: Project, at: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Per annotator: standing judgments, mean seconds, last act, skips; most first.
+    With `at`, as it was then."""
     judged = (
-        Judgment.objects.filter(project=project, undone_at=None)
+        Judgment.objects.filter(standing(at), project=project)
         .values("annotator__username")
         .annotate(
             judgments=Count("pk"),
@@ -160,8 +165,9 @@ def annotator_counts(project: Project) -> list[dict[str, Any]]:
         )
         .order_by("-judgments", "annotator__username")
     )
+    then = {} if at is None else {"ended_at__lt": at}
     skipped = dict(
-        Lease.objects.filter(project=project, outcome=Lease.Outcome.SKIPPED)
+        Lease.objects.filter(project=project, outcome=Lease.Outcome.SKIPPED, **then)
         .values_list("annotator__username")
         .annotate(Count("pk"))
     )

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotation import projects
-from annotation.access import may_create, needs, projects_for, role_of
+from annotation.access import at_least, may_create, needs, projects_for, role_of
 from annotation.api.serializers import (
     Body,
     Instant,
@@ -57,13 +57,22 @@ def with_counts(rows: QuerySet[Project]) -> QuerySet[Project]:
     )
 
 
+NOT_TOLD = "null for annotators: it moves with each judgment, but not with gold"
+
+
 class CountsSerializer(serializers.Serializer):
     prompts = serializers.IntegerField()
     held_out_prompts = serializers.IntegerField()
-    waiting = serializers.IntegerField(help_text="comparisons still to be judged")
+    waiting = serializers.IntegerField(
+        allow_null=True, help_text="comparisons still to be judged; " + NOT_TOLD
+    )
     judgments = serializers.IntegerField(help_text="that stand")
-    pairs = serializers.IntegerField(help_text="accepted by the rules")
-    unchecked_pairs = serializers.IntegerField(help_text="whose rules are due")
+    pairs = serializers.IntegerField(
+        allow_null=True, help_text="accepted by the rules; " + NOT_TOLD
+    )
+    unchecked_pairs = serializers.IntegerField(
+        allow_null=True, help_text="whose rules are due; " + NOT_TOLD
+    )
     members = serializers.IntegerField()
 
 
@@ -87,15 +96,20 @@ class ProjectSerializer(serializers.Serializer):
         return asdict(of(project))
 
     @extend_schema_field(CountsSerializer)
-    def get_counts(self, project: Any) -> dict[str, int]:
+    def get_counts(self, project: Any) -> dict[str, int | None]:
+        moving: dict[str, int | None] = {
+            "waiting": project.n_waiting or 0,
+            "pairs": project.n_pairs or 0,
+            "unchecked_pairs": project.n_unchecked or 0,
+        }
+        if not at_least(self.get_role(project), Role.REVIEWER):
+            moving = dict.fromkeys(moving)
         return {
             "prompts": project.n_prompts or 0,
             "held_out_prompts": project.n_held_out or 0,
-            "waiting": project.n_waiting or 0,
             "judgments": project.n_judgments or 0,
-            "pairs": project.n_pairs or 0,
-            "unchecked_pairs": project.n_unchecked or 0,
             "members": project.n_members or 0,
+            **moving,
         }
 
 

@@ -38,7 +38,7 @@ def test_a_superuser_manages_every_project(alice):
     }
 
 
-def test_a_project_tells_settings_role_and_counts(project, alice):
+def test_a_project_tells_settings_role_and_counts(project, alice, rita):
     make_pair(project=project)
     make_judgment(project=project, verdict="tie")
     make_comparison(project=project)
@@ -51,8 +51,11 @@ def test_a_project_tells_settings_role_and_counts(project, alice):
     # The pair's comparison is decided; the other judgment's stays open: no service ran.
     assert row["counts"]["prompts"] == 3
     assert row["counts"]["judgments"] == 2
-    assert row["counts"]["pairs"] == 1
-    assert row["counts"]["waiting"] == 2
+    # What moves with a judgment, but not with one on gold, would tell annotators which.
+    for name in ("pairs", "waiting", "unchecked_pairs"):
+        assert row["counts"][name] is None
+    counts = rita.get(f"{V1}/projects/demo").json()["counts"]
+    assert (counts["pairs"], counts["waiting"], counts["unchecked_pairs"]) == (1, 2, 0)
     assert row["created_at"].endswith("Z")
 
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
@@ -22,6 +23,7 @@ from annotation.access import role_of
 from annotation.committing import committed
 from annotation.deciding import (
     count_judgments,
+    decide,
     decide_locked,
     locked,
     locked_with_slot,
@@ -347,11 +349,19 @@ def _undo(judgment: Judgment) -> uuid.UUID:
             )
         supersede(decision)
     if comparison.state == Comparison.State.DECIDED:
-        Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.OPEN)
+        # One that was withdrawn before it was decided is offered to nobody again.
+        was_withdrawn = Slot.objects.filter(
+            comparison=comparison, state=Slot.State.WITHDRAWN
+        ).exists()
+        state = Comparison.State.WITHDRAWN if was_withdrawn else Comparison.State.OPEN
+        Comparison.objects.filter(pk=comparison.pk).update(state=state)
     for held in leasing.active_leases(judgment.project, judgment.annotator):
         other = Comparison.objects.get(pk=held.comparison_id)
         leasing.free(held.pk, other)
         leasing.end(held.pk, Lease.Outcome.EXPIRED, now)
+        if other.state == Comparison.State.WITHDRAWN:
+            # Afterwards: two comparisons locked at once could end in a deadlock.
+            transaction.on_commit(partial(decide, other), robust=True)
     minutes = project_settings.of(judgment.project).lease_minutes
     key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
     freed = Slot.objects.filter(

@@ -120,6 +120,7 @@ def test_who_has_nothing_to_judge_is_named_to_managers(
     make_judgment(comparison=judged, annotator=annotator)
     skipped = make_comparison(project=project)
     make_lease(comparison=skipped, annotator=annotator, outcome="skipped")
+    make_user("gone", project=project, is_active=False)
     assert overview.idle_annotators(project) == ["alice"]
     page = text(page_for(manager))
     assert "annotator has nothing to judge: alice" in page

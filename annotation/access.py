@@ -12,6 +12,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404, resolve_url
 from django.utils.translation import gettext as _
@@ -75,6 +76,15 @@ def user_named(username: str):
     if texts.problem(username):
         raise Http404(_("There is no such user."))
     return get_object_or_404(get_user_model(), username=username)
+
+
+def other_reviewers(project: Project, user) -> QuerySet[Membership]:
+    """The project's reviewers and managers with a working account, but for the user."""
+    return Membership.objects.filter(
+        project=project,
+        role__in=[Role.REVIEWER, Role.MANAGER],
+        user__is_active=True,
+    ).exclude(user=user)
 
 
 def may_create(user) -> bool:

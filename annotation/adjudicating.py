@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation import texts
+from annotation.access import other_reviewers
 from annotation.counting import Counted, counted
 from annotation.deciding import (
     Finding,
@@ -35,10 +36,8 @@ from annotation.models import (
     Comparison,
     Decision,
     Judgment,
-    Membership,
     Project,
     ReviewClaim,
-    Role,
     Verdict,
 )
 
@@ -79,16 +78,13 @@ def queue_for(project: Project, reviewer) -> QuerySet[Comparison]:
     """What of the queue this reviewer may settle."""
     here = OuterRef("pk")
     standing = Judgment.objects.filter(undone_at=None)
-    others = Membership.objects.filter(
+    others = other_reviewers(project, reviewer).filter(
         ~Exists(
             standing.filter(
                 comparison=OuterRef(OuterRef("pk")), annotator=OuterRef("user")
             )
-        ),
-        project=project,
-        role__in=[Role.REVIEWER, Role.MANAGER],
-        user__is_active=True,
-    ).exclude(user=reviewer)
+        )
+    )
     return queue(project).filter(
         ~Exists(standing.filter(comparison=here, annotator=reviewer)) | ~Exists(others)
     )

@@ -1,10 +1,12 @@
 """Each annotator's work in figures: how much, how fast, how alike the others'.
 
-For managers, and for the person alone (`visible_rows`). Leaves out what judges a person:
+For managers, and for the person alone (`own_row`, `for_reader`): as of the last full hour,
+as gold counts in some of them and not in others. Leaves out what judges a person:
 gold and consistency are in the project's probes.
 """
 
 from collections import defaultdict
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Count, F, IntegerField
@@ -13,26 +15,37 @@ from django.db.models.functions import Cast, Floor
 from annotation import queries
 from annotation.models import Membership, Project, Role
 from annotation.shares import Share, share
+from annotation.standing import standing
 
 NOTHING = share(0, 0)
+IDLE = {
+    "judgments": 0,
+    "skips": 0,
+    "mean_seconds": None,
+    "median_seconds": None,
+    "last_at": None,
+    "agreement": NOTHING,
+    "first": NOTHING,
+}
+"""The row of somebody who has done nothing."""
 
 
-def counts(project: Project) -> list[dict[str, Any]]:
+def counts(project: Project, at: datetime | None = None) -> list[dict[str, Any]]:
     """queries.annotator_counts, each with `median_seconds`; one query more."""
-    medians = median_seconds(project)
+    medians = median_seconds(project, at)
     return [
         row | {"median_seconds": medians.get(row["username"])}
-        for row in queries.annotator_counts(project)
+        for row in queries.annotator_counts(project, at)
     ]
 
 
-def median_seconds(project: Project) -> dict[str, float]:
+def median_seconds(project: Project, at: datetime | None = None) -> dict[str, float]:
     """{username: median seconds of the standing judgments}, to a tenth of a second.
 
     From counts by tenths: SQLite has no median, and millions of rows need no sorting.
     """
     tenths = (
-        project.judgments.filter(undone_at=None)
+        project.judgments.filter(standing(at))
         .order_by()
         .annotate(tenth=Cast(Floor(F("seconds") * 10), IntegerField()))
         .values_list("annotator__username", "tenth")
@@ -75,11 +88,32 @@ def rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def visible_rows(
-    figures: dict[str, Any], role: str | None, user
-) -> list[dict[str, Any]]:
-    """A manager sees everybody, anybody else their own row."""
-    return visible(rows(figures), role, user)
+def own_row(told: dict[str, Any] | None, user) -> dict[str, Any]:
+    """The user's row of the part told; all zeros where they had done nothing then."""
+    mine = visible(rows(told or {}), None, user)
+    return mine[0] if mine else IDLE | {"username": user.get_username()}
+
+
+def for_reader(figures: dict[str, Any], role: str | None, user) -> dict[str, Any]:
+    """The parts agreement and bias with what is about single people as this reader may
+    see it: a manager all of it, anybody else their own, as of the part told."""
+    parts = {name: figures[name] for name in ("agreement", "bias")}
+    if role == Role.MANAGER:
+        return parts
+
+    def told(part: str, name: str) -> list[dict[str, Any]]:
+        then = (figures["told"] or {}).get(part) or {}
+        return visible(then.get(name, []), role, user)
+
+    if parts["agreement"]:
+        parts["agreement"] |= {"pairs": told("agreement", "pairs")}
+    if parts["bias"]:
+        of_all = [row for row in parts["bias"]["flags"] if not row["username"]]
+        parts["bias"] |= {
+            "annotators": told("bias", "annotators"),
+            "flags": of_all + told("bias", "flags"),
+        }
+    return parts
 
 
 def visible(found: list[dict[str, Any]], role: str | None, user) -> list:
@@ -127,16 +161,7 @@ def with_members(found: list[dict[str, Any]], project: Project) -> list[dict[str
         for row in found
     ]
     return told + [
-        {
-            "username": username,
-            "role": member.get_role_display(),
-            "judgments": 0,
-            "skips": 0,
-            "median_seconds": None,
-            "last_at": None,
-            "agreement": NOTHING,
-            "first": NOTHING,
-        }
+        IDLE | {"username": username, "role": member.get_role_display()}
         for username, member in sorted(members.items())
         if username not in known and member.role == Role.ANNOTATOR
     ]

@@ -25,6 +25,7 @@ from annotation.agreement import Agreement
 from annotation.models import PreferencePair, Project, ProjectFigures
 from annotation.nudging import send
 from annotation.shares import Share, share
+from annotation.standing import last_full_hour
 
 LIVE = 3000
 """Judgments, and pairs, up to which counting takes about as long as drawing the page."""
@@ -39,6 +40,25 @@ LOST = timedelta(minutes=30)
 """A worker that counts for longer is taken for dead."""
 
 Part = Callable[[Project], Any]
+
+
+def _told(project: Project) -> dict[str, Any]:
+    """{"at": the last full hour, and the parts annotators, agreement and bias as they
+    were then}: what people who are no managers are told of themselves. Of a project whose
+    figures are kept, counted once an hour."""
+    at = last_full_hour()
+    kept = ProjectFigures.objects.filter(project=project).first()
+    told = unpacked(kept.values.get("told")) if kept else None
+    if told and told["at"] == at:
+        return told
+    return {
+        "at": at,
+        "annotators": annotators.counts(project, at),
+        "agreement": quality.agreement(project, at),
+        "bias": sways.bias(project, at),
+    }
+
+
 _PARTS: dict[str, Part] = {
     "totals": overview.totals,
     "days": overview.days,
@@ -48,11 +68,12 @@ _PARTS: dict[str, Part] = {
     "annotators": annotators.counts,
     "agreement": quality.agreement,
     "bias": sways.bias,
+    "told": _told,
 }
 
 
 def register(name: str, part: Part) -> None:
-    """Add a part; its values are dicts with text keys, lists, dates, Shares, Agreements
+    """Add a part, or put another in the place of one; its values are dicts with text keys, lists, dates, Shares, Agreements
     and what JSON has. Text for people is marked, but told in English (see `of`)."""
     _PARTS[name] = part
 

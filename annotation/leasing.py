@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import Http404
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 
 from annotation import probing, project_settings, sql, texts, waiting
-from annotation.deciding import decide, locked
+from annotation.deciding import decide, decide_locked, locked
 from annotation.errors import InvalidJudgment, Refused
 from annotation.models import (
     Comparison,
@@ -94,6 +94,7 @@ _ACTIVATE = """
 UPDATE annotation_lease SET outcome = '', created_at = %s, expires_at = %s
 WHERE key = %s AND outcome = 'ahead'"""
 NOBODY = uuid.UUID(int=0)
+ENDED_AT_ONCE = 500
 
 
 def take_lease(project: Project, annotator) -> Lease | None:
@@ -407,6 +408,42 @@ def free(lease_id: uuid.UUID, comparison: Comparison) -> None:
         lease=None,
         expires_at=None,
     )
+
+
+def end_lapsed() -> int:
+    """End leases that ran out on withdrawn comparisons, ENDED_AT_ONCE of them at most;
+    how many. Their slots are withdrawn, and what was judged before decides.
+
+    Elsewhere the next who takes the slot ends such a lease; a withdrawn comparison is
+    offered to nobody. Repeating it changes nothing.
+    """
+    now = timezone.now()
+    withdrawn = Comparison.objects.filter(
+        pk=OuterRef("comparison"), state=Comparison.State.WITHDRAWN
+    )
+    # From the active leases, which have an index: one for each person at work. Those
+    # reserved ahead ended with the withdrawal.
+    lapsed = Lease.objects.filter(
+        Exists(withdrawn), outcome=Lease.Outcome.ACTIVE, expires_at__lte=now
+    )
+    found = list(lapsed.values_list("pk", "comparison_id")[:ENDED_AT_ONCE])
+    return sum(_end_lapsed(*lease, now) for lease in found)
+
+
+def _end_lapsed(lease_id: uuid.UUID, comparison_id: int, now: datetime) -> int:
+    with transaction.atomic():
+        comparison = locked(comparison_id)
+        slot = Slot.objects.filter(
+            lease=lease_id, state=Slot.State.LEASED, expires_at__lte=now
+        )
+        # Judged, skipped, prolonged or taken back by an undo since we looked?
+        if comparison.state != Comparison.State.WITHDRAWN or not slot.update(
+            state=Slot.State.WITHDRAWN, lease=None, expires_at=None
+        ):
+            return 0
+        end(lease_id, Lease.Outcome.EXPIRED, now)
+        decide_locked(comparison)
+        return 1
 
 
 def skip(lease: Lease, reason: str = "", flag: str = "") -> None:

@@ -130,7 +130,9 @@ def idle_annotators(project: Project) -> list[str]:
     """Members of the role annotator for whom nothing is ready to judge; one query."""
     ready = ready_for(OuterRef(OuterRef("user"))).filter(project=project)
     return list(
-        project.memberships.filter(~Exists(ready), role=Role.ANNOTATOR)
+        project.memberships.filter(
+            ~Exists(ready), role=Role.ANNOTATOR, user__is_active=True
+        )
         .order_by("user__username")
         .values_list("user__username", flat=True)
     )

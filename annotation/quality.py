@@ -6,7 +6,7 @@ statistics (`agreement.py`, `shares.py`) and what sways verdicts (`sways.py`).
 """
 
 from collections import Counter, defaultdict
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from django.db.models import (
@@ -32,6 +32,7 @@ from annotation.agreement import (
 )
 from annotation.models import Comparison, Judgment, Project, Verdict
 from annotation.shares import Share, share, worth
+from annotation.standing import standing
 
 LABELS = ("a", "b", Verdict.TIE.value, Verdict.BOTH_BAD.value)
 """Which answer won, whichever side it was shown on, or that none did."""
@@ -40,22 +41,23 @@ WEEKS = 12
 """The latest ones shown, of those in which something was judged twice."""
 
 
-def agreement(project: Project) -> dict[str, Any] | None:
+def agreement(project: Project, at: datetime | None = None) -> dict[str, Any] | None:
     """Agreement on its training comparisons; None where nothing was judged twice.
+    With `at`, as it was then.
 
     {"alpha", "fleiss": Agreement; "pairs": [{"annotators": (one, other), "kappa"}, …],
     most comparisons first; "weeks": [{"start": its Monday, "alpha"}, …], the oldest
     first; "people": {username: Share of the verdicts of others on the same comparisons
     that theirs is the same as}}. Two queries.
     """
-    by_week = _by_week(project)
+    by_week = _by_week(project, at)
     if not by_week:
         return None
     overall: dict[tuple[int, ...], int] = defaultdict(int)
     for kinds in by_week.values():
         for labels, count in kinds.items():
             overall[labels] += count
-    cells, together = _cells(project)
+    cells, together = _cells(project, at)
     return {
         "alpha": krippendorff_alpha(overall),
         "fleiss": fleiss_kappa(overall),
@@ -68,9 +70,9 @@ def agreement(project: Project) -> dict[str, Any] | None:
     }
 
 
-def _standing(project: Project) -> QuerySet[Judgment]:
+def _standing(project: Project, at: datetime | None) -> QuerySet[Judgment]:
     return Judgment.objects.filter(
-        project=project, undone_at=None, comparison__purpose=Comparison.Purpose.TRAIN
+        standing(at), project=project, comparison__purpose=Comparison.Purpose.TRAIN
     )
 
 
@@ -92,7 +94,9 @@ def _label(judgment: str) -> Case:
     )
 
 
-def _by_week(project: Project) -> dict[date, dict[tuple[int, ...], int]]:
+def _by_week(
+    project: Project, at: datetime | None
+) -> dict[date, dict[tuple[int, ...], int]]:
     """{week of the last judgment: {labels of a comparison: comparisons}}, of those that
     were judged more than once."""
     labels = {
@@ -100,7 +104,7 @@ def _by_week(project: Project) -> dict[date, dict[tuple[int, ...], int]]:
         for place, name in enumerate(LABELS)
     }
     comparisons = (
-        _standing(project)
+        _standing(project, at)
         .order_by()
         .annotate(label=_label(""))
         .values("comparison")
@@ -120,16 +124,16 @@ Cells = dict[tuple[str, str], dict[Cell, int]]
 """{(one's username, the other's): {their labels: comparisons}}"""
 
 
-def _cells(project: Project) -> tuple[Cells, Counter[str]]:
+def _cells(project: Project, at: datetime | None) -> tuple[Cells, Counter[str]]:
     """Of every two annotators who judged the same; and for each username, summed over
     those meetings, how many others judged the comparison (see `shares.worth`)."""
     together = (
-        _standing(project)
+        _standing(project, at)
         .order_by()
         .annotate(
             other=FilteredRelation(
                 "comparison__judgments",
-                condition=Q(comparison__judgments__undone_at=None),
+                condition=standing(at, "comparison__judgments__"),
             )
         )
         .filter(annotator__lt=F("other__annotator"))

@@ -3,6 +3,7 @@
 A fixed number of queries each, however much there is.
 """
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -35,6 +36,7 @@ from annotation.models import (
     RuleVerdict,
     Slot,
 )
+from annotation.standing import standing
 from annotation.validation import BROKE, RULES
 
 TRAIN = Comparison.Purpose.TRAIN
@@ -148,10 +150,13 @@ def worked_here(project: Project) -> list[str]:
     return sorted(people.values_list("username", flat=True))
 
 
-def annotator_counts(project: Project) -> list[dict[str, Any]]:
-    """Per annotator: standing judgments, mean seconds, last act, skips; most first."""
+def annotator_counts(
+    project: Project, at: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Per annotator: standing judgments, mean seconds, last act, skips; most first.
+    With `at`, as it was then."""
     judged = (
-        Judgment.objects.filter(project=project, undone_at=None)
+        Judgment.objects.filter(standing(at), project=project)
         .values("annotator__username")
         .annotate(
             judgments=Count("pk"),
@@ -160,8 +165,9 @@ def annotator_counts(project: Project) -> list[dict[str, Any]]:
         )
         .order_by("-judgments", "annotator__username")
     )
+    then = {} if at is None else {"ended_at__lt": at}
     skipped = dict(
-        Lease.objects.filter(project=project, outcome=Lease.Outcome.SKIPPED)
+        Lease.objects.filter(project=project, outcome=Lease.Outcome.SKIPPED, **then)
         .values_list("annotator__username")
         .annotate(Count("pk"))
     )
@@ -183,13 +189,14 @@ def annotator_counts(project: Project) -> list[dict[str, Any]]:
 
 
 def funnel(project: Project) -> list[dict[str, Any]]:
-    """From judgments to what has trained: [{"step", "label", "count", "lost"}, …].
+    """From judgments to what may train: [{"step", "label", "count", "lost"}, …].
 
     `lost` is {reason: number} between the step before and this one. The first step
     counts judgments, the second comparisons, the others pairs. A pair that several
     rules reject counts as lost to the first of them, in the rules' order; a rule's
     step also has `could_not_check`. What a reviewer let through is not lost; the step
-    "accepted" has its number as `let_through`.
+    "accepted" has its number as `let_through`. What rounds have taken of it is
+    training's to say: training.figures.funnel.
     """
     judgments = Judgment.objects.filter(
         project=project, undone_at=None, comparison__purpose=TRAIN
@@ -201,17 +208,12 @@ def funnel(project: Project) -> list[dict[str, Any]]:
         .values_list("outcome")
         .annotate(Count("pk"))
     )
-    undecided = (
-        judgments.exclude(
-            Exists(
-                Decision.objects.filter(
-                    comparison=OuterRef("comparison"), superseded_at=None
-                )
-            )
-        )
-        .values("comparison")
-        .distinct()
-        .count()
+    decided = Decision.objects.filter(
+        comparison=OuterRef("comparison"), superseded_at=None
+    )
+    judged = judgments.aggregate(
+        all=Count("pk"),
+        undecided=Count("comparison", distinct=True, filter=~Exists(decided)),
     )
     pairs = standing_pairs(project).aggregate(
         all=Count("pk"),
@@ -222,7 +224,6 @@ def funnel(project: Project) -> list[dict[str, Any]]:
             "pk",
             filter=Q(state=PreferencePair.State.ACCEPTED, prompt__is_held_out=False),
         ),
-        trained=Count("pk", filter=Q(frozen_at__isnull=False)),
         let_through=Count(
             "pk",
             filter=Q(state=PreferencePair.State.ACCEPTED)
@@ -245,15 +246,15 @@ def funnel(project: Project) -> list[dict[str, Any]]:
     none = {name: decisions.get(name, 0) for name in ("tie", "both_bad", "split")}
     in_review = decisions.get("review", 0)
     steps = [
-        _step("judgments", _("Judgments"), judgments.count(), {}),
-        _step(
+        step_of("judgments", _("Judgments"), judged["all"], {}),
+        step_of(
             "decided",
             _("Decided comparisons"),
             sum(decisions.values()) - in_review,
-            {"undecided": undecided, "review": in_review},
+            {"undecided": judged["undecided"], "review": in_review},
         ),
-        _step("pairs", _("Pairs"), pairs["all"], none),
-        _step(
+        step_of("pairs", _("Pairs"), pairs["all"], none),
+        step_of(
             "checked",
             _("Checked pairs"),
             pairs["all"] - pairs["unchecked"],
@@ -265,27 +266,21 @@ def funnel(project: Project) -> list[dict[str, Any]]:
     for rule in RULES:
         lost = rejected_by.get(rule, 0)
         left -= lost
-        step = _step(rule, rule_label(rule), left, {rule: lost})
+        step = step_of(rule, rule_label(rule), left, {rule: lost})
         steps.append(step | {"could_not_check": unsure.get(rule, 0)})
     steps += [
-        _step(
+        step_of(
             "accepted",
             _("Accepted pairs"),
             pairs["accepted"],
             {"could_not_check": left - pairs["accepted"]},
         )
         | {"let_through": pairs["let_through"]},
-        _step(
+        step_of(
             "sound",
             _("Pairs for training"),
             pairs["sound"],
             {"held_out": pairs["accepted"] - pairs["sound"]},
-        ),
-        _step(
-            "trained",
-            _("Taken by a round"),
-            pairs["trained"],
-            {"not_yet": pairs["sound"] - pairs["trained"]},
         ),
     ]
     return steps
@@ -334,7 +329,7 @@ def rule_label(rule: str) -> str:
     }.get(rule, rule)
 
 
-def _step(step: str, label: str, count: int, lost: dict[str, int]) -> dict[str, Any]:
+def step_of(step: str, label: str, count: int, lost: dict[str, int]) -> dict[str, Any]:
     return {
         "step": step,
         "label": label,

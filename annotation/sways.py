@@ -6,6 +6,7 @@ better. Words for a flag are in `words.py`.
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Case, Count, F, Q, QuerySet, Sum, When
@@ -13,6 +14,7 @@ from django.db.models.lookups import Exact, GreaterThan
 
 from annotation.models import Comparison, Judgment, PreferencePair, Project
 from annotation.shares import Share, share, worth
+from annotation.standing import standing
 
 SWAYS = ("first", "longer", "marked", "own", "strayed")
 """What may win for no good reason, each a share of the verdicts (or pairs):
@@ -50,10 +52,11 @@ NOBODYS: dict[str, Any] = {sway: share(0, 0) for sway in SWAYS} | {
 Expression = Any
 
 
-def bias(project: Project) -> dict[str, Any] | None:
+def bias(project: Project, at: datetime | None = None) -> dict[str, Any] | None:
     """Of the standing verdicts for one answer, everybody's and each annotator's shares:
     {sway: Share, …, "flags", "annotators": [{"username", sway: Share, …}, …]}, most
-    verdicts first. None where nobody preferred an answer. One query.
+    verdicts first. None where nobody preferred an answer. With `at`, as it
+    was then. One query.
 
     People who judge the same answers choose alike, so in everybody's shares the verdicts
     on a comparison count as one. But for `first`: sides are drawn for each person.
@@ -61,7 +64,7 @@ def bias(project: Project) -> dict[str, Any] | None:
     judgments = Judgment.objects.filter(
         project=project, comparison__purpose=Comparison.Purpose.TRAIN
     )
-    found = _of_judgments(judgments)
+    found = _of_judgments(judgments, at)
     return found if found["annotators"] else None
 
 
@@ -136,7 +139,9 @@ def _all_flags(row: dict[str, Any], annotators: list[dict]) -> list[dict[str, An
     return flags(row) + [flag for found in each for flag in found]
 
 
-def _of_judgments(judgments: QuerySet[Judgment]) -> dict[str, Any]:
+def _of_judgments(
+    judgments: QuerySet[Judgment], at: datetime | None = None
+) -> dict[str, Any]:
     counts = {
         "judged": Count("pk"),
         "first": Count("pk", filter=Q(verdict="first")),
@@ -147,7 +152,7 @@ def _of_judgments(judgments: QuerySet[Judgment]) -> dict[str, Any]:
         given = counts[f"{sway}_of"].filter
         counts[f"{sway}_together"] = Sum("comparison__judged", filter=given, default=0)
     rows = list(
-        judgments.filter(undone_at=None, winner__isnull=False)
+        judgments.filter(standing(at), winner__isnull=False)
         .order_by()
         .values(username=F("annotator__username"))
         .annotate(**counts)

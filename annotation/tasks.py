@@ -6,6 +6,7 @@ from annotation import (
     checking,
     figures,
     import_jobs,
+    leasing,
     project_settings,
     redeciding,
     rerendering,
@@ -29,7 +30,12 @@ def fill_stock(project_id: int) -> None:
 
 @shared_task(name="annotation.tasks.fill_stocks")
 def fill_stocks() -> None:
-    """A nudge for each project whose stock is short or of an earlier policy."""
+    """A nudge for each project whose stock is short or of an earlier policy.
+
+    Before that, what was withdrawn while somebody held it is decided once their time
+    is over.
+    """
+    leasing.end_lapsed()
     for project in Project.objects.select_related("channel"):
         if stock.is_wanting(project):
             send(fill_stock, project.pk, expires=30)

@@ -26,9 +26,12 @@ from django.db.models import (
 )
 from django.db.models.functions import RowNumber
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotation import pace, project_settings
+from annotation.access import other_reviewers
 from annotation.deciding import decide_locked, locked
+from annotation.errors import NotYours
 from annotation.hurrying import paces
 from annotation.models import (
     Comparison,
@@ -40,6 +43,7 @@ from annotation.models import (
 )
 from annotation.project_settings import ProjectSettings
 from annotation.shares import Share, share
+from annotation.standing import last_full_hour, standing
 
 WINDOWS = 3
 """The floor looks at the latest so many times `gold_least`: what somebody does now."""
@@ -109,18 +113,14 @@ def is_below(project_id: int, annotator_id: int, own: ProjectSettings) -> bool:
 def checks(
     project: Project, *, user: Any = None, before: datetime | None = None
 ) -> dict[str, Checks]:
-    """{username: Checks} of whoever has any figure; of one user, and of what they
-    judged before an instant, where given. Four queries."""
+    """{username: Checks} of whoever has any figure; of one user, and of what stood at
+    the instant `before`, where given. Four queries."""
     own = project_settings.of(project)
-    standing: dict[str, Any] = {"project": project, "undone_at": None}
-    if user is not None:
-        standing["annotator"] = user
-    if before is not None:
-        standing["created_at__lt"] = before
-    gold, seen = _gold(standing, WINDOWS * own.gold_least)
-    same, repeats = _repeats(standing)
+    whose = {} if user is None else {"annotator": user}
+    gold, seen = _gold(project, whose, before, WINDOWS * own.gold_least)
+    same, repeats = _repeats(project, whose, before)
     fast, paced = _pace(project)
-    waiting = _waiting(standing)
+    waiting = _waiting(project, whose, before)
     names = {*seen, *repeats, *paced, *waiting}
     if user is not None:
         names &= {user.get_username()}
@@ -139,37 +139,51 @@ def checks(
 
 def told_to(project: Project, user: Any) -> Checks:
     """What the person may know of themselves: what was so at the last full hour."""
-    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
-    return checks(project, user=user, before=hour).get(user.get_username(), NOTHING)
+    known = checks(project, user=user, before=last_full_hour())
+    return known.get(user.get_username(), NOTHING)
 
 
 def is_told(project: Project, user: Any) -> bool:
-    """Whether the compare page tells that their judgments wait: some do that were made
-    before the last full hour. No query where the project has no floor, else one."""
+    """Whether the compare page tells that their judgments wait: some do of those that
+    stood at the last full hour. No query where the project has no floor, else one."""
     own = project_settings.of(project)
     if not own.gold_rate or not own.gold_floor:
         return False
-    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
-    return (
-        waiting_judgments(project).filter(annotator=user, created_at__lt=hour).exists()
-    )
+    then = waiting_judgments(project, last_full_hour())
+    return then.filter(annotator=user).exists()
 
 
-def waiting_judgments(project: Project) -> QuerySet[Judgment]:
-    """Standing judgments that wait for review, where no reviewer has decided meanwhile."""
+def waiting_judgments(
+    project: Project, at: datetime | None = None
+) -> QuerySet[Judgment]:
+    """Judgments that stand, or stood at that instant, and wait for review, where no
+    reviewer has decided meanwhile."""
     decided = Decision.objects.filter(
         comparison=OuterRef("comparison"),
         method=Decision.Method.REVIEWER,
         superseded_at=None,
     )
     return Judgment.objects.filter(
-        ~Exists(decided), project=project, waits_for_review=True, undone_at=None
+        ~Exists(decided), standing(at), project=project, waits_for_review=True
     )
+
+
+def may_let_count(project: Project, annotator: Any, by: Any) -> bool:
+    """Nobody lets their own count, or the floor would not hold for reviewers; only where
+    the project has no other reviewer, for else they would wait for ever."""
+    return annotator != by or not other_reviewers(project, by).exists()
 
 
 def let_count(project: Project, annotator: Any, by: Any) -> int:
     """Let the annotator's waiting judgments count, and decide their comparisons; how
-    many. Who did so and when stays with each. Repeating it changes nothing."""
+    many. Who did so and when stays with each. Repeating it changes nothing.
+
+    Raises NotYours (403) where they are their own and somebody else could look at them.
+    """
+    if not may_let_count(project, annotator, by):
+        raise NotYours(
+            _("These are your own judgments; another reviewer has to let them count.")
+        )
     waiting = Judgment.objects.filter(
         project=project, annotator=annotator, waits_for_review=True, undone_at=None
     ).order_by("comparison_id")
@@ -195,27 +209,26 @@ def _falls_short(right: int, of: int, own: ProjectSettings) -> bool:
 
 
 def _on_gold() -> QuerySet[Judgment]:
-    """Standing judgments on gold that still holds, each with whether it was `right`."""
+    """Judgments on gold that still holds, each with whether it was `right`."""
     expected = "comparison__probe__gold__expected"
     right = Q(winner=F("comparison__probe__gold__winner")) | Q(
         winner=None, verdict=F(expected)
     )
     return Judgment.objects.filter(
-        undone_at=None,
         comparison__probe__gold__isnull=False,
         comparison__probe__gold__was_wrong=False,
     ).annotate(right=Case(When(right, then=Value(1)), default=Value(0)))
 
 
 def _gold(
-    standing: dict[str, Any], latest: int
+    project: Project, whose: dict[str, Any], at: datetime | None, latest: int
 ) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
     """({username: (right, of) among the latest}, {username: judged in all})."""
     by_person = {"partition_by": [F("annotator")]}
     newest = F("comparison__probe__pk").desc()
     rows = (
         _on_gold()
-        .filter(**standing)
+        .filter(standing(at), project=project, **whose)
         .order_by()
         .annotate(
             rank=Window(RowNumber(), order_by=newest, **by_person),
@@ -232,7 +245,9 @@ def _gold(
     return gold, seen
 
 
-def _repeats(standing: dict[str, Any]) -> tuple[Counter[str], Counter[str]]:
+def _repeats(
+    project: Project, whose: dict[str, Any], at: datetime | None
+) -> tuple[Counter[str], Counter[str]]:
     """({username: judged alike}, {username: repeats}), where the first still stands.
 
     From the probes, which are few, to their judgments: never through all judgments.
@@ -243,10 +258,11 @@ def _repeats(standing: dict[str, Any]) -> tuple[Counter[str], Counter[str]]:
     )
     rows = (
         Probe.objects.filter(
-            **{f"{again}__{name}": value for name, value in standing.items()},
-            project=standing["project"],
+            standing(at, f"{again}__"),
+            standing(at, "repeats__"),
+            **{f"{again}__{name}": value for name, value in whose.items()},
+            project=project,
             repeats__isnull=False,
-            repeats__undone_at=None,
         )
         .order_by()
         .values_list(f"{again}__annotator__username")
@@ -268,13 +284,13 @@ def _pace(project: Project) -> tuple[Counter[str], Counter[str]]:
     return fast, paced
 
 
-def _waiting(standing: dict[str, Any]) -> Counter[str]:
-    project = standing["project"]
-    rest = {name: value for name, value in standing.items() if name != "project"}
+def _waiting(
+    project: Project, whose: dict[str, Any], at: datetime | None
+) -> Counter[str]:
     return Counter[str](
         dict(
-            waiting_judgments(project)
-            .filter(**rest)
+            waiting_judgments(project, at)
+            .filter(**whose)
             .order_by()
             .values_list("annotator__username")
             .annotate(Count("pk"))

@@ -6,6 +6,7 @@ class TrainingConfig(AppConfig):
 
     def ready(self) -> None:
         from annotation import figures
-        from training.figures import rounds_part
+        from training.figures import funnel, rounds_part
 
         figures.register("rounds", rounds_part)
+        figures.register("funnel", funnel)

@@ -6,7 +6,7 @@ class RoundRefused(Exception):
 
     `status` is what an HTTP answer should say: 409 (something stands in the way now)
     or 422 (what was asked for cannot be done). `funnel` says where pairs were lost,
-    as annotation.queries.funnel gives it, where that is the reason.
+    as training.figures.funnel gives it, where that is the reason.
     """
 
     def __init__(self, message: str, status: int = 409, funnel: list | None = None):

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
 
-from annotation import sways
+from annotation import queries, sways
 from annotation.models import PreferencePair, Project
 from annotation.queries import sound_pairs
 from inference.models import Deployment
@@ -46,6 +47,17 @@ def rounds_part(project: Project) -> dict[str, Any]:
         ],
         "candidates": [p.name for p in policies if states[p.pk] == "candidate"],
     }
+
+
+def funnel(project: Project) -> list[dict[str, Any]]:
+    """annotation.queries.funnel, and how many of those pairs rounds have taken: what is
+    not new. Two queries more."""
+    steps = queries.funnel(project)
+    sound, new = steps[-1]["count"], new_pairs(project).count()
+    taken = queries.step_of(
+        "trained", _("Taken by a round"), sound - new, {"not_yet": new}
+    )
+    return [*steps, taken]
 
 
 def new_pairs(project: Project) -> QuerySet[PreferencePair]:

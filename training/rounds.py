@@ -19,10 +19,11 @@ from annotation.errors import PairsChanged
 from annotation.freezing import freeze_pairs
 from annotation.models import Project
 from annotation.nudging import send
-from annotation.queries import due_pairs, funnel, held_out_pairs
+from annotation.queries import due_pairs, held_out_pairs
 from inference.models import Policy
 from training import recipes, runfolder
 from training.errors import RoundRefused, StaleRound
+from training.figures import funnel
 from training.models import RoundPair, TrainingRound
 from training.rows import pair_rows
 from training.states import move, note

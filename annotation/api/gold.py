@@ -109,6 +109,7 @@ class LetCount(APIView):
     @extend_schema(
         operation_id="annotators_let_count",
         summary="Let a person's judgments count that wait for review",
+        description="Your own, only where the project has no other reviewer or manager.",
         request=None,
         responses={200: CountedSerializer, **problems(403, 404)},
     )

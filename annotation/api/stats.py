@@ -19,8 +19,9 @@ from annotation.api.serializers import Instant, problems
 from annotation.models import Role
 from annotation.retelling import retold
 
-PARTS = ("funnel", "agreement", "bias", "annotators", "rounds")
+PARTS = ("funnel", "agreement", "bias", "annotators", "told", "rounds")
 PRIVATE = "null but for managers and the person"
+ABOUT_PEOPLE = "all for managers; else those about yourself, as of the last full hour"
 HIDDEN = {"median_seconds": None, "agreement": None, "first": None}
 
 
@@ -93,7 +94,7 @@ class WeekSerializer(serializers.Serializer):
 class AgreementSerializer(serializers.Serializer):
     krippendorff_alpha = FigureSerializer(source="alpha")
     fleiss_kappa = FigureSerializer(source="fleiss")
-    pairs = TogetherSerializer(many=True)
+    pairs = TogetherSerializer(many=True, help_text=ABOUT_PEOPLE)
     weeks = WeekSerializer(many=True)
 
 
@@ -156,7 +157,7 @@ class PastRoundSerializer(PairsBiasSerializer):
 
 
 class BiasSerializer(SwayedSerializer):
-    annotators = SwayedAnnotatorSerializer(many=True)
+    annotators = SwayedAnnotatorSerializer(many=True, help_text=ABOUT_PEOPLE)
     flags = FlagSerializer(many=True)
     next_round = NextRoundSerializer(
         help_text="of the sound pairs that no usable round has trained on"
@@ -173,7 +174,10 @@ class StatsSerializer(serializers.Serializer):
         allow_null=True,
         help_text="shares of the verdicts for one answer; null where there is none",
     )
-    annotators = AnnotatorSerializer(many=True)
+    annotators = AnnotatorSerializer(
+        many=True,
+        help_text="for others than managers their own row is of the last full hour",
+    )
 
 
 class Stats(APIView):
@@ -191,12 +195,13 @@ class Stats(APIView):
         known = figures.of(request.project, *PARTS)
         if known.is_pending:
             raise NotCounted
+        seen = annotators.for_reader(known, request.role, request.user)
         data = {
             "funnel": [
                 step | {"label": retold(step["label"])} for step in known["funnel"]
             ],
-            "agreement": known["agreement"],
-            "bias": _bias(request, known["bias"], known["rounds"]),
+            "agreement": seen["agreement"],
+            "bias": _bias(request, seen["bias"], known["rounds"]),
             "annotators": _annotators(request, known),
         }
         headers = {}
@@ -207,16 +212,15 @@ class Stats(APIView):
 
 def _annotators(request: Request, known: Any) -> list[dict[str, Any]]:
     """Who did how much; what is known of each only for those who may know it."""
-    rest = None
+    rest, rows = None, annotators.rows(known)
     if at_least(request.role, Role.MANAGER):
         checks, rest = trust.checks(request.project), trust.NOTHING
     else:
-        checks = {request.user.username: trust.told_to(request.project, request.user)}
-    return [
-        (row if _may_see(request, row["username"]) else row | HIDDEN)
-        | {"checks": checks.get(row["username"], rest)}
-        for row in annotators.rows(known)
-    ]
+        me = request.user.username
+        checks = {me: trust.told_to(request.project, request.user)}
+        mine = annotators.own_row(known["told"], request.user)
+        rows = [mine if row["username"] == me else row | HIDDEN for row in rows]
+    return [row | {"checks": checks.get(row["username"], rest)} for row in rows]
 
 
 def _bias(
@@ -228,7 +232,6 @@ def _bias(
     # Only imported pairs: nobody preferred anything, and yet they will train.
     bias = bias or sways.NOBODYS
     return bias | {
-        "flags": _seen(request, bias["flags"]),
         "next_round": coming
         | {
             "annotators": _seen(request, coming["annotators"]),
@@ -240,10 +243,6 @@ def _bias(
 
 def _seen(request: Request, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of rows about people those the reader may see, and those about everybody."""
-    return [
-        row for row in rows if not row["username"] or _may_see(request, row["username"])
-    ]
-
-
-def _may_see(request: Request, username: str) -> bool:
-    return request.role == Role.MANAGER or username == request.user.get_username()
+    of_all = [row for row in rows if not row["username"]]
+    people = [row for row in rows if row["username"]]
+    return of_all + annotators.visible(people, request.role, request.user)

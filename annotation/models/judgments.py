@@ -97,7 +97,8 @@ class Judgment(models.Model):
             models.Index(fields=["project", "-created_at"], name="project_judgments"),
             models.Index(
                 fields=["project", "annotator"],
-                condition=Q(waits_for_review=True, undone_at=None),
+                # Those undone, too: what somebody is told of is as of the last full hour.
+                condition=Q(waits_for_review=True),
                 name="waiting_judgments",
             ),
         ]

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation import annotators, figures, gold, project_settings, trust
 from annotation.access import needs, user_named
-from annotation.errors import Refused
+from annotation.errors import NotYours, Refused
 from annotation.forms import GoldImportForm
 from annotation.models import GoldItem, Judgment, PreferencePair, Project, Role
 from annotation.pages import completion_html, message_turns, page
@@ -57,7 +57,7 @@ def _list(
         "rejected": report.rejected[:SHOWN_REJECTED] if report else [],
         "n_rejected": len(report.rejected) + report.rejected_more if report else 0,
         "items": items,
-        "people": _people(request.project, counted),
+        "people": _people(request, counted),
         "own": own,
         "floor": round(100 * own.gold_floor),
         "latest": trust.WINDOWS * own.gold_least,
@@ -65,15 +65,18 @@ def _list(
     return page(request, "annotation/gold.html", context, status=status)
 
 
-def _people(project: Project, counted: figures.Figures) -> list[dict[str, Any]]:
+def _people(request: HttpRequest, counted: figures.Figures) -> list[dict[str, Any]]:
     """Whoever has judged, those below the floor or with waiting judgments first."""
-    known = trust.checks(project)
+    known = trust.checks(request.project)
     judged = annotators.judged(counted) or {}
+    me = request.user
     people = [
         {
             "username": name,
             "judgments": judged.get(name),
             "checks": known.get(name, trust.NOTHING),
+            "may_let_count": name != me.get_username()
+            or trust.may_let_count(request.project, me, me),
         }
         for name in [*judged, *sorted(known.keys() - judged.keys())]
     ]
@@ -141,7 +144,10 @@ def _made_gold(request: HttpRequest, back: str, make, what) -> HttpResponse:
 def let_count(request: HttpRequest, slug: str, username: str) -> HttpResponse:
     """Somebody has looked at the person's waiting judgments and lets them count."""
     annotator = user_named(username)
-    count = trust.let_count(request.project, annotator, request.user)
+    try:
+        count = trust.let_count(request.project, annotator, request.user)
+    except NotYours as error:
+        return page(request, "403.html", {"said": error.message}, status=error.status)
     done = ngettext(
         "%(count)d judgment of %(name)s counts now.",
         "%(count)d judgments of %(name)s count now.",

@@ -29,25 +29,26 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
     Annotators see their own figures, reviewers the project's, managers each one's too.
     """
     is_reviewer = at_least(request.role, Role.REVIEWER)
-    names = EVERYBODYS + (REVIEWERS if is_reviewer else ())
-    known = figures.of(request.project, *names)
+    is_manager = request.role == Role.MANAGER
+    names = ("totals", "annotators" if is_manager else "told")
+    known = figures.of(request.project, *names, *(REVIEWERS if is_reviewer else ()))
     figures.put_counts(request.project, request.user, known)
-    people = annotators.visible_rows(known, request.role, request.user)
     context = {
         "figures": known,
         "row": request.project,
         "guidelines": safe_html(request.project.guidelines),
-        "my_figures": annotators.visible_rows(known, None, request.user),
     }
     if is_reviewer:
         context |= _whole(request.project, known)
-    if request.role == Role.MANAGER:
+    if is_manager:
+        people = annotators.rows(known)
         context["people"] = annotators.with_members(people, request.project)
+    elif request.project.n_mine:
+        context["mine"] = annotators.own_row(known["told"], request.user)
     return page(request, "annotation/project.html", context)
 
 
-EVERYBODYS = ("totals", "annotators", "agreement", "bias")
-REVIEWERS = ("days", "funnel", "both_bad", "idle", "rounds")
+REVIEWERS = ("agreement", "bias", "days", "funnel", "both_bad", "idle", "rounds")
 
 
 def _whole(project: Project, known: figures.Figures) -> dict:

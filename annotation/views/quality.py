@@ -5,7 +5,7 @@ from django.views.decorators.http import require_safe
 
 from annotation import figures, project_settings
 from annotation.access import needs
-from annotation.annotators import visible
+from annotation.annotators import for_reader, visible
 from annotation.models import Role
 from annotation.pages import page
 from annotation.sways import NOBODYS, flags, is_beyond
@@ -17,8 +17,8 @@ from annotation.words import SWAYS
 @needs(Role.REVIEWER)
 def quality(request: HttpRequest, slug: str) -> HttpResponse:
     """Of single annotators a manager sees all, a reviewer what is about themself."""
-    known = figures.of(request.project, "agreement", "bias", "rounds")
-    agreement, bias, rounds = known["agreement"], known["bias"], known["rounds"]
+    known = figures.of(request.project, "agreement", "bias", "told", "rounds")
+    rounds = known["rounds"]
 
     def mine(found: list[dict]) -> list[dict]:
         return visible(found, request.role, request.user)
@@ -27,8 +27,7 @@ def quality(request: HttpRequest, slug: str) -> HttpResponse:
     context = {
         "figures": known,
         "sways": SWAYS,
-        "agreement": agreement and agreement | {"pairs": mine(agreement["pairs"])},
-        "bias": bias and bias | {"annotators": mine(bias["annotators"])},
+        **for_reader(known, request.role, request.user),
         "past": rounds["past"] if rounds else [],
         "quota": own.quota,
         "weighs": own.decide_by == "weighted",

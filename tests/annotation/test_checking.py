@@ -226,7 +226,6 @@ def test_the_funnel_says_what_was_lost_where(project):
         **dict.fromkeys(["refusal", "contradiction", "near_duplicate"], 3),
         "accepted": 3,
         "sound": 2,
-        "trained": 1,
     }
     assert {n: s["lost"] for n, s in steps.items() if s["lost"]} == {
         "decided": {"undecided": 1},
@@ -235,7 +234,6 @@ def test_the_funnel_says_what_was_lost_where(project):
         "cut_off": {"cut_off": 1},
         "chosen_width": {"chosen_width": 1},
         "sound": {"held_out": 1},
-        "trained": {"not_yet": 1},
     }
     assert all(step["label"] for step in steps.values())
     json.dumps(list(steps.values()))
@@ -245,7 +243,7 @@ def test_the_funnel_and_counts_cost_the_same_however_much_there_is(
     project, django_assert_num_queries
 ):
     for _ in range(2):
-        with django_assert_num_queries(6):
+        with django_assert_num_queries(5):
             funnel(project)
         with django_assert_num_queries(2):
             annotator_counts(project)

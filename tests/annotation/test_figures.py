@@ -8,7 +8,7 @@ from django.utils import timezone, translation
 
 from annotation import figures
 from annotation.agreement import Agreement
-from annotation.models import ProjectFigures
+from annotation.models import Judgment, ProjectFigures
 from annotation.shares import share
 from annotation.tasks import refresh_figures, refresh_wanted_figures
 from tests.factories import make_judgment, make_pair, make_project
@@ -120,6 +120,27 @@ def test_a_big_projects_figures_are_kept_until_a_worker_counts_again(big, asked)
     assert timezone.now() - found.as_of < timedelta(minutes=1)
     refresh_figures(big.pk)
     assert judgments(big) == 2
+
+
+def test_what_people_are_told_is_counted_once_an_hour(big, monkeypatch):
+    hour = datetime(2026, 11, 22, 9, tzinfo=UTC)
+    monkeypatch.setattr(figures, "last_full_hour", lambda: hour)
+    Judgment.objects.update(created_at=hour - timedelta(minutes=1))
+    figures.refresh(big)
+    make_judgment(project=big, created_at=hour)
+    Judgment.objects.update(created_at=hour - timedelta(minutes=1))
+    figures.refresh(big)
+
+    def told():
+        return sum(row["judgments"] for row in kept()["annotators"])
+
+    def kept():
+        return figures.of(big, "told")["told"]
+
+    assert (kept()["at"], told()) == (hour, 1)
+    hour += timedelta(hours=1)
+    figures.refresh(big)
+    assert (kept()["at"], told()) == (hour, 2)
 
 
 def test_a_worker_is_asked_once_and_only_where_the_figures_are_old(big, asked):

@@ -5,11 +5,12 @@ from django.http import Http404
 from django.urls import reverse
 from django.utils import timezone
 
-from annotation import flags
-from annotation.errors import Refused
+from annotation import flags, leasing
+from annotation.errors import Refused, TooLate
 from annotation.judging import submit_judgment, undo
-from annotation.leasing import skip, take_lease
-from annotation.models import Comparison, Role, Slot
+from annotation.leasing import end_lapsed, skip, take_lease
+from annotation.models import Comparison, Lease, Role, Slot
+from annotation.tasks import fill_stocks
 from tests.factories import make_comparison, make_judgment, make_lease, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
@@ -135,6 +136,88 @@ def test_whose_lease_an_undo_pushes_aside_keeps_no_judgment_of_others_waiting(
     assert not comparison.decisions.exists()
     undo(earlier.judgment)
     assert comparison.decisions.get().winner_id
+
+
+@pytest.fixture
+def held(project, annotator, other_annotator):
+    """A lease of Bob's on a withdrawn pair that Alice has judged; nothing else waits."""
+    comparison = make_comparison(project=project, quota=3)
+    flagged = make_lease(comparison=comparison, annotator=make_user(project=project))
+    first = make_lease(comparison=comparison, annotator=annotator)
+    submit_judgment(first, verdict="first")
+    lease = make_lease(comparison=comparison, annotator=other_annotator)
+    skip(flagged, flag="broken")
+    flags.withdraw(project, flagged.pk)
+    return lease
+
+
+def lapse(lease):
+    Slot.objects.filter(lease=lease).update(expires_at=timezone.now())
+    Lease.objects.filter(pk=lease.pk).update(expires_at=timezone.now())
+
+
+def states(comparison):
+    return sorted(comparison.slots.values_list("state", flat=True))
+
+
+def test_a_withdrawn_pair_is_decided_once_the_last_lease_on_it_runs_out(held):
+    comparison = held.comparison
+    assert end_lapsed() == 0  # Bob still has time.
+    assert not comparison.decisions.exists()
+    lapse(held)
+    fill_stocks()
+    decision = comparison.decisions.get()
+    judgment = comparison.judgments.get()
+    assert (decision.outcome, decision.winner) == ("winner", judgment.winner)
+    assert states(comparison) == ["judged", "withdrawn", "withdrawn"]
+    held.refresh_from_db()
+    assert held.outcome == "expired" and held.ended_at
+    assert end_lapsed() == 0
+    with pytest.raises(TooLate):
+        submit_judgment(held, verdict="second")
+    assert comparison.decisions.count() == 1
+
+
+def test_an_undo_on_a_withdrawn_pair_waits_for_its_lease_and_no_longer(
+    project, held, annotator, other_annotator
+):
+    """Bob judges as well, which decides it, then takes his back and goes home."""
+    comparison = held.comparison
+    fresh = undo(submit_judgment(held, verdict="second").judgment)
+    comparison.refresh_from_db()
+    assert comparison.state == Comparison.State.WITHDRAWN
+    assert not comparison.decisions.filter(superseded_at=None).exists()
+    lapse(fresh)
+    assert take_lease(project, make_user(project=project)) is None
+    assert end_lapsed() == 1
+    standing = comparison.decisions.get(superseded_at=None)
+    assert standing.winner == annotator.judgments.get().winner
+
+
+def test_who_undoes_elsewhere_lets_a_withdrawn_pair_be_decided(
+    project, held, other_annotator, django_capture_on_commit_callbacks
+):
+    Lease.objects.filter(pk=held.pk).update(outcome="expired")
+    earlier = make_judgment(project=project, annotator=other_annotator)
+    Lease.objects.filter(pk=held.pk).update(outcome="")
+    with django_capture_on_commit_callbacks(execute=True):
+        undo(earlier)
+    assert held.comparison.decisions.get().outcome == "winner"
+
+
+def test_what_is_offered_keeps_a_lease_that_ran_out(annotator):
+    lease = make_lease(comparison=make_comparison(), annotator=annotator)
+    lapse(lease)
+    assert end_lapsed() == 0
+    assert states(lease.comparison) == ["leased"]
+
+
+def test_only_so_many_are_ended_at_once(monkeypatch):
+    monkeypatch.setattr(leasing, "ENDED_AT_ONCE", 2)
+    for _ in range(3):
+        lease = make_lease(comparison=make_comparison(state="withdrawn"))
+        lapse(lease)
+    assert [end_lapsed() for _ in range(3)] == [2, 1, 0]
 
 
 def test_withdrawing_twice_or_what_nobody_flagged_is_refused(project, annotator):

@@ -229,6 +229,20 @@ def test_who_is_below_the_floor_stands_first_and_can_be_let_count(
     assert waiting.let_count_by.username == "mallory"
 
 
+def test_no_button_lets_a_managers_own_count_while_there_is_another(
+    client, page, project, manager
+):
+    make_judgment(project=project, annotator=manager, waits_for_review=True)
+    url = reverse("let_count", args=[project.slug, "mallory"])
+    assert url in client.get(page).content.decode()
+    make_user(project=project, role=Role.REVIEWER)
+    text = client.get(page).content.decode()
+    assert "1 waits for review" in text and url not in text
+    response = client.post(url)
+    assert response.status_code == 403
+    assert "another reviewer has to let them count" in response.content.decode()
+
+
 @pytest.mark.parametrize("name", ["nobody", "\0", "no\ud800body"])
 def test_nobody_is_let_count_who_is_no_user(client, page, project, name):
     from urllib.parse import quote

@@ -10,10 +10,12 @@ from annotation import annotators, overview
 from annotation.models import Decision, Judgment, PreferencePair, Role
 from tests.factories import (
     make_comparison,
+    make_gold,
     make_judgment,
     make_lease,
     make_pair,
     make_policy,
+    make_probe,
     make_project,
     make_prompt,
     make_user,
@@ -118,6 +120,7 @@ def test_who_has_nothing_to_judge_is_named_to_managers(
     make_judgment(comparison=judged, annotator=annotator)
     skipped = make_comparison(project=project)
     make_lease(comparison=skipped, annotator=annotator, outcome="skipped")
+    make_user("gone", project=project, is_active=False)
     assert overview.idle_annotators(project) == ["alice"]
     page = text(page_for(manager))
     assert "annotator has nothing to judge: alice" in page
@@ -207,9 +210,10 @@ def test_others_figures_are_seen_by_managers_alone(
         comparison = make_comparison(project=project, quota=2)
         make_judgment(comparison=comparison, annotator=user)
         make_judgment(comparison=comparison, annotator=other_annotator)
+    ago(Judgment.objects, 1)
     response = page_for(user)
     assert "people" not in response.context
-    (row,) = response.context["my_figures"]
+    row = response.context["mine"]
     assert row["username"] == user.username and row["judgments"] == 2
     assert "bob" not in text(response)
     quality = client.get(reverse("quality", args=[project.slug]))
@@ -220,6 +224,36 @@ def test_others_figures_are_seen_by_managers_alone(
         assert text(quality).count("bob") == 1
         names = [row["username"] for row in quality.context["bias"]["annotators"]]
         assert names == ["rita"]
+
+
+@pytest.mark.parametrize("who", ["annotator", "reviewer"])
+def test_your_work_does_not_tell_which_pair_was_gold(
+    request, project, page_for, client, who
+):
+    """One ordinary pair an hour ago, then gold and an ordinary one, and one undone."""
+    user = request.getfixturevalue(who)
+    old = make_judgment(project=project, annotator=user)
+    assert page_for(user).context["mine"]["judgments"] == 0
+    ago(Judgment.objects, 1)
+
+    def mine():
+        response = page_for(user)
+        assert "As of the last full hour." in text(response)
+        row = response.context["mine"]
+        return row["judgments"], row["first"].of, row["median_seconds"]
+
+    assert mine() == (1, 1, old.seconds)
+    probe = make_probe(user, gold=make_gold(project=project), after=old)
+    make_judgment(comparison=probe.comparison, annotator=user, seconds=99)
+    assert mine() == (1, 1, old.seconds)
+    make_judgment(project=project, annotator=user, seconds=99)
+    Judgment.objects.filter(pk=old.pk).update(undone_at=timezone.now())
+    assert mine() == (1, 1, old.seconds)
+    ago(Judgment.objects, 1)
+    Judgment.objects.filter(pk=old.pk).update(
+        undone_at=timezone.now() - timedelta(hours=2)
+    )
+    assert mine() == (2, 1, 99)
 
 
 # --- Prompts nobody likes an answer of ---------------------------------------------------

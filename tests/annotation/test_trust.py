@@ -10,6 +10,7 @@ from django.utils import timezone
 from annotation import quality, queries, sways, trust
 from annotation.adjudicating import queue
 from annotation.deciding import decide
+from annotation.errors import NotYours
 from annotation.exporting import export
 from annotation.judging import submit_judgment, undo
 from annotation.leasing import take_lease
@@ -181,6 +182,60 @@ def test_a_judgment_let_count_can_still_be_undone(project, annotator, manager):
     assert submit_judgment(fresh, verdict="second").judgment.waits_for_review
     standing = Decision.objects.get(comparison=judgment.comparison, superseded_at=None)
     assert standing.outcome == "review"
+
+
+@pytest.mark.parametrize(
+    ("other", "may"),
+    [
+        ({"role": "reviewer"}, False),
+        ({"role": "manager"}, False),
+        ({"role": "annotator"}, True),
+        ({"role": "reviewer", "is_active": False}, True),
+    ],
+)
+def test_nobody_lets_their_own_count_while_somebody_else_could(project, other, may):
+    rita = make_user("rita", project=project, role="reviewer")
+    other = make_user(project=project, **other)
+    on_gold(project, rita, *[False] * 4)
+    judgment = judge(project, rita)
+    if may:
+        assert trust.let_count(project, rita, rita) == 1
+        return
+    with pytest.raises(NotYours, match="another reviewer has to"):
+        trust.let_count(project, rita, rita)
+    judgment.refresh_from_db()
+    assert judgment.waits_for_review
+    assert trust.let_count(project, rita, other) == 1
+
+
+def test_undoing_changes_what_one_is_told_only_at_the_next_full_hour(
+    project, annotator
+):
+    """Two of three gold right, a repeat and its first, and a judgment that waits."""
+    wrong, *_right = on_gold(project, annotator, False, True, True)
+    first = make_judgment(project=project, annotator=annotator)
+    again = make_probe(annotator, repeats=first)
+    make_judgment(comparison=again.comparison, annotator=annotator, verdict="second")
+    waits = make_judgment(project=project, annotator=annotator, waits_for_review=True)
+    Judgment.objects.update(created_at=timezone.now() - timedelta(hours=3))
+
+    def told():
+        known = trust.told_to(project, annotator)
+        return (
+            (known.gold.count, known.gold.of, known.gold_seen),
+            (known.consistent.count, known.consistent.of),
+            known.waiting,
+            trust.is_told(project, annotator),
+        )
+
+    before = (2, 3, 3), (1, 1), 1, True
+    assert told() == before
+    undone = Judgment.objects.filter(pk__in=[wrong.pk, first.pk, waits.pk])
+    undone.update(undone_at=timezone.now())
+    assert told() == before
+    assert trust.checks(project)["alice"].gold.of == 2  # managers read it at once
+    undone.update(undone_at=timezone.now() - timedelta(hours=1))
+    assert told() == ((2, 2, 2), (0, 0), 0, False)
 
 
 def test_consistency_is_the_same_winner_or_verdict_again(project, annotator):

@@ -90,6 +90,15 @@ def test_a_reviewer_lets_waiting_judgments_count(rita, mona, below):
     assert_problem(rita.post(f"{V1}/projects/demo/annotators/nobody/count"), 404)
 
 
+def test_a_reviewer_does_not_let_their_own_count(rita, mona, project):
+    own = make_judgment(project=project, annotator=rita.user, waits_for_review=True)
+    url = f"{V1}/projects/demo/annotators/rita/count"
+    assert "your own" in assert_problem(rita.post(url), 403)["detail"]
+    own.refresh_from_db()
+    assert own.waits_for_review
+    assert mona.post(url).json() == {"counted": 1}
+
+
 def test_gold_is_for_managers(rita, alice, charlie, nobody, project):
     retire = f"{V1}/gold/{make_gold(project=project).pk}/retire"
     for client, status in ((rita, 403), (alice, 403), (charlie, 404), (nobody, 401)):

@@ -1,14 +1,20 @@
 import json
+from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 
+from annotation.models import Judgment
 from tests.api.helpers import V1, assert_problem
 from tests.factories import (
     make_comparison,
     make_completion,
+    make_gold,
     make_judgment,
     make_pair,
+    make_probe,
     make_prompt,
+    make_user,
 )
 
 PAIRS = f"{V1}/projects/demo/pairs"
@@ -97,14 +103,14 @@ def test_stats_give_the_funnel_and_null_for_what_is_not_measured(rita, project, 
     json.dumps(stats)
 
 
-def test_stats_tell_agreement_where_two_people_judged_the_same(rita, project):
+def test_stats_tell_agreement_where_two_people_judged_the_same(mona, project):
     """Alike once in two. Of four verdicts three are the same: by chance
     3 · 2 / (4 · 3) = 1/2 as well, so alpha is 0."""
     for verdicts in (("first", "first"), ("first", "second")):
         comparison = make_comparison(project=project, quota=2)
         for verdict in verdicts:
             make_judgment(comparison=comparison, verdict=verdict)
-    agreement = rita.get(STATS).json()["agreement"]
+    agreement = mona.get(STATS).json()["agreement"]
     assert agreement["krippendorff_alpha"]["value"] == pytest.approx(0)
     assert agreement["krippendorff_alpha"]["units"] == 2
     assert [len(pair["annotators"]) for pair in agreement["pairs"]] == [2, 2]
@@ -142,6 +148,7 @@ def test_figures_of_single_people_are_for_managers_and_themselves(
     comparison = make_comparison(project=project, quota=2)
     for user in (rita.user, alice.user):
         make_judgment(comparison=comparison, annotator=user, seconds=3.0)
+    Judgment.objects.update(created_at=timezone.now() - timedelta(hours=1))
     other, own = rita.get(STATS).json()["annotators"]
     assert (other["username"], own["username"]) == ("alice", "rita")
     assert other["judgments"] == 1 and other["mean_seconds"] == 3.0
@@ -149,6 +156,57 @@ def test_figures_of_single_people_are_for_managers_and_themselves(
     assert own["median_seconds"] == 3.0 and own["agreement"]["count"] == 1
     other, own = mona.get(STATS).json()["annotators"]
     assert other["median_seconds"] == 3.0 and other["first"]["of"] == 1
+
+
+def test_what_is_about_other_people_is_hidden_from_reviewers_as_on_the_pages(
+    rita, mona, alice, project
+):
+    """Alice and a third person judged one comparison, Rita and Alice another."""
+    third = make_user("third", project=project)
+    for people in ((alice.user, third), (rita.user, alice.user)):
+        comparison = make_comparison(project=project, quota=2)
+        for who in people:
+            make_judgment(comparison=comparison, annotator=who)
+    Judgment.objects.update(created_at=timezone.now() - timedelta(hours=1))
+
+    def told(client):
+        stats = client.get(STATS).json()
+        return (
+            [set(pair["annotators"]) for pair in stats["agreement"]["pairs"]],
+            {row["username"] for row in stats["bias"]["annotators"]},
+            stats["agreement"]["krippendorff_alpha"]["units"],
+            stats["bias"]["first"]["of"],
+        )
+
+    assert told(rita) == ([{"rita", "alice"}], {"rita"}, 2, 4)
+    both, people, units, verdicts = told(mona)
+    assert len(both) == 2 and people == {"alice", "rita", "third"}
+    assert (units, verdicts) == (2, 4)
+
+
+@pytest.mark.parametrize("whose", ["ordinary", "gold"])
+def test_ones_own_figures_move_by_the_hour_whatever_was_judged(rita, project, whose):
+    old = make_judgment(project=project, annotator=rita.user, seconds=4.0)
+    Judgment.objects.update(created_at=timezone.now() - timedelta(hours=1))
+
+    def told():
+        stats = rita.get(STATS).json()
+        (own,) = stats["annotators"]
+        return own, stats["bias"]["annotators"]
+
+    before = told()
+    assert before[0]["judgments"] == before[0]["first"]["of"] == 1
+    if whose == "gold":
+        probe = make_probe(rita.user, gold=make_gold(project=project), after=old)
+        make_judgment(comparison=probe.comparison, annotator=rita.user, seconds=9.0)
+    else:
+        make_judgment(project=project, annotator=rita.user, seconds=9.0)
+    assert told() == before
+    Judgment.objects.update(created_at=timezone.now() - timedelta(hours=1))
+    own, bias = told()
+    assert own["judgments"] == 2 and own["median_seconds"] == 6.5
+    first = 1 if whose == "gold" else 2
+    assert own["first"]["of"] == bias[0]["first"]["of"] == first
 
 
 @pytest.mark.parametrize("url", [PAIRS, STATS])

@@ -93,6 +93,10 @@ def test_pairs_of_a_round_that_came_to_nothing_are_new_again(
     for page in (reverse("home"), reverse("project", args=[project.slug])):
         text = as_manager.get(page).content.decode()
         assert ("of them new: 3. A round can start." in text) is is_new
+    last = as_manager.get(reverse("project", args=[project.slug])).context["funnel"][-1]
+    free, taken = (3, 0) if is_new else (0, 3)
+    assert (last["step"], last["count"]) == ("trained", taken)
+    assert [number for _words, number in last["lost"]] == [free] * is_new
 
 
 def series_in(response):

@@ -126,8 +126,8 @@ class JudgmentForm(forms.Form):
             comment=self.data.get("comment", ""),
             strength=self.data.get("strength", ""),
             reasons=tuple(self.data.getlist("reasons")),
-            edited_first=self.edit_of("first") or "",
-            edited_second=self.edit_of("second") or "",
+            edited_first=self.edit_of("first"),
+            edited_second=self.edit_of("second"),
             criteria=self.criteria(),
             flag_text=self.data.get("flag_text", ""),
         )

@@ -121,16 +121,12 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
 @require_POST
 @on_own(leasing.lease_for)
 def skip(request: HttpRequest, lease: Lease) -> HttpResponse:
-    """With a flag: what is wrong with the pair, and its words are the reason.
-
-    Without one, what was typed as a comment is kept as the reason.
-    """
+    """With a flag: what is wrong with the pair. All that was typed is the reason."""
     form = JudgmentForm(request.POST, lease)
     form.is_valid()
     flag = str(form.cleaned_data.get("flag") or "")
-    reason = str(form.cleaned_data.get("flag_text" if flag else "comment") or "")
     try:
-        leasing.skip(lease, reason if flag else reason[:200], flag)
+        leasing.skip(lease, form.skip_reason(), flag)
     except InvalidJudgment as error:
         form.errors.clear()
         form.add_error(None, error.message)

@@ -35,8 +35,9 @@ class Typed:
     comment: str = ""
     strength: str = ""
     reasons: tuple[str, ...] = ()
-    edited_first: str = ""
-    edited_second: str = ""
+    edited_first: str | None = None
+    edited_second: str | None = None
+    """None where the answer was left as it is; empty where it was emptied."""
     criteria: dict[str, str] = field(default_factory=dict)
     """{criterion: first, second or tie}"""
     flag_text: str = ""
@@ -44,7 +45,7 @@ class Typed:
     @property
     def edited(self) -> str:
         """The improved answer, whichever it is: to be given back where it is too late."""
-        return self.edited_first or self.edited_second
+        return self.edited_first or self.edited_second or ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy
 from annotation import export_filters, import_jobs, queries, uploads, words
 from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
+from annotation.errors import InvalidJudgment
 from annotation.models import (
     Decision,
     ImportJob,
@@ -104,6 +105,28 @@ class JudgmentForm(forms.Form):
         text, original = _lines(text), _lines(getattr(self.lease, side).text)
         return None if text.strip() == original.strip() else text
 
+    def skip_reason(self) -> str:
+        """All that was typed, a flag's own words first; without them “something else”
+        says nothing, whatever the comment is about.
+
+        Raises InvalidJudgment for an improved answer, which a skip has no place for.
+        """
+        for side, letter in (("first", "A"), ("second", "B")):
+            if self.edit_of(side):
+                raise InvalidJudgment(
+                    f"edited_{side}",
+                    _(
+                        "You have improved answer %(letter)s, and that would be lost. Pick"
+                        " %(letter)s, or cancel the edit."
+                    )
+                    % {"letter": letter},
+                )
+        words = _lines(self.data.get("flag_text", ""))
+        if self.data.get("flag") == Lease.Flag.OTHER and not words.strip():
+            return ""
+        typed = [words, _lines(self.data.get("comment", ""))]
+        return "\n\n".join(filter(None, typed))
+
     def submission(self) -> dict[str, Any]:
         """What `judging.submit_judgment` is called with."""
         names = ("verdict", "strength", "reasons", "comment", "edited")
@@ -126,8 +149,8 @@ class JudgmentForm(forms.Form):
             comment=self.data.get("comment", ""),
             strength=self.data.get("strength", ""),
             reasons=tuple(self.data.getlist("reasons")),
-            edited_first=self.edit_of("first") or "",
-            edited_second=self.edit_of("second") or "",
+            edited_first=self.edit_of("first"),
+            edited_second=self.edit_of("second"),
             criteria=self.criteria(),
             flag_text=self.data.get("flag_text", ""),
         )

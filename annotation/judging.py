@@ -282,10 +282,7 @@ def _other_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
             return slot
     if comparison.state == Comparison.State.WITHDRAWN:
         raise TooLate(
-            _(
-                "Your time for this pair ran out, and it was withdrawn meanwhile: a newer"
-                " policy answers now."
-            )
+            _("Your time for this pair ran out, and it was withdrawn meanwhile.")
         )
     raise TooLate(
         _("Your time for this pair ran out, and others have judged it meanwhile.")

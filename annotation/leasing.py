@@ -95,6 +95,8 @@ UPDATE annotation_lease SET outcome = '', created_at = %s, expires_at = %s
 WHERE key = %s AND outcome = 'ahead'"""
 NOBODY = uuid.UUID(int=0)
 ENDED_AT_ONCE = 500
+MAX_REASON = 10_000
+"""Characters of a skip's reason: as many as the comment has that it may have been."""
 
 
 def take_lease(project: Project, annotator) -> Lease | None:
@@ -451,7 +453,8 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
 
     `flag` (Lease.Flag) says that something is wrong with the pair, for reviewers to
     look at. Skipping twice changes nothing. Raises Refused (409) for a judged lease,
-    InvalidJudgment (422) for a flag that is not known or says nothing.
+    InvalidJudgment (422) for a flag that is not known or says nothing, and for a reason
+    that is too long to be kept whole.
     """
     if flag and flag not in Lease.Flag.values:
         raise InvalidJudgment(
@@ -461,7 +464,7 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
         )
     if flag == Lease.Flag.OTHER and not reason.strip():
         raise InvalidJudgment("reason", _("Say in a few words what is wrong."))
-    problem = texts.problem(reason, 200)
+    problem = texts.problem(reason, MAX_REASON)
     if problem:
         raise InvalidJudgment("reason", _("The reason %(what)s.") % {"what": problem})
     now = timezone.now()

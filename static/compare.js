@@ -4,45 +4,64 @@
 // editing.js and desk.js before it, ahead.js after it; without all of them the plain form still works.
 "use strict";
 
+const pair = () => document.getElementById("pair");
 const live = document.getElementById("live");
+// What is somebody's wherever they work, and what belongs to this project's pairs.
 const store = `tiebreak:${document.body.dataset.user}:`;
+const projectStore = `${store}${pair().dataset.project}:`;
 const RETRY_MS = 4000;
 let retryTimer = 0;
 let sending = "";
 let isResent = false;
 
-const pair = () => document.getElementById("pair");
-
 // --- Kept on this device ----------------------------------------------------------
 // Private windows may refuse storage: then the page works, it only remembers less.
-function keep(name, value) {
+function keep(name, value, where = projectStore) {
   try {
-    localStorage.setItem(store + name, JSON.stringify(value));
+    localStorage.setItem(where + name, JSON.stringify(value));
   } catch { /* nothing to be done, and nothing is lost that was not lost before */ }
 }
 
-function forget(name) {
+function forget(name, where = projectStore) {
   try {
-    localStorage.removeItem(store + name);
+    localStorage.removeItem(where + name);
   } catch { /* as above */ }
 }
 
-function kept(prefix) {
+function kept(prefix, where = projectStore) {
   const found = [];
   try {
     for (const name of Object.keys(localStorage)) {
-      if (!name.startsWith(store + prefix)) continue;
-      found.push([name.slice(store.length), JSON.parse(localStorage.getItem(name))]);
+      if (!name.startsWith(where + prefix)) continue;
+      found.push([name.slice(where.length), JSON.parse(localStorage.getItem(name))]);
     }
   } catch { /* as above */ }
   return found;
 }
 
-// {name: value, or values where there are several} of what is filled in.
+// Picks and drafts of all projects once lay together, and none says whose it is.
+function keptBefore() {
+  return kept("", store).filter(([name]) => /^(pick|draft):[0-9a-f-]{36}$/.test(name));
+}
+
+// Such a pick is sent from here (see beforeSwap); a draft waits until its pair comes.
+function adopt() {
+  const before = keptBefore();
+  const ours = draftsInUse();
+  for (const [name] of before) if (name.startsWith("pick:")) ours.add(name.replace("pick:", "draft:"));
+  for (const [name, value] of before) {
+    if (!ours.has(name.replace("pick:", "draft:"))) continue;
+    keep(name, value);
+    if (kept(name).length) forget(name, store);
+  }
+}
+
+// {name: value, or values where there are several} of what is filled in, and of an
+// answer that was emptied; a box that is shut is in no form.
 function typed(form) {
   const found = {};
   for (const [name, value] of new FormData(form)) {
-    if (name === "csrfmiddlewaretoken" || !value) continue;
+    if (name === "csrfmiddlewaretoken" || (!value && !name.startsWith("edited_"))) continue;
     found[name] = name in found ? [found[name], value].flat() : value;
   }
   return found;
@@ -53,21 +72,24 @@ function keepDraft() {
   if (form) keep(`draft:${pair().dataset.lease}`, typed(form));
 }
 
-// What the server sends back filled in (a refusal, an undo) is the newer.
+// What is kept for a lease is what was typed last: it goes before what the server filled
+// in, which after a refusal is the same, and after an undo what was typed at the time.
 function restoreDraft() {
+  adopt();
   const form = pair().querySelector(".pair-form");
   const draft = form && kept(`draft:${pair().dataset.lease}`)[0]?.[1];
-  if (!draft || Object.keys(typed(form)).length) return;
+  if (!draft) return;
   for (const input of form.elements) {
     const value = draft[input.name];
-    if (!value?.length || !input.name) continue;
+    const details = input.closest("details");
     if (input.matches("[type=radio], [type=checkbox]")) {
       input.checked = [value].flat().includes(input.value);
+    } else if (input.matches(".edit textarea")) {
+      details.open = value !== undefined;
+      input.value = value ?? input.dataset.original ?? input.defaultValue;
     } else if (input.matches("textarea, [type=text]")) {
-      input.disabled = false;
-      input.value = value;
-      input.closest("details").open = true;
-      if (input.closest(".edit")) drawDiff(input.closest(".edit"));
+      input.value = value ?? "";
+      if (value) details.open = true;
     }
   }
 }
@@ -162,6 +184,16 @@ function release() {
 
 window.addEventListener("online", sendKept);
 
+// The answer to a pick of another project (see adopt) is not for this page.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { detail } = event;
+  const project = /<section id="pair".* data-project="(.*?)"/.exec(detail.serverResponse)?.[1];
+  if (!project || project === pair().dataset.project) return;
+  detail.shouldSwap = isResent = false;
+  if (detail.xhr.status < 300) live.textContent = pair().dataset.sent;
+  release();
+});
+
 // The pick is seen for a moment before the next pair comes; how long, the person says.
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.target.id !== "pair" || !pair().dataset.picked) return;
@@ -171,8 +203,8 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 // --- After a swap ----------------------------------------------------------------------
 function showPair() {
   applyKeys();
-  prepareEditors();
   restoreDraft();
+  prepareEditors();
   afterPairCame();
   // The place to read on from, for the keyboard and for screen readers.
   pair().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
@@ -193,8 +225,8 @@ document.addEventListener("input", (event) => {
 
 document.documentElement.classList.add("has-keys");
 applyKeys();
-prepareEditors();
 restoreDraft();
+prepareEditors();
 restoreDocks();
 showLeftBehind();
 if (pair().dataset.lease && kept("judged")[0]?.[1] === pair().dataset.lease) {

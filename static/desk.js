@@ -38,21 +38,21 @@ document.addEventListener("click", (event) => {
     dock.close();
   } else {
     openDock(dock);
-    if (WIDE.matches) keep(`dock:${dock.id}`, true);
+    if (WIDE.matches) keep(`dock:${dock.id}`, true, store);
   }
   showDocks();
 }, true);
 
 for (const dock of document.querySelectorAll(".dock")) {
   dock.addEventListener("close", () => {
-    forget(`dock:${dock.id}`);
+    forget(`dock:${dock.id}`, store);
     showDocks();
   });
 }
 
 function restoreDocks() {
   if (!WIDE.matches) return;
-  for (const [name] of kept("dock:")) {
+  for (const [name] of kept("dock:", store)) {
     const dock = document.getElementById(name.slice("dock:".length));
     if (dock) openDock(dock);
   }
@@ -122,10 +122,10 @@ document.addEventListener("focusin", (event) => {
 // Said only as a pair comes, so that nothing moves under what somebody reads.
 function suggestBreak() {
   const now = Date.now();
-  const work = kept("work")[0]?.[1] ?? { since: now, last: now };
+  const work = Object.fromEntries(kept("work", store)).work ?? { since: now, last: now };
   if (now - work.last > AWAY_MS) work.since = now;
   work.last = now;
-  keep("work", work);
+  keep("work", work, store);
   const worked = now - work.since;
   const box = document.getElementById("break");
   if (!BREAK_MS || worked < BREAK_MS) return;
@@ -136,7 +136,7 @@ function suggestBreak() {
 
 document.querySelector("#break button").addEventListener("click", () => {
   const now = Date.now();
-  keep("work", { since: now, last: now });
+  keep("work", { since: now, last: now }, store);
   document.getElementById("break").hidden = true;
   pair().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
 });
@@ -151,6 +151,10 @@ function draftsInUse() {
   return new Set([...here, ...ahead].map((lease) => `draft:${lease}`));
 }
 
+function textOf(draft) {
+  return [draft.edited_first, draft.edited_second, draft.comment, draft.flag_text].filter(Boolean).join("\n\n");
+}
+
 function showLeftBehind() {
   const box = document.getElementById("left-behind");
   const inUse = draftsInUse();
@@ -158,11 +162,11 @@ function showLeftBehind() {
   const texts = [];
   for (const [name, draft] of kept("draft:")) {
     if (inUse.has(name) || picks.has(name)) continue;
-    const text = [draft.edited_first, draft.edited_second, draft.comment, draft.flag_text]
-      .filter(Boolean)
-      .join("\n\n");
-    if (text) texts.push(text);
+    if (textOf(draft)) texts.push(textOf(draft));
     else forget(name);
+  }
+  for (const [name, draft] of keptBefore()) {
+    if (!inUse.has(name) && !draft.isPutAway && textOf(draft)) texts.push(textOf(draft));
   }
   // A pair just closed gives its texts back in its own place.
   box.hidden = !texts.length || Boolean(pair().querySelector("#kept, #kept-edit"));
@@ -172,5 +176,7 @@ function showLeftBehind() {
 document.querySelector("#left-behind button").addEventListener("click", () => {
   const inUse = draftsInUse();
   for (const [name] of kept("draft:")) if (!inUse.has(name)) forget(name);
+  // It may be of another project, whose pair can still come.
+  for (const [name, draft] of keptBefore()) keep(name, { ...draft, isPutAway: true }, store);
   showLeftBehind();
 });

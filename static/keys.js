@@ -2,7 +2,8 @@
 // the person chooses (preferences), so it is put on the buttons here.
 "use strict";
 
-const KEYS = JSON.parse(document.querySelector(".desk").dataset.keys);
+// So encoded they weigh a third of what JSON does in an attribute, each of its quotes six bytes.
+const KEYS = Object.fromEntries(new URLSearchParams(desk.dataset.keys));
 
 const isTextBox = (element) =>
   element.matches("textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])");

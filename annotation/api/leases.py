@@ -103,7 +103,7 @@ class Leases(APIView):
 
 class SkipBody(Body):
     reason = serializers.CharField(
-        max_length=200, required=False, allow_blank=True, default=""
+        max_length=leasing.MAX_REASON, required=False, allow_blank=True, default=""
     )
     flag = serializers.ChoiceField(
         choices=Lease.Flag.choices,

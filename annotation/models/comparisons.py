@@ -218,7 +218,7 @@ class Lease(models.Model):
     """When it came to the desk; for one reserved ahead, until then, when it was made."""
     expires_at = models.DateTimeField()
     outcome = models.CharField(max_length=8, choices=Outcome, default="", blank=True)
-    skip_reason = models.CharField(max_length=200, blank=True)
+    skip_reason = models.TextField(blank=True)
     flag = models.CharField(max_length=8, choices=Flag, default="", blank=True)
     """Of a skip: what is wrong with the pair; empty where nothing was said to be."""
     ended_at = models.DateTimeField(null=True, blank=True)

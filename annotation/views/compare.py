@@ -4,10 +4,10 @@ Every act answers with the next pair in the same request: as the partial `#pair`
 htmx, by a redirect for a plain form.
 """
 
-import json
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib.auth.views import redirect_to_login
@@ -65,7 +65,8 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
     if request.htmx and lease is None and request.GET.get("shown") == " ".join(reasons):
         # Nothing has changed: nothing is swapped, so nothing flickers or is read out.
         return HttpResponse(status=204)
-    return _show(request, lease, reasons=reasons)
+    typed = _typed_before_undo(lease) if lease else None
+    return _show(request, lease, reasons=reasons, typed=typed)
 
 
 @require_POST
@@ -120,16 +121,12 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
 @require_POST
 @on_own(leasing.lease_for)
 def skip(request: HttpRequest, lease: Lease) -> HttpResponse:
-    """With a flag: what is wrong with the pair, and its words are the reason.
-
-    Without one, what was typed as a comment is kept as the reason.
-    """
+    """With a flag: what is wrong with the pair. All that was typed is the reason."""
     form = JudgmentForm(request.POST, lease)
     form.is_valid()
     flag = str(form.cleaned_data.get("flag") or "")
-    reason = str(form.cleaned_data.get("flag_text" if flag else "comment") or "")
     try:
-        leasing.skip(lease, reason if flag else reason[:200], flag)
+        leasing.skip(lease, form.skip_reason(), flag)
     except InvalidJudgment as error:
         form.errors.clear()
         form.add_error(None, error.message)
@@ -228,7 +225,7 @@ def _answer(request: HttpRequest, context: dict, status: int) -> HttpResponse:
     context |= _with_keys(own_keys, context["desk"]) | {
         "guidelines": safe_html(request.project.guidelines),
         "preferences": own,
-        "keys_json": json.dumps(own_keys),
+        "keys_encoded": urlencode(own_keys),
         "acts": preferences.acts_in_words(
             own, context["desk"], bool(request.project.guidelines)
         ),
@@ -247,6 +244,21 @@ def _with_keys(own: dict[str, str], laid_out: desk.Desk) -> dict[str, Any]:
         for reason, act in zip(laid_out.ask_reasons, acts, strict=False)
     ]
     return {"keys": own, "reason_chips": chips}
+
+
+def _typed_before_undo(lease: Lease) -> desk.Typed | None:
+    """What the judgment had that was undone last, where its pair is on the desk again.
+
+    A page opened anew shows it as the answer to an undo does; what is kept on the
+    person's device since (static/compare.js) goes before it.
+    """
+    undone = Judgment.objects.filter(
+        comparison=lease.comparison_id,
+        annotator=lease.annotator_id,
+        undone_at__lte=lease.created_at,
+    ).select_related("edited", "lease")
+    judgment = undone.order_by("-undone_at").first()
+    return _typed_before(judgment) if judgment else None
 
 
 def _typed_before(judgment: Judgment) -> desk.Typed:

@@ -302,7 +302,8 @@ def test_an_old_lease_of_ones_own_takes_the_slot_of_the_new_one(
 def test_a_late_judgment_on_what_was_withdrawn_says_so(lease):
     expire(lease)
     assert withdraw_stock(lease.project, keep=make_policy(project=lease.project)) == 1
-    with pytest.raises(TooLate, match="withdrawn"):
+    # Not why: a newer policy may answer, or a reviewer have found it flagged.
+    with pytest.raises(TooLate, match=r"withdrawn meanwhile\.$"):
         submit_judgment(lease, verdict="first")
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from django.urls import reverse
 
-from annotation.models import Judgment, Lease
+from annotation.models import Decision, Judgment, Lease
 from annotation.project_settings import of
 from tests.factories import (
     make_comparison,
@@ -236,18 +236,48 @@ def test_a_flag_is_kept_with_its_words_and_the_next_pair_comes(
 ):
     following = make_comparison(project=project)
     url = reverse("skip", args=[lease.key])
-    data = {"flag": "unsafe", "flag_text": "insults", "comment": "not this"}
+    data = {"flag": "unsafe", "flag_text": "insults", "comment": "not\r\nthis"}
     response = signed_in.post(url, data, headers=HTMX)
     lease.refresh_from_db()
     assert (lease.outcome, lease.flag) == ("skipped", "unsafe")
-    assert lease.skip_reason == "insults"
+    assert lease.skip_reason == "insults\n\nnot\nthis"
     assert "Flagged: unsafe" in html(response)
     assert following.a.text in html(response)
 
 
+def test_a_long_comment_is_the_whole_reason_of_a_skip(signed_in, lease):
+    words = "x" * 450 + " and the end matters"
+    signed_in.post(reverse("skip", args=[lease.key]), {"comment": words}, headers=HTMX)
+    lease.refresh_from_db()
+    assert (lease.outcome, lease.skip_reason) == ("skipped", words)
+
+
+@pytest.mark.parametrize("flag", [{}, {"flag": "unsafe"}])
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ({"comment": "x" * 10_001}, "at most 10000 are taken"),
+        ({"edited_second": "Better."}, "You have improved answer B"),
+    ],
+)
+def test_what_a_skip_has_no_place_for_is_422_and_comes_back(
+    signed_in, lease, flag, typed, said
+):
+    url = reverse("skip", args=[lease.key])
+    response = signed_in.post(url, {**typed, **flag}, headers=HTMX)
+    assert response.status_code == 422
+    assert said in html(response) and next(iter(typed.values())) in html(response)
+    lease.refresh_from_db()
+    assert lease.outcome == ""
+
+
 @pytest.mark.parametrize(
     "data",
-    [{"flag": "other"}, {"flag": "boring"}, {"flag": "unsafe", "flag_text": "x" * 201}],
+    [
+        {"flag": "other"},
+        {"flag": "boring"},
+        {"flag": "unsafe", "flag_text": "x" * 10_001},
+    ],
 )
 def test_a_wrong_flag_is_422_and_keeps_the_pair_and_what_was_typed(
     signed_in, lease, data
@@ -300,6 +330,15 @@ def test_the_last_ten_are_a_drawer_for_the_script_and_the_history_without(
     assert "<html" not in text and "B is better" in text
     assert reverse("undo", args=[Judgment.objects.get().pk]) in text
     assert signed_in.get(url)["Location"] == reverse("history", args=[project.slug])
+
+
+def test_the_last_ten_say_what_a_reviewer_decided(signed_in, project, lease):
+    signed_in.post(judge_url(lease), {"verdict": "tie"})
+    reviewer = make_user(project=project)
+    Decision.objects.update(method="reviewer", decided_by=reviewer)
+    url = reverse("last_ten", args=[project.slug])
+    text = html(signed_in.get(url, headers=HTMX))
+    assert "decided by a reviewer" in text and "trained on" not in text
 
 
 def test_answers_are_shown_as_rendered_and_markup_of_a_prompt_is_harmless(

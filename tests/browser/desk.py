@@ -11,8 +11,9 @@ ASKS_ALL = {
 }
 """Settings of a project that asks everything beside the verdict."""
 
-# Names of what is kept on the device of picks and drafts, without the user's prefix.
-KEPT = """() => Object.keys(localStorage).map((name) => name.replace(/^tiebreak:\\d+:/, ""))
+# Names of what is kept on the device of picks and drafts, without user and project.
+KEPT = """() => Object.keys(localStorage)
+  .map((name) => name.replace(/^tiebreak:\\d+:(?:[\\w-]+:(?=pick:|draft:))?/, ""))
   .filter((name) => /^(pick|draft):/.test(name))"""
 
 

@@ -306,7 +306,8 @@ def test_a_refused_act_gives_its_pair_back_with_all_that_was_typed(desk, browse)
     page.get_by_role("button", name="something else").click()
     on_screen(page, 2)
     wait_until(page, ANSWERED)
-    assert Lease.objects.get(outcome="skipped").skip_reason == "it is a joke"
+    skipped = Lease.objects.get(outcome="skipped")
+    assert skipped.skip_reason == "it is a joke\n\ndo not lose me"
 
 
 def test_a_skip_brings_the_held_pair_as_well(desk):

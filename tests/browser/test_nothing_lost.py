@@ -140,3 +140,103 @@ def test_what_was_written_for_a_pair_that_went_away_is_given_back_after_a_reload
     page.reload()
     wait_for_next(page, 2)
     expect(left).to_be_hidden()
+
+
+def test_an_undo_gives_everything_back_on_the_next_load_as_well(desk):
+    page = desk(settings=ASKS_ALL)
+    fill_everything(page)
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    page.keyboard.press("u")
+    wait_for_next(page, 1)
+    page.reload()
+    wait_for_next(page, 1)
+    expect_everything(page)
+
+
+def undo_from_the_history(page: Page) -> None:
+    page.goto(page.url.replace("/compare/", "/history/"))
+    page.get_by_role("button", name="Undo and judge again").click()
+    wait_for_next(page, 1)
+
+
+def test_an_undo_from_the_history_gives_everything_back(desk):
+    page = desk(settings=ASKS_ALL)
+    fill_everything(page)
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    undo_from_the_history(page)
+    expect_everything(page)
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    judgment = Judgment.objects.get(undone_at=None)
+    assert (judgment.edited.text, judgment.comment) == (
+        "Improved\nby hand.",
+        "because 1 2 b",
+    )
+
+
+def test_without_javascript_an_undo_gives_edit_and_comment_back(desk):
+    page = desk(javascript=False)
+    page.locator(".comment > summary").click()
+    page.get_by_label("Comment (optional)").fill("long thoughts")
+    page.locator(".answer-b .edit > summary").click()
+    page.get_by_label("Answer B, improved").fill("By\nhand.")
+    page.get_by_role("button", name="B is better").click()
+    wait_for_next(page, 2)
+    undo_from_the_history(page)
+    expect(page.get_by_label("Comment (optional)")).to_have_value("long thoughts")
+    expect(page.get_by_label("Answer B, improved")).to_have_value("By\nhand.")
+
+
+def test_what_was_taken_out_after_an_undo_stays_out(desk):
+    """On a reload, once it is judged anew, and after one more undo."""
+    page = desk(settings=ASKS_ALL)
+    fill_everything(page)
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    undo_from_the_history(page)
+    box = page.get_by_label("Comment (optional)")
+    box.fill("shorter")
+    page.locator(".answer-a .edit > summary").click()
+    page.locator("h1").click()
+    page.keyboard.press("8")
+    page.reload()
+    wait_for_next(page, 1)
+    expect(box).to_have_value("shorter")
+    expect(editor(page)).to_have_count(0)
+    expect(page.get_by_role("radio", name="clearly")).not_to_be_checked()
+    box.fill("")
+    page.reload()
+    wait_for_next(page, 1)
+    expect(page.get_by_role("checkbox", name="correct")).to_be_checked()
+    expect(box).to_have_value("")
+    page.locator("h1").click()
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    undo_from_the_history(page)
+    expect(page.get_by_role("checkbox", name="correct")).to_be_checked()
+    expect(box).to_have_value("")
+    expect(editor(page)).to_have_count(0)
+
+
+def test_an_emptied_edit_is_refused_after_a_cut_of_the_network_too(desk, browse):
+    browse.expected += ["ERR_INTERNET_DISCONNECTED", "htmx:", "422"]
+    page = desk()
+    page.keyboard.press("c")
+    page.keyboard.type("worth keeping")
+    page.keyboard.press("Escape")
+    page.keyboard.press("e")
+    editor(page).fill("")
+    page.context.set_offline(True)
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("alert")).to_contain_text("kept on this device")
+    page.context.set_offline(False)
+    refusal = page.get_by_role("alert").filter(has_text="You have emptied answer A")
+    expect(refusal).to_be_visible()
+    expect(editor(page)).to_have_value("")
+    expect(page.get_by_label("Comment (optional)")).to_have_value("worth keeping")
+    page.reload()
+    wait_for_next(page, 1)
+    expect(editor(page)).to_have_value("")
+    assert verdicts() == []

@@ -11,7 +11,7 @@ from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import project_settings, texts, validation
+from annotation import neighbours, project_settings, texts, validation
 from annotation.checking import let_through_rules
 from annotation.deciding import ask_for_checks
 from annotation.errors import Frozen, InvalidRepair, NothingToDo
@@ -109,6 +109,12 @@ def _apply(pair: PreferencePair, rules: list[str]) -> None:
     if pair.state != State.UNCHECKED:
         pair.state = State.REJECTED if _objections(pair) else State.ACCEPTED
         pair.save(update_fields=["state"])
+        if not neighbours.asks_for_near(project_settings.of(pair.project)):
+            return
+        is_accepted = pair.state == State.ACCEPTED
+        reopen = neighbours.reopen_later if is_accepted else neighbours.reopen_kept_away
+        if reopen(pair):
+            transaction.on_commit(ask_for_checks, robust=True)
 
 
 def repair(
@@ -151,11 +157,14 @@ def repair(
             kind=old.kind,
             weight=old.weight,
             extra=_still_true(old.extra),
+            place=old.place or old.pk,
             repaired_from=old,
             repairer=by,
             repair_note=note,
             **sides,
         )
+        neighbours.kept_away(old).update(near_pair=made)
+        neighbours.reopen_after(old)
         transaction.on_commit(ask_for_checks, robust=True)
     return made
 
@@ -168,6 +177,7 @@ def _still_true(extra: dict[str, Any]) -> dict[str, Any]:
 
 def _locked(pair: PreferencePair) -> PreferencePair:
     """The pair's row as it is now, locked; raises Frozen and NothingToDo."""
+    neighbours.lock_around(PreferencePair.objects.filter(pk=pair.pk))
     row = (
         PreferencePair.objects.select_for_update(no_key=True, of=("self",))
         .select_related("project", "chosen", "rejected")

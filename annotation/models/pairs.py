@@ -53,6 +53,9 @@ class PreferencePair(models.Model):
         "self", models.PROTECT, null=True, blank=True, related_name="repaired_by_pair"
     )
     """The superseded pair whose answers a reviewer edited to make this one."""
+    place = models.BigIntegerField(null=True, editable=False)
+    """Of a repair, the id of the first pair it goes back to: it came where that one came.
+    Null: its own id."""
     repairer = models.ForeignKey(
         USER, models.PROTECT, null=True, blank=True, related_name="+"
     )

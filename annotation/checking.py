@@ -117,7 +117,10 @@ def _store(
     now = project_settings.of(project) if project else _settings_now(pair)
     if rules_version(now) != rules_version(settings):
         return None
-    allowed = let_through_rules(pair)
+    word = standing_word(pair)
+    allowed = (
+        validation.still_let_through(verdicts, word.rules, word.seen) if word else []
+    )
     pair.state = validation.state_of(verdicts, settings.accept_unchecked, allowed)
     pair.is_due = False
     unfrozen.update(state=pair.state, is_due=False)
@@ -139,10 +142,9 @@ def _store(
     return pair.state
 
 
-def let_through_rules(pair: PreferencePair) -> list[str]:
-    """The rules that a reviewer has said are wrong about this pair."""
-    standing = LetThrough.objects.filter(pair=pair, taken_back_at=None)
-    return standing.values_list("rules", flat=True).first() or []
+def standing_word(pair: PreferencePair) -> LetThrough | None:
+    """By which a reviewer let the pair through against some rules."""
+    return LetThrough.objects.filter(pair=pair, taken_back_at=None).first()
 
 
 def check_waiting(project: Project | None = None, most: int | None = None) -> int:
@@ -203,6 +205,18 @@ def check_again(project: Project) -> None:
     with transaction.atomic():
         neighbours.lock(pairs)
         pairs.update(is_due=~Q(state=UNCHECKED))
+
+
+def check_again_after_upgrade() -> None:
+    """The same for projects whose pairs were checked by rules of an earlier version; else
+    one look at the projects. A version that is older than theirs leaves them alone: while
+    two run, they would take turns for ever."""
+    version = validation.CODE_VERSION
+    for project in Project.objects.filter(rules_code__lt=version):
+        with transaction.atomic():
+            # Before prompts and pairs, as who saves settings does.
+            Project.objects.filter(pk=project.pk).update(rules_code=version)
+            check_again(project)
 
 
 Count = Callable[[list[dict[str, Any]]], int | None]

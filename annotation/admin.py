@@ -2,14 +2,12 @@
 
 What a change would break (judgments, leases, slots, decisions, pairs …) is read-only:
 those rows follow from each other and are changed by services alone. Projects and
-members may be edited; a project's settings are checked as everywhere.
+members may be edited, but for a project's settings.
 """
 
-from django import forms
 from django.contrib import admin
 
-from annotation import models, project_settings
-from annotation.errors import SettingsError
+from annotation import models
 from annotation.texts import sha256_of
 
 
@@ -29,14 +27,6 @@ class ReadOnly(admin.ModelAdmin):
         return False
 
 
-class ProjectForm(forms.ModelForm):
-    def clean_settings(self):
-        try:
-            return project_settings.checked(self.cleaned_data["settings"] or {})
-        except SettingsError as wrong:
-            raise forms.ValidationError(wrong.message) from None
-
-
 class MembershipInline(admin.TabularInline):
     model = models.Membership
     extra = 0
@@ -45,15 +35,22 @@ class MembershipInline(admin.TabularInline):
 
 @admin.register(models.Project)
 class ProjectAdmin(admin.ModelAdmin):
-    form = ProjectForm
     list_display = ["slug", "name", "base", "created_at"]
     search_fields = ["slug", "name"]
-    # Addresses, channel and policies hang on these.
-    readonly_fields = ["slug", "channel", "base", "created_at"]
+    # Addresses, channel and policies hang on these; and on settings what the pairs'
+    # verdicts are: their own pages have the pairs checked again.
+    readonly_fields = [
+        *("slug", "channel", "base", "created_at", "rules_code"),
+        *("settings", "where_settings_are_changed"),
+    ]
     inlines = [MembershipInline]
 
     def has_add_permission(self, request):
         return False  # The page makes the channel with it.
+
+    @admin.display(description="settings are changed")
+    def where_settings_are_changed(self, project):
+        return "on the project's pages Settings and Rules, or by the API"
 
 
 @admin.register(models.Membership)

@@ -30,7 +30,8 @@ from inference.errors import InferenceError
 logger = logging.getLogger(__name__)
 
 BATCH = 200
-UNCHECKED = PreferencePair.State.UNCHECKED
+State = PreferencePair.State
+UNCHECKED = State.UNCHECKED
 
 
 class TokenCounter:
@@ -56,6 +57,8 @@ def check_pair(pair: PreferencePair, count: TokenCounter | None = None) -> str:
     A frozen or superseded pair is left as it is. Checking again (after the rules were
     changed, say) replaces the verdicts; what a reviewer let through stays let through.
     """
+    if pair.frozen_at is not None or pair.superseded_at is not None:
+        return pair.state
     count = count or TokenCounter()
     settings = project_settings.of(pair.project)
     while (state := _checked(pair, settings, count)) is None:
@@ -74,40 +77,50 @@ def _checked(
 ) -> str | None:
     """The state by these settings; None if the rules were changed meanwhile."""
     facts = facts_of(pair, settings, count)
-    if pair.frozen_at is None and pair.superseded_at is None:
-        neighbours.note(pair, facts.chosen, facts.rejected)
-        facts = replace(facts, near_prompt=pair.near_likeness)
     while True:
-        agreeing, opposing = neighbours.counts(pair)
-        counted = replace(facts, agreeing=agreeing, opposing=opposing)
-        verdicts = validation.check(counted, settings.rules)
+        seen = neighbours.note(pair, facts.chosen, facts.rejected)
+        known = replace(
+            facts,
+            near_prompt=pair.near_likeness,
+            agreeing=seen.agreeing,
+            opposing=seen.opposing,
+        )
+        verdicts = validation.check(known, settings.rules)
         with transaction.atomic():
-            # Pairs of one prompt are stored in turn, so that of two that contradict
-            # each other the later one has seen the earlier one.
-            Prompt.objects.select_for_update(no_key=True).get(pk=pair.prompt_id)
-            if neighbours.counts(pair) == (agreeing, opposing):
-                return _store(pair, verdicts, settings, agreeing, opposing)
+            project = neighbours.take_turn(pair.project_id, settings)
+            if project is None:
+                # Pairs of one prompt are stored in turn, so that of two that contradict
+                # each other the later one has seen the earlier one.
+                Prompt.objects.select_for_update(no_key=True).get(pk=pair.prompt_id)
+            if neighbours.is_still_so(pair, seen, is_near_asked=project is not None):
+                return _store(pair, verdicts, settings, seen, project)
 
 
 def _store(
     pair: PreferencePair,
     verdicts: list[validation.Verdict],
     settings: project_settings.ProjectSettings,
-    agreeing: int,
-    opposing: int,
+    seen: neighbours.Others,
+    project: Project | None,
 ) -> str | None:
+    """The state; `project` is what `take_turn` locked."""
     unfrozen = PreferencePair.objects.filter(
         pk=pair.pk, frozen_at=None, superseded_at=None
     )
     # Locked before the reviewer's word is read: who gives or takes it locks it, too.
-    locked = unfrozen.select_for_update(no_key=True).values_list("pk", flat=True)
-    if not list(locked):
+    locked = unfrozen.select_for_update(no_key=True).values_list("state", flat=True)
+    if not (was := list(locked)):
         pair.refresh_from_db(fields=["state", "frozen_at", "superseded_at"])
         return pair.state
-    # Read under the pair's lock: whoever changes the rules marks the pair after that.
-    if rules_version(_settings_now(pair)) != rules_version(settings):
+    # Read under the project's lock or the pair's: whoever changes the rules takes the
+    # one before, and marks the pair after that.
+    now = project_settings.of(project) if project else _settings_now(pair)
+    if rules_version(now) != rules_version(settings):
         return None
-    allowed = let_through_rules(pair)
+    word = standing_word(pair)
+    allowed = (
+        validation.still_let_through(verdicts, word.rules, word.seen) if word else []
+    )
     pair.state = validation.state_of(verdicts, settings.accept_unchecked, allowed)
     pair.is_due = False
     unfrozen.update(state=pair.state, is_due=False)
@@ -120,14 +133,18 @@ def _store(
         )
         for verdict in verdicts
     )
-    neighbours.reopen_others(pair, agreeing, opposing)
+    if seen.opposing:
+        neighbours.reopen_others(pair, seen.agreeing, seen.opposing)
+    if project and pair.state != State.ACCEPTED:
+        neighbours.reopen_kept_away(pair)
+    elif project and was != [State.ACCEPTED]:
+        neighbours.reopen_later(pair)
     return pair.state
 
 
-def let_through_rules(pair: PreferencePair) -> list[str]:
-    """The rules that a reviewer has said are wrong about this pair."""
-    standing = LetThrough.objects.filter(pair=pair, taken_back_at=None)
-    return standing.values_list("rules", flat=True).first() or []
+def standing_word(pair: PreferencePair) -> LetThrough | None:
+    """By which a reviewer let the pair through against some rules."""
+    return LetThrough.objects.filter(pair=pair, taken_back_at=None).first()
 
 
 def check_waiting(project: Project | None = None, most: int | None = None) -> int:
@@ -137,7 +154,6 @@ def check_waiting(project: Project | None = None, most: int | None = None) -> in
     Those whose rules were changed first, and each in the order they were made, so that
     of near duplicates the first one stays.
     """
-    neighbours.reopen_stale()
     standing = PreferencePair.objects.filter(superseded_at=None)
     if project is not None:
         standing = standing.filter(project=project)
@@ -169,6 +185,7 @@ def _check_each(
                 PreferencePair.objects.filter(pk=pair.pk, frozen_at=None).update(
                     state=UNCHECKED, is_due=False
                 )
+                neighbours.reopen_kept_away(pair)
                 continue
             checked += 1
         last = batch[-1].pk
@@ -188,6 +205,18 @@ def check_again(project: Project) -> None:
     with transaction.atomic():
         neighbours.lock(pairs)
         pairs.update(is_due=~Q(state=UNCHECKED))
+
+
+def check_again_after_upgrade() -> None:
+    """The same for projects whose pairs were checked by rules of an earlier version; else
+    one look at the projects. A version that is older than theirs leaves them alone: while
+    two run, they would take turns for ever."""
+    version = validation.CODE_VERSION
+    for project in Project.objects.filter(rules_code__lt=version):
+        with transaction.atomic():
+            # Before prompts and pairs, as who saves settings does.
+            Project.objects.filter(pk=project.pk).update(rules_code=version)
+            check_again(project)
 
 
 Count = Callable[[list[dict[str, Any]]], int | None]

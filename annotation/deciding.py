@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import project_settings, sql
+from annotation import neighbours, project_settings, sql
 from annotation.errors import Frozen
 from annotation.models import (
     Comparison,
@@ -290,13 +290,16 @@ def ask_for_checks() -> None:
 def supersede(decision: Decision) -> None:
     """End a decision and its pairs; raises Frozen if a round has one of them.
 
+    What other pairs were found to be because of these is asked again.
+
     The condition is in the UPDATE and looked at again after it, under the rows'
     locks, so a round that freezes at the same moment wins or loses whole.
     """
     now = timezone.now()
     with transaction.atomic():
         pairs = PreferencePair.objects.filter(decision=decision)
-        list(pairs.select_for_update().order_by("pk").values_list("pk"))
+        neighbours.lock_around(pairs)
+        leaving = list(pairs.filter(frozen_at=None, superseded_at=None))
         pairs.filter(frozen_at=None, superseded_at=None).update(superseded_at=now)
         if pairs.filter(frozen_at__isnull=False).exists():
             raise Frozen(
@@ -305,3 +308,5 @@ def supersede(decision: Decision) -> None:
         Decision.objects.filter(pk=decision.pk, superseded_at=None).update(
             superseded_at=now
         )
+        if sum(neighbours.reopen_after(pair) for pair in leaving):
+            transaction.on_commit(ask_for_checks, robust=True)

@@ -1,22 +1,44 @@
 """What other pairs say of a pair: similar prompts, the opposite preference.
 
 Each look costs a few indexed queries, however many pairs there are; the comparing itself
-is pure (rules/likeness.py). Who came first: the pair with the smaller id.
+is pure (rules/likeness.py). Who came first: the pair with the smaller id; one that repairs
+another has that one's place.
+
+Whenever a pair ceases to stand or to be accepted, or becomes accepted, the verdicts that
+this makes untrue are found here and their pairs checked again, in the same transaction.
 """
 
 import hashlib
 from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Any
 
-from django.db import connection, transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
+from django.db import connection
+from django.db.models import (
+    BigIntegerField,
+    Count,
+    Exists,
+    F,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+)
 from django.db.models.functions import Coalesce
 
-from annotation.models import PreferencePair, Prompt, PromptBand, RuleVerdict
+from annotation import project_settings, validation
+from annotation.models import (
+    PreferencePair,
+    Project,
+    Prompt,
+    PromptBand,
+    RuleVerdict,
+)
 from annotation.rules.likeness import bands, likeness, runs
 
 MAX_ROWS = 500
-"""Rows of the index looked at; where more prompts share a band, some are missed."""
+"""Rows of the index looked at, of prompts with an accepted pair that came first; where
+more of them share a band, some are missed."""
 MAX_PROMPTS = 20
 """Prompts compared letter by letter: those that share the most bands."""
 
@@ -43,9 +65,23 @@ def plain_content(message: Any) -> str:
     return "" if content is None else str(content)
 
 
-def note(pair: PreferencePair, chosen: str, rejected: str) -> None:
-    """Write down what makes the pair comparable: its texts' hashes, its prompt's bands,
-    and the most similar other prompt whose accepted pair came first."""
+Near = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Others:
+    """What the other pairs were when one looked, by which its verdicts stand or fall."""
+
+    agreeing: int
+    opposing: int
+    """See PairFacts."""
+    near: Near
+    """(prompt that shares a band, its accepted pair that came first), a band each."""
+
+
+def note(pair: PreferencePair, chosen: str, rejected: str) -> Others:
+    """Write down what makes the pair comparable (its texts' hashes, its prompt's bands)
+    and the most similar other prompt whose accepted pair came first; what was seen."""
     known = (
         pair.chosen_hash,
         pair.rejected_hash,
@@ -53,12 +89,21 @@ def note(pair: PreferencePair, chosen: str, rejected: str) -> None:
         pair.near_pair_id,
     )
     pair.chosen_hash, pair.rejected_hash = _hash(chosen), _hash(rejected)
-    pair.near_likeness, pair.near_pair_id = _nearest(pair)
+    near = _noted_near(pair)
+    pair.near_likeness, pair.near_pair_id = _nearest(pair, near)
     fields = ["chosen_hash", "rejected_hash", "near_likeness", "near_pair"]
     if known != tuple(
         getattr(pair, PreferencePair._meta.get_field(name).attname) for name in fields
     ):
         pair.save(update_fields=fields)
+    return Others(*counts(pair), near)
+
+
+def is_still_so(pair: PreferencePair, seen: Others, is_near_asked: bool) -> bool:
+    """Whether a look now, under the locks, finds what `note` saw."""
+    if counts(pair) != (seen.agreeing, seen.opposing):
+        return False
+    return not is_near_asked or _near(pair, _bands(pair))[0] == seen.near
 
 
 def _hash(text: str) -> int:
@@ -67,12 +112,15 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def _nearest(pair: PreferencePair) -> tuple[float, int | None]:
-    whole, last = _texts(pair.prompt.messages)
-    values = bands(whole)
-    found = PromptBand.objects.filter(project_id=pair.project_id, value__in=values)
-    shared = Counter(found.values_list("prompt", flat=True)[:MAX_ROWS])
-    if shared.pop(pair.prompt_id, 0) < len(values):
+def _bands(pair: PreferencePair) -> list[int]:
+    return bands(_texts(pair.prompt.messages)[0])
+
+
+def _noted_near(pair: PreferencePair) -> Near:
+    """The prompts to compare with; the pair's own bands are written where they are not."""
+    values = _bands(pair)
+    near, n_own = _near(pair, values)
+    if n_own < len(values):
         PromptBand.objects.bulk_create(
             [
                 PromptBand(
@@ -82,22 +130,55 @@ def _nearest(pair: PreferencePair) -> tuple[float, int | None]:
             ],
             ignore_conflicts=True,
         )
-    if not shared:
+    return near
+
+
+def _near(pair: PreferencePair, values: list[int]) -> tuple[Near, int]:
+    """See Others; and how many of these bands the pair's own prompt has."""
+    first = _accepted().filter(prompt=OuterRef("prompt"), came__lt=_came(pair))
+    rows = (
+        PromptBand.objects.filter(
+            # Of those alone: else rejected duplicates would hide the one that stays.
+            Q(prompt=pair.prompt_id) | Exists(first),
+            project_id=pair.project_id,
+            value__in=values,
+        )
+        .annotate(first_pair=Subquery(first.order_by("came").values("pk")[:1]))
+        .order_by("value", "prompt")
+        .values_list("prompt", "first_pair")
+    )
+    found = list(rows[:MAX_ROWS])
+    others = tuple(row for row in found if row[0] != pair.prompt_id)
+    return others, len(found) - len(others)
+
+
+def _came(pair: PreferencePair) -> int:
+    return pair.place or pair.pk
+
+
+def _accepted() -> QuerySet[PreferencePair]:
+    """The accepted pairs that stand, with `came`, their place."""
+    return PreferencePair.objects.filter(
+        state=State.ACCEPTED, superseded_at=None
+    ).annotate(came=Coalesce("place", "pk", output_field=BigIntegerField()))
+
+
+def _nearest(pair: PreferencePair, near: Near) -> tuple[float, int | None]:
+    """The likeness of the most similar of these prompts, 0 where there is none, and the
+    pair that came first there."""
+    if not near:
         return 0.0, None
-    earlier = PreferencePair.objects.filter(
-        prompt=OuterRef("pk"), state=State.ACCEPTED, superseded_at=None, pk__lt=pair.pk
-    ).order_by("pk")
-    prompts = Prompt.objects.filter(
-        pk__in=[prompt for prompt, _count in shared.most_common(MAX_PROMPTS)]
-    ).annotate(first_pair=Subquery(earlier.values("pk")[:1]))
-    mine = runs(whole), runs(last)
+    first_pairs = dict(near)
+    shared = Counter(prompt for prompt, _first in near).most_common(MAX_PROMPTS)
+    prompts = Prompt.objects.in_bulk([prompt for prompt, _count in shared])
+    mine = [runs(text) for text in _texts(pair.prompt.messages)]
     most: tuple[float, int | None] = (0.0, None)
-    for prompt in prompts.filter(first_pair__isnull=False).order_by("first_pair"):
-        other = [runs(text) for text in _texts(prompt.messages)]
+    for pk in sorted(prompts, key=lambda prompt: first_pairs[prompt]):
+        other = [runs(text) for text in _texts(prompts[pk].messages)]
         # A long conversation in common says nothing of the question asked last.
         like = min(likeness(mine[0], other[0]), likeness(mine[1], other[1]))
         if like > most[0]:
-            most = like, prompt.first_pair
+            most = like, first_pairs[pk]
     return most
 
 
@@ -153,51 +234,91 @@ def with_counts(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:
     )
 
 
-def reopen_others(pair: PreferencePair, agreeing: int, opposing: int) -> None:
-    """Have pairs checked again whose stored verdict this pair made untrue."""
-    if not opposing:
-        return
-    for chosen, is_lost in (
-        (pair.chosen_hash, opposing >= agreeing),
-        (pair.rejected_hash, agreeing >= opposing),
+def reopen_others(pair: PreferencePair, agreeing: int, opposing: int) -> int:
+    """Have pairs of the same two texts checked again whose stored verdict is untrue by
+    these counts (the pair came, or left); how many."""
+    if pair.chosen_hash == pair.rejected_hash:
+        return 0
+    reopened = 0
+    for chosen, same, against in (
+        (pair.chosen_hash, agreeing, opposing),
+        (pair.rejected_hash, opposing, agreeing),
     ):
-        wrong = RuleVerdict.objects.filter(
+        is_lost = 0 < against >= same
+        untrue = RuleVerdict.objects.filter(
             pair=OuterRef("pk"),
             rule="contradiction",
             result="pass" if is_lost else "reject",
         )
-        _unfrozen(_alike(pair).filter(Exists(wrong), chosen_hash=chosen)).exclude(
-            pk=pair.pk
-        ).update(state=State.UNCHECKED)
+        found = _alike(pair).filter(Exists(untrue), chosen_hash=chosen)
+        reopened += _reopened(found.exclude(pk=pair.pk))
+    return reopened
 
 
-def reopen_stale() -> int:
-    """Have pairs checked again whose rejection named a pair that no longer stands (taken
-    back, repaired, rejected since); how many."""
-    objections = RuleVerdict.objects.filter(result="reject")
-    near = objections.filter(rule="near_duplicate").exclude(
-        pair__near_pair__state=State.ACCEPTED, pair__near_pair__superseded_at=None
+def reopen_kept_away(pair: PreferencePair) -> int:
+    """Have the near duplicates checked again that were rejected because this pair came
+    first, which no longer stands accepted; how many."""
+    return _reopened(kept_away(pair))
+
+
+def kept_away(pair: PreferencePair) -> QuerySet[PreferencePair]:
+    """The unfrozen near duplicates whose rejection names this pair."""
+    objection = RuleVerdict.objects.filter(
+        pair=OuterRef("pk"), rule="near_duplicate", result="reject"
     )
-    opposed = with_counts(
-        _unfrozen(
-            PreferencePair.objects.filter(
-                pk__in=objections.filter(rule="contradiction").values("pair")
-            )
-        )
-    )
-    opposed_no_more = [
-        found.pk
-        for found in opposed.only("pk")
-        if found.n_opposing < found.n_agreeing  # type: ignore[attr-defined]
-    ]
-    stale = _unfrozen(
+    named = PreferencePair.objects.filter(Exists(objection), near_pair=pair.pk)
+    return named.filter(superseded_at=None, frozen_at=None)
+
+
+def reopen_later(pair: PreferencePair) -> int:
+    """Have accepted pairs checked again that came after this one, accepted just now, on
+    prompts that share a band with its own; how many."""
+    own = PromptBand.objects.filter(prompt=pair.prompt_id)
+    sharing = PromptBand.objects.filter(
+        project_id=pair.project_id, value__in=own.values("value")
+    ).exclude(prompt=pair.prompt_id)
+    came = _came(pair)
+    # No place is above its pair's id; by the id an index finds the later ones.
+    later = _accepted().filter(project=pair.project_id, pk__gt=came, came__gt=came)
+    return _reopened(later.filter(prompt__in=sharing.values("prompt")))
+
+
+def reopen_after(pair: PreferencePair) -> int:
+    """The same for all that hangs on a pair which was superseded just now; how many."""
+    if pair.chosen_hash is None:
+        return 0  # It was never checked, so nobody knows of it.
+    return reopen_others(pair, *counts(pair)) + reopen_kept_away(pair)
+
+
+def lock_around(pairs: QuerySet[PreferencePair]) -> None:
+    """Lock what a change of these pairs may reopen: pairs of their prompts and, by the
+    project, near duplicates on other prompts. Before any pair is locked."""
+    if not connection.features.has_select_for_update:
+        return
+    for project in Project.objects.filter(pk__in=pairs.values("project")):
+        take_turn(project.pk, project_settings.of(project))
+    # Of the pairs on other prompts only rejected ones, which no round takes.
+    lock(
         PreferencePair.objects.filter(
-            Q(pk__in=near.values("pair")) | Q(pk__in=opposed_no_more[:MAX_ROWS])
+            prompt__in=pairs.values("prompt"), superseded_at=None
         )
     )
-    with transaction.atomic():
-        lock(stale)
-        return stale.update(state=State.UNCHECKED)
+
+
+def take_turn(
+    project_id: int, settings: project_settings.ProjectSettings
+) -> Project | None:
+    """The project, locked until the transaction ends, where near duplicates are looked
+    for: whoever stores a check there, or changes what others hang on, does so in turn."""
+    if not asks_for_near(settings):
+        return None
+    return Project.objects.select_for_update(no_key=True, of=("self",)).get(
+        pk=project_id
+    )
+
+
+def asks_for_near(settings: project_settings.ProjectSettings) -> bool:
+    return "near_duplicate" in validation.asked(settings.rules)
 
 
 def lock(pairs: QuerySet[PreferencePair]) -> None:
@@ -212,8 +333,7 @@ def lock(pairs: QuerySet[PreferencePair]) -> None:
         deque(ids.iterator(), maxlen=0)  # However many: none is kept.
 
 
-def _unfrozen(pairs: QuerySet[PreferencePair]) -> QuerySet[PreferencePair]:
-    """Of these, the checked ones that may still change."""
-    return pairs.filter(superseded_at=None, frozen_at=None).exclude(
-        state=State.UNCHECKED
-    )
+def _reopened(pairs: QuerySet[PreferencePair]) -> int:
+    """Make those of them unchecked that were checked and may still change."""
+    free = pairs.filter(superseded_at=None, frozen_at=None)
+    return free.exclude(state=State.UNCHECKED).update(state=State.UNCHECKED)

@@ -50,6 +50,12 @@ class Preview:
     """Checked standing pairs that no round has taken."""
     waiting: int = 0
     """Those not checked yet, about which nothing is said."""
+    uncounted: int = 0
+    """Pairs whose tokens nobody has counted, of which `max_length` says nothing here:
+    saving has them counted, and that rule may then reject them."""
+    is_near_asked: bool = False
+    """Whether near duplicates would be looked for: their figures are as of the states that
+    pairs have now, and in a chain one pair's fate hangs on the next one's."""
     accepted_now: int = 0
     accepted_then: int = 0
     rules: list[RuleChange] = field(default_factory=list)
@@ -93,6 +99,7 @@ def preview(
         looked_at=len(ids),
         all=checked.count() if len(ids) == MAX_PAIRS else len(ids),
         waiting=free.filter(queries.WAITS_FOR_CHECK).count(),
+        is_near_asked=neighbours.asks_for_near(then),
     )
     changes: dict[str, RuleChange] = {}
     for at in range(0, len(ids), BATCH):
@@ -115,11 +122,10 @@ def _look(
     changes: dict[str, RuleChange],
 ) -> None:
     stored = _stored(ids)
-    let = dict(
-        LetThrough.objects.filter(pair__in=ids, taken_back_at=None).values_list(
-            "pair", "rules"
-        )
-    )
+    words = {
+        word.pair_id: word
+        for word in LetThrough.objects.filter(pair__in=ids, taken_back_at=None)
+    }
     asked = validation.asked(then.rules)
     to_run = {
         pk: [
@@ -135,14 +141,29 @@ def _look(
             _run(rule, params, facts[pk]) if rule in to_run[pk] else stored[pk][rule]
             for rule, params in asked.items()
         ]
-        allowed = let.get(pk, ())
-        before = validation.blocking(
-            _ordered(stored[pk]), now.accept_unchecked, allowed
-        )
-        after = validation.blocking(verdicts, then.accept_unchecked, allowed)
+        found.uncounted += any(map(_is_uncounted, verdicts))
+        before = _blocking(_ordered(stored[pk]), now, words.get(pk))
+        after = _blocking(verdicts, then, words.get(pk))
         found.accepted_now += not before
         found.accepted_then += not after
         _count(pk, before, after, changes)
+
+
+def _blocking(
+    verdicts: list[Verdict],
+    settings: project_settings.ProjectSettings,
+    word: LetThrough | None,
+) -> list[Verdict]:
+    let = validation.still_let_through(verdicts, word.rules, word.seen) if word else ()
+    return validation.blocking(verdicts, settings.accept_unchecked, let)
+
+
+def _is_uncounted(verdict: Verdict) -> bool:
+    return (
+        verdict.rule == "max_length"
+        and verdict.result == "could_not_check"
+        and not verdict.reason.startswith(validation.BROKE)
+    )
 
 
 def _count(

@@ -195,8 +195,12 @@ def _number(name: str, value: Any, kind: type, least: float, most: float) -> flo
         what = _("a whole number") if kind is int else _("a number")
         raise SettingsError(
             name,
-            _("“%(name)s” must be %(what)s from %(least)g to %(most)g.")
-            % {"name": name, "what": what, "least": least, "most": most},
+            _("“%(name)s” must be %(what)s from %(least)s to %(most)s.")
+            # Written out: by %g a million is 1e+06.
+            % {
+                **{"name": name, "what": what},
+                **{"least": f"{least:.15g}", "most": f"{most:.15g}"},
+            },
         )
     return kind(value)
 

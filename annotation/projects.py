@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
-from annotation import checking, project_settings, texts
+from annotation import checking, project_settings, texts, validation
 from annotation.deciding import ask_for_checks
 from annotation.errors import MembersError, SettingsError
 from annotation.models import Membership, Project, Role
@@ -45,6 +45,7 @@ def create_project(
                     name=name,
                     guidelines=guidelines,
                     settings=own,
+                    rules_code=validation.CODE_VERSION,
                     base=base,
                     channel=inference.create_channel(wanted),
                 )

@@ -11,8 +11,8 @@ from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import project_settings, texts, validation
-from annotation.checking import let_through_rules
+from annotation import neighbours, project_settings, texts, validation
+from annotation.checking import standing_word
 from annotation.deciding import ask_for_checks
 from annotation.errors import Frozen, InvalidRepair, NothingToDo
 from annotation.files.pair_restoring import is_whole
@@ -69,11 +69,18 @@ def let_through(pair: PreferencePair, by, note: str) -> LetThrough:
     objections = _objections(pair)
     if not objections:
         raise NothingToDo(_("No rule keeps this pair from training."))
-    before = let_through_rules(pair)
-    rules = [*before, *(rule for rule in objections if rule not in before)]
+    before = standing_word(pair)
+    seen = dict(before.seen) if before else {}
+    rules = list(before.rules) if before else []
+    for verdict in objections:
+        seen[verdict.rule] = [verdict.result, verdict.reason]
+        if verdict.rule not in rules:
+            rules.append(verdict.rule)
     _end(pair, by)
-    word = LetThrough.objects.create(pair=pair, by=by, note=note, rules=rules)
-    _apply(pair, rules)
+    word = LetThrough.objects.create(
+        pair=pair, by=by, note=note, rules=rules, seen=seen
+    )
+    _apply(pair, word)
     return word
 
 
@@ -84,7 +91,7 @@ def take_back(pair: PreferencePair, by) -> None:
     pair = _locked(pair)
     if not _end(pair, by):
         raise NothingToDo(_("Nobody has let this pair through."))
-    _apply(pair, [])
+    _apply(pair, None)
 
 
 def _end(pair: PreferencePair, by) -> int:
@@ -93,22 +100,29 @@ def _end(pair: PreferencePair, by) -> int:
     )
 
 
-def _objections(pair: PreferencePair) -> list[str]:
-    """The rules whose stored verdicts keep the pair from training, in their order."""
+def _objections(pair: PreferencePair) -> list[RuleVerdict]:
+    """The stored verdicts that keep the pair from training, in the rules' order."""
     accept_unchecked = project_settings.of(pair.project).accept_unchecked
     stored: list[RuleVerdict] = list(pair.verdicts.order_by("id"))
     let = [verdict.rule for verdict in stored if verdict.is_let_through]
-    return [v.rule for v in validation.blocking(stored, accept_unchecked, let)]
+    return validation.blocking(stored, accept_unchecked, let)
 
 
-def _apply(pair: PreferencePair, rules: list[str]) -> None:
-    """Mark the verdicts of these rules as let through, and no others; the state with it."""
+def _apply(pair: PreferencePair, word: LetThrough | None) -> None:
+    """Mark the verdicts that this word lets through, and no others; the state with it."""
     stored = RuleVerdict.objects.filter(pair=pair)
+    rules = validation.still_let_through(stored, word.rules, word.seen) if word else []
     stored.filter(is_let_through=True).update(is_let_through=False)
     stored.filter(rule__in=rules).exclude(result="pass").update(is_let_through=True)
     if pair.state != State.UNCHECKED:
         pair.state = State.REJECTED if _objections(pair) else State.ACCEPTED
         pair.save(update_fields=["state"])
+        if not neighbours.asks_for_near(project_settings.of(pair.project)):
+            return
+        is_accepted = pair.state == State.ACCEPTED
+        reopen = neighbours.reopen_later if is_accepted else neighbours.reopen_kept_away
+        if reopen(pair):
+            transaction.on_commit(ask_for_checks, robust=True)
 
 
 def repair(
@@ -151,11 +165,14 @@ def repair(
             kind=old.kind,
             weight=old.weight,
             extra=_still_true(old.extra),
+            place=old.place or old.pk,
             repaired_from=old,
             repairer=by,
             repair_note=note,
             **sides,
         )
+        neighbours.kept_away(old).update(near_pair=made)
+        neighbours.reopen_after(old)
         transaction.on_commit(ask_for_checks, robust=True)
     return made
 
@@ -168,6 +185,7 @@ def _still_true(extra: dict[str, Any]) -> dict[str, Any]:
 
 def _locked(pair: PreferencePair) -> PreferencePair:
     """The pair's row as it is now, locked; raises Frozen and NothingToDo."""
+    neighbours.lock_around(PreferencePair.objects.filter(pk=pair.pk))
     row = (
         PreferencePair.objects.select_for_update(no_key=True, of=("self",))
         .select_related("project", "chosen", "rejected")

@@ -43,6 +43,7 @@ def fill_stocks() -> None:
 
 @shared_task(name="annotation.tasks.check_pairs")
 def check_pairs() -> None:
+    checking.check_again_after_upgrade()
     checking.check_waiting(most=CHECKED_AT_ONCE)
 
 

@@ -9,6 +9,7 @@ from; reasons are English and stored as they are.
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -37,11 +38,13 @@ __all__ = [
     "check",
     "run_rule",
     "state_of",
+    "still_let_through",
     "version",
 ]
 
-CODE_VERSION = 2
-"""Raised with every change of what a rule says of the same facts."""
+CODE_VERSION = 3
+"""Raised with every change of what a rule says of the same facts; after the upgrade
+unfrozen pairs are checked again (checking.py)."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +179,39 @@ class _Said(Protocol):
     def rule(self) -> str: ...
     @property
     def result(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
 
 
 SomeVerdict = TypeVar("SomeVerdict", bound=_Said)
+
+_PARTICULARS = re.compile(r":.*|“[^”]*”|\d[\d.,]*%?", re.DOTALL)
+
+
+def still_let_through(
+    verdicts: Iterable[SomeVerdict],
+    rules: Collection[str],
+    seen: Mapping[str, Collection[str]],
+) -> list[str]:
+    """Those of `rules` that say what a reviewer has seen, {rule: [result, reason]}.
+
+    Numbers and quoted words of a reason aside: a width is as little news as a new floor,
+    a card number beside an e-mail address is. A rule absent from `seen` (let through before
+    that was kept) counts by its name.
+    """
+    return [
+        verdict.rule
+        for verdict in verdicts
+        if verdict.rule in rules
+        and (
+            verdict.rule not in seen
+            or _kind(verdict.result, verdict.reason) == _kind(*seen[verdict.rule])
+        )
+    ]
+
+
+def _kind(result: str, reason: str) -> tuple[str, str]:
+    return result, _PARTICULARS.sub("", reason)
 
 
 def blocking(

@@ -46,6 +46,10 @@ class PreviewSerializer(serializers.Serializer):
     looked_at = serializers.IntegerField(help_text="the newest pairs, 2000 at most")
     all = serializers.IntegerField(help_text="checked pairs that no round has taken")
     waiting = serializers.IntegerField(help_text="not checked yet, not looked at")
+    uncounted = serializers.IntegerField(
+        help_text="pairs whose tokens are not counted yet: saving counts them, and"
+        " max_length may then reject them"
+    )
     accepted_now = serializers.IntegerField()
     accepted_then = serializers.IntegerField()
     more = serializers.IntegerField(help_text="pairs that would be lost")

@@ -53,6 +53,9 @@ class PreferencePair(models.Model):
         "self", models.PROTECT, null=True, blank=True, related_name="repaired_by_pair"
     )
     """The superseded pair whose answers a reviewer edited to make this one."""
+    place = models.BigIntegerField(null=True, editable=False)
+    """Of a repair, the id of the first pair it goes back to: it came where that one came.
+    Null: its own id."""
     repairer = models.ForeignKey(
         USER, models.PROTECT, null=True, blank=True, related_name="+"
     )
@@ -230,6 +233,9 @@ class LetThrough(models.Model):
     )
     rules = models.JSONField()
     """The names of the rules that objected then; what others say later still counts."""
+    seen = models.JSONField(default=dict)
+    """{rule: [result, reason]} as it was told then; what the rule says later of another
+    kind (it rejects what it could not check) still counts."""
     note = models.CharField(max_length=500)
     by = models.ForeignKey(USER, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)

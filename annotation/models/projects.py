@@ -28,6 +28,8 @@ class Project(models.Model):
     """The base it was made with; another one served is said so, never used silently."""
     settings = models.JSONField(default=dict, blank=True)
     """What differs from the defaults; read it through `project_settings.of(project)`."""
+    rules_code = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    """validation.CODE_VERSION by which its pairs were last checked or are due."""
     members = models.ManyToManyField(
         USER, through="Membership", related_name="projects"
     )

@@ -5,7 +5,7 @@ import json
 import pytest
 from django.utils import timezone
 
-from annotation import checking, tasks
+from annotation import checking, tasks, validation
 from annotation.checking import check_again, check_pair, check_waiting
 from annotation.errors import PairsChanged
 from annotation.exporting import FORMATS, export, jsonl, rows
@@ -21,7 +21,7 @@ from annotation.queries import (
     sound_pairs,
     waiting,
 )
-from annotation.validation import DEFAULTS
+from annotation.validation import CODE_VERSION, DEFAULTS
 from inference.errors import InferenceError
 from tests.factories import (
     make_comparison,
@@ -68,6 +68,29 @@ def test_a_rejected_pair_keeps_the_reason(project):
     verdict = pair.verdicts.get(result="reject")
     assert verdict.rule == "chosen_width"
     assert "10 columns" in verdict.reason
+
+
+def test_after_an_upgrade_of_the_rules_the_pairs_are_checked_again(
+    project, monkeypatch
+):
+    pair, frozen = unchecked(project), unchecked(project)
+    tasks.check_pairs()
+    freeze_pairs(project, [frozen])
+    later = CODE_VERSION + 1
+    monkeypatch.setattr(validation, "CODE_VERSION", later)
+    verdict = validation.RuleResult("reject", "found by the new code")
+    monkeypatch.setitem(validation.RULES, "identity", lambda facts, params: verdict)
+    tasks.check_pairs()
+    for row in (pair, frozen, project):
+        row.refresh_from_db()
+    assert (pair.state, pair.is_due, frozen.state) == ("rejected", False, "accepted")
+    assert project.rules_code == later
+
+    checked_at = pair.verdicts.first().checked_at
+    tasks.check_pairs()
+    monkeypatch.setattr(validation, "CODE_VERSION", CODE_VERSION)
+    tasks.check_pairs()
+    assert pair.verdicts.first().checked_at == checked_at, "once an upgrade"
 
 
 def test_a_projects_own_rules_are_used(project):

@@ -1,12 +1,20 @@
 """Pairs that other pairs speak about: near-same prompts, opposite preferences."""
 
+import random
+from contextlib import suppress
+
 import pytest
-from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from annotation import checking, neighbours
 from annotation.checking import check_pair, check_waiting
+from annotation.deciding import supersede
+from annotation.errors import NothingToDo, PairsChanged
 from annotation.freezing import freeze_pairs
-from annotation.models import PreferencePair, PromptBand
+from annotation.judging import undo
+from annotation.models import PreferencePair, PromptBand, Role
+from annotation.reviewing import let_through, repair, take_back
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -15,6 +23,7 @@ from tests.factories import (
     make_pair,
     make_project,
     make_prompt,
+    make_user,
 )
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
@@ -36,6 +45,16 @@ def unchecked(prompt, chosen=GOOD, rejected=OTHER):
 
 def states(*pairs):
     return [PreferencePair.objects.get(pk=pair.pk).state for pair in pairs]
+
+
+def settle():
+    while check_waiting():
+        pass
+
+
+@pytest.fixture
+def rita(project):
+    return make_user("rita", project=project, role=Role.REVIEWER)
 
 
 @pytest.fixture
@@ -90,7 +109,7 @@ def test_a_near_duplicate_returns_when_the_first_pair_no_longer_stands(
     again = unchecked(make_prompt(QUESTION + "?", project=project))
     check_waiting()
     assert states(again) == ["rejected"]
-    PreferencePair.objects.filter(pk=first.pk).update(superseded_at=timezone.now())
+    supersede(first.decision)
 
     assert check_waiting() == 1
     assert states(again) == ["accepted"]
@@ -102,6 +121,98 @@ def test_pairs_rejected_otherwise_do_not_stand_in_the_way(project, near_on):
     again = unchecked(make_prompt(QUESTION + "?", project=project))
     check_waiting()
     assert states(first, again) == ["rejected", "accepted"]
+
+
+@pytest.mark.parametrize("order", ["as they came", "backwards", "by chance"])
+@pytest.mark.parametrize("count", [15, 30, 60])
+def test_however_many_prompts_are_alike_one_pair_stays(project, near_on, count, order):
+    """More than are compared letter by letter: rejected ones hide none that stays."""
+    pairs = [
+        unchecked(make_prompt(QUESTION + "!" * n, project=project))
+        for n in range(count)
+    ]
+    if order == "backwards":
+        pairs.reverse()
+    elif order == "by chance":
+        random.Random(count).shuffle(pairs)
+    for pair in pairs:
+        check_pair(pair)
+    settle()
+    first, *others = sorted(pairs, key=lambda pair: pair.pk)
+    assert states(first, *others) == ["accepted", *["rejected"] * (count - 1)]
+
+
+def test_a_pair_let_through_later_keeps_those_away_that_came_after_it(
+    project, near_on, rita
+):
+    first = unchecked(make_prompt(QUESTION, project=project), chosen="Too short.")
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    settle()
+    let_through(first, rita, "fine")
+    with pytest.raises(PairsChanged):
+        freeze_pairs(project, [again])
+    settle()
+    assert states(first, again) == ["accepted", "rejected"]
+    take_back(first, rita)
+    settle()
+    assert states(first, again) == ["rejected", "accepted"]
+
+
+def test_a_contradiction_undone_gives_the_first_pair_its_place_back(project, near_on):
+    first = unchecked(make_prompt(QUESTION, project=project))
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    against = unchecked(first.prompt, chosen=OTHER, rejected=GOOD)
+    settle()
+    assert states(first, again, against) == ["rejected", "accepted", "rejected"]
+    supersede(against.decision)
+    settle()
+    assert states(first, again) == ["accepted", "rejected"]
+
+
+def test_what_a_round_has_stays_whoever_comes_back(project, near_on, rita):
+    first = unchecked(make_prompt(QUESTION, project=project), chosen="Too short.")
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    settle()
+    freeze_pairs(project, [again])
+    let_through(first, rita, "fine")
+    assert check_waiting() == 0
+    assert states(first, again) == ["accepted", "accepted"]
+
+
+def test_a_repaired_pair_has_the_place_of_the_one_it_repairs(project, near_on, rita):
+    first = unchecked(make_prompt(QUESTION, project=project))
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    settle()
+    made = repair(first, rita, chosen=GOOD + " Typo mended.", rejected=OTHER)
+    assert states(again) == ["rejected"], "not even for a moment"
+    settle()
+    twice = repair(made, rita, chosen=GOOD + " And more.", rejected=OTHER)
+    settle()
+    assert states(twice, again) == ["accepted", "rejected"]
+    again.refresh_from_db()
+    assert (twice.place, again.near_pair) == (first.pk, twice)
+    short = repair(twice, rita, chosen="Too short.", rejected=OTHER)
+    settle()
+    assert states(short, again) == ["rejected", "accepted"]
+
+
+def test_a_first_pair_that_cannot_be_checked_any_more_keeps_no_other_away(
+    project, near_on, monkeypatch
+):
+    first = unchecked(make_prompt(QUESTION, project=project))
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    settle()
+    facts_of = checking.facts_of
+
+    def broken(pair, *args):
+        if pair == first:
+            raise KeyError("role")
+        return facts_of(pair, *args)
+
+    monkeypatch.setattr(checking, "facts_of", broken)
+    checking.check_again(project)
+    settle()
+    assert states(first, again) == ["unchecked", "accepted"]
 
 
 def test_looking_costs_the_same_however_many_prompts_are_alike(
@@ -175,17 +286,106 @@ def test_a_majority_stays_and_turns_with_a_later_pair(project):
     prompt = make_prompt(project=project)
     one, two = unchecked(prompt), unchecked(prompt)
     against = unchecked(prompt, chosen=OTHER, rejected=GOOD)
-    while check_waiting():
-        pass
+    settle()
     assert states(one, two, against) == ["accepted", "accepted", "rejected"]
     more = unchecked(prompt, chosen=OTHER, rejected=GOOD)
-    while check_waiting():
-        pass
+    settle()
     assert set(states(one, two, against, more)) == {"rejected"}
-    PreferencePair.objects.filter(pk=one.pk).update(superseded_at=timezone.now())
-    while check_waiting():
-        pass
+    supersede(one.decision)
+    settle()
     assert states(two, against, more) == ["rejected", "accepted", "accepted"]
+
+
+def test_a_majority_that_is_undone_is_none(project):
+    """Two against one: one of the two is taken back, and as many stand on each side."""
+    prompt = make_prompt(project=project)
+    one, two = unchecked(prompt), unchecked(prompt)
+    against = unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    settle()
+    undo(one.decision.comparison.judgments.get())
+    with pytest.raises(PairsChanged):
+        freeze_pairs(project, [two])
+    settle()
+    assert states(two, against) == ["rejected", "rejected"]
+
+
+def test_a_majority_that_is_repaired_is_none(project, rita):
+    prompt = make_prompt(project=project)
+    one, two = unchecked(prompt), unchecked(prompt)
+    against = unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    settle()
+    made = repair(one, rita, chosen=GOOD + " And more, said well.", rejected=OTHER)
+    settle()
+    assert states(made, two, against) == ["accepted", "rejected", "rejected"]
+
+
+def test_a_pair_that_leaves_reopens_none_whose_verdict_stays_true(project):
+    prompt = make_prompt(project=project)
+    one, two, three = (unchecked(prompt) for _ in range(3))
+    against = unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    settle()
+    supersede(one.decision)
+    assert check_waiting() == 0
+    assert states(two, three, against) == ["accepted", "accepted", "rejected"]
+
+
+def test_nothing_to_do_costs_two_looks_however_many_pairs_contradict(
+    project, django_assert_num_queries
+):
+    for _ in range(3):
+        prompt = make_prompt(project=project)
+        unchecked(prompt), unchecked(prompt, chosen=OTHER, rejected=GOOD)
+    settle()
+    with django_assert_num_queries(2) as looked:
+        assert check_waiting() == 0
+    assert not any("ruleverdict" in query["sql"] for query in looked)
+
+
+CHANGES = ["undo", "repair", "let through", "take back", "add", "add", "check"]
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=st.integers(0, 2**32))
+def test_what_stands_hangs_on_the_pairs_and_not_on_the_order_of_checks(db, seed):
+    """Pairs come, go, are repaired and let through at random; what comes of that is what
+    comes of asking every pair anew, in any order."""
+    chance = random.Random(seed)
+    project = make_project(settings={"rules": {"near_duplicate": {"on": True}}})
+    rita = make_user(project=project, role=Role.REVIEWER)
+    prompts = [make_prompt(QUESTION + "!" * n, project=project) for n in range(4)]
+    standing = project.pairs.filter(superseded_at=None)
+    for _ in range(14):
+        change = chance.choice(CHANGES)
+        found = list(standing.order_by("pk"))
+        pair = chance.choice(found) if found else None
+        with suppress(NothingToDo):
+            if pair is None or change == "add":
+                texts = [GOOD, OTHER, "Too short."]
+                unchecked(chance.choice(prompts), *chance.sample(texts, 2))
+            elif change == "undo":
+                supersede(pair.decision)
+            elif change == "repair":
+                text = f"{GOOD} Mended {chance.random()}."
+                repair(pair, rita, chosen=text, rejected=OTHER)
+            elif change == "let through":
+                let_through(pair, rita, "fine")
+            elif change == "take back":
+                take_back(pair, rita)
+            else:
+                check_waiting(most=chance.randrange(3))
+    settle()
+    now = list(standing.order_by("pk").values_list("pk", "state"))
+    pairs = list(standing)
+    standing.update(is_due=True)
+    chance.shuffle(pairs)
+    for pair in pairs:
+        check_pair(pair)
+    settle()
+    assert list(standing.order_by("pk").values_list("pk", "state")) == now
 
 
 def test_a_pair_of_the_same_text_twice_does_not_contradict_itself(project):
@@ -204,8 +404,7 @@ def test_a_frozen_pair_keeps_its_state_and_the_new_one_is_lost(project):
     check_waiting()
     freeze_pairs(project, [frozen])
     other = unchecked(prompt, chosen=OTHER, rejected=GOOD)
-    while check_waiting():
-        pass
+    settle()
     assert states(frozen, other) == ["accepted", "rejected"]
 
 

@@ -127,6 +127,29 @@ def test_a_wrong_rule_is_422_named_at_its_field_and_nothing_is_saved(
     assert "rules" not in project.settings
 
 
+def test_a_number_out_of_its_range_is_told_the_range_written_out(
+    client, project, preview_url
+):
+    data = filled_in(project, rules__max_length__max_tokens="9999999")
+    assert "from 1 to 1000000." in html(client.post(preview_url, data, **HTMX))
+    data = filled_in(project, rules__similarity__max_ratio="2")
+    assert "from 0 to 1." in html(client.post(preview_url, data, **HTMX))
+
+
+def test_the_preview_says_what_it_cannot_know(client, project, preview_url):
+    pair = checked(project)
+    pair.verdicts.filter(rule="max_length").update(
+        result="could_not_check", reason="the tokens could not be counted"
+    )
+    plain = html(client.post(preview_url, filled_in(project), **HTMX))
+    assert "The tokens of 1 pair are not counted yet" in plain
+    assert "Of what is known now" in plain and "Near duplicates are" not in plain
+    data = filled_in(project, rules__near_duplicate__on="on")
+    assert "Near duplicates are foretold" in html(
+        client.post(preview_url, data, **HTMX)
+    )
+
+
 def test_the_preview_names_the_pairs_that_would_be_lost(client, project, preview_url):
     pair = checked(project, question="Why does water boil early?")
     data = filled_in(project, rules__chosen_width__min_columns="100")

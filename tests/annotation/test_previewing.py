@@ -154,6 +154,40 @@ def test_a_preview_costs_the_same_however_many_pairs(
         check_waiting()
 
 
+def test_pairs_whose_tokens_are_not_counted_yet_are_said(project, monkeypatch):
+    """Imported ones: no policy sampled them, and the rule was off when they were checked.
+    Of the three, one was counted since."""
+    update_project(project, settings={"rules": {"max_length": {"on": False}}})
+    prompt = make_prompt(project=project)
+    for text in ("x" * 60, "y" * 60, "z" * 60):
+        answers = [
+            make_completion(text, prompt=prompt, source="imported")
+            for text in (text, OTHER)
+        ]
+        PreferencePair.objects.create(
+            **{"project": project, "prompt": prompt, "kind": "imported"},
+            **{"chosen": answers[0], "rejected": answers[1]},
+        )
+    settle()
+    counted = project.pairs.first()
+    counted.verdicts.create(rule="max_length", result="pass", measured=5)
+    on = {"max_length": {"on": True, "max_tokens": 1024}}
+    found = preview(project, on)
+    assert (found.accepted_then, found.uncounted) == (3, 2)
+    assert preview(project, {}).uncounted == 0
+
+    monkeypatch.setattr("inference.services.count_tokens", lambda messages: 5000)
+    update_project(project, settings={"rules": on})
+    settle()
+    assert project.pairs.filter(state="rejected").count() == 3
+    assert preview(project, {}).uncounted == 0
+
+
+def test_that_near_duplicates_may_come_otherwise_is_said_where_they_are_asked(project):
+    assert not preview(project, {}).is_near_asked
+    assert preview(project, {"near_duplicate": {"on": True}}).is_near_asked
+
+
 TEXTS = [
     "Short one.",
     "Put the eggs into boiling water for six minutes, then rinse them cold.",

@@ -12,11 +12,11 @@ from django.urls import reverse
 from annotation import checking
 from annotation.checking import check_again, check_pair, check_waiting
 from annotation.dataset_card import card
+from annotation.deciding import supersede
 from annotation.errors import NothingToDo, PairsChanged
 from annotation.export_filters import Wanted
 from annotation.freezing import freeze_pairs
 from annotation.models import PreferencePair, Prompt, Role, RuleVerdict
-from annotation.neighbours import reopen_stale
 from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.queries import funnel
@@ -277,13 +277,16 @@ def test_saved_rules_and_a_check_that_reopens_another_pair_do_not_lock_each_othe
 
 
 @pytest.mark.django_db(transaction=True)
-def test_pairs_that_lost_their_objection_and_such_a_check_do_not_either(db):
-    project, older, newer = two_of_one_prompt("rejected")
+def test_a_decision_that_ends_and_such_a_check_do_not_either(db):
+    """It reopens both pairs, which lost to the one that it takes back."""
+    _project, older, newer = two_of_one_prompt("rejected")
     for pair in (older, newer):
-        # It named a pair that no longer stands, and none stands for it here.
-        RuleVerdict.objects.create(pair=pair, rule="near_duplicate", result="reject")
+        RuleVerdict.objects.create(pair=pair, rule="contradiction", result="reject")
+        PreferencePair.objects.filter(pk=pair.pk).update(chosen_hash=1, rejected_hash=2)
+    comparison = make_comparison(prompt=older.prompt)
+    gone = make_pair(comparison=comparison, chosen_hash=2, rejected_hash=1)
     with meanwhile(a_check_of(newer, older)):
-        reopen_stale()
+        supersede(gone.decision)
     assert now([older, newer]) == [("unchecked", False), ("unchecked", False)]
 
 

@@ -1,6 +1,9 @@
 """A reviewer lets pairs through and repairs them; both leave a trace."""
 
+from importlib import import_module
+
 import pytest
+from django.apps import apps
 from django.utils import timezone
 
 from annotation.checking import check_again, check_pair, check_waiting
@@ -9,6 +12,7 @@ from annotation.exporting import rows
 from annotation.freezing import freeze_pairs
 from annotation.judging import undo
 from annotation.models import LetThrough, PreferencePair, Role
+from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.queries import funnel, rule_counts, sound_pairs
 from annotation.reviewing import let_through, repair, take_back
@@ -154,6 +158,60 @@ def test_what_could_not_be_checked_can_be_let_through_where_it_blocks(
     assert state(pair) == "rejected"
     assert let_through(pair, rita, "I looked.").rules == ["identity"]
     assert state(pair) == "accepted"
+
+
+def test_what_could_not_be_checked_and_was_let_through_may_still_be_rejected(
+    project, rita, monkeypatch
+):
+    """The reviewer has seen that nobody could count, not that it is far too long."""
+
+    def fits(result, reason):
+        said = RuleResult(result, reason)
+        monkeypatch.setitem(RULES, "max_length", lambda facts, params: said)
+        check_again(project)
+        check_waiting()
+
+    project.settings = {"accept_unchecked": False}
+    project.save()
+    pair = checked(project)
+    fits("could_not_check", "the tokens could not be counted")
+    let_through(pair, rita, "The server was down.")
+    fits("could_not_check", "the tokens could not be counted")
+    assert state(pair) == "accepted"
+    assert preview(project, {}).accepted_then == 1
+    fits("reject", "1000000 tokens with the prompt, more than 1024")
+    assert state(pair) == "rejected"
+    assert preview(project, {}).accepted_then == 0
+    assert not pair.verdicts.filter(is_let_through=True).exists()
+    let_through(pair, rita, "Long is what was asked for.")
+    fits("reject", "1000000 tokens with the prompt, more than 99")
+    assert state(pair) == "accepted"
+
+
+def test_another_kind_of_reason_of_the_same_rule_still_counts(project, rita):
+    """An e-mail address was let through; a card number is no e-mail address."""
+    text = "Write to mara@tiebreak.de and pay with 4539 5787 6362 1486, as you like it."
+    kinds = {"emails": True, "cards": False}
+    update_project(project, settings={"rules": {"personal_data": kinds}})
+    pair = checked(project, text)
+    assert let_through(pair, rita, "Hers, she said.").rules == ["personal_data"]
+    kinds = {"emails": True, "cards": True}
+    update_project(project, settings={"rules": {"personal_data": kinds}})
+    check_waiting()
+    assert state(pair) == "rejected"
+    assert "card number" in pair.verdicts.get(rule="personal_data").reason
+
+
+def test_what_was_seen_is_kept_of_words_from_before_that(project, rita):
+    pair = checked(project, SHORT, "No.")
+    word = let_through(pair, rita, "Fine.")
+    kept = word.seen
+    assert set(kept) == {"chosen_width", "rejected_width"}
+    LetThrough.objects.update(seen={})
+    migration = import_module("annotation.migrations.0018_let_through_seen")
+    migration.keep_what_was_seen(apps, None)
+    word.refresh_from_db()
+    assert word.seen == kept
 
 
 def test_a_rule_that_breaks_is_counted_and_rejects_nothing(project, monkeypatch):

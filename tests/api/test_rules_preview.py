@@ -39,6 +39,7 @@ def test_a_manager_sees_what_other_rules_would_cost(mona, project, pair):
         "looked_at": 1,
         "all": 1,
         "waiting": 0,
+        "uncounted": 0,
         "accepted_now": 1,
         "accepted_then": 0,
         "more": 1,

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotation', '0015_lease_ahead'),
+        ('annotation', '0018_long_skip_reasons'),
     ]
 
     operations = [

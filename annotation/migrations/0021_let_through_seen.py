@@ -16,7 +16,7 @@ def keep_what_was_seen(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotation', '0017_rules_code'),
+        ('annotation', '0020_rules_code'),
     ]
 
     operations = [

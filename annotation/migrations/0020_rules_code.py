@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotation', '0016_pairs_place'),
+        ('annotation', '0019_pairs_place'),
     ]
 
     operations = [

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from annotation.models import Project
 from inference import services as inference
 from inference.queries import stopped_on_purpose
-from training import attempts, promotion, publishing
+from training import attempts, promotion, publishing, runfolder
 from training.errors import StaleRound
 from training.models import TrainingRound
 from training.rounds import nudge
@@ -30,13 +30,14 @@ DEPLOY_AGAIN_AFTER = timedelta(seconds=20)
 
 
 def reconcile() -> dict[str, int]:
-    """What was done: {"requeued", "finished", "nudged", "deployed", "vllm": n}."""
+    """What was done: {"requeued", "finished", "nudged", …: n}, by step."""
     steps = {
         "requeued": requeue_lost,
         "finished": finish_publishing,
         "nudged": nudge_waiting,
         "deployed": deploy_candidates,
         "vllm": start_vllm_again,
+        "swept": runfolder.sweep_making,
     }
     done = {}
     for name, step in steps.items():

@@ -21,7 +21,8 @@ from training.running import run_round, vllm_reason
 
 pytestmark = pytest.mark.django_db
 
-NOTHING = dict.fromkeys(("requeued", "finished", "nudged", "deployed", "vllm"), 0)
+STEPS = ("requeued", "finished", "nudged", "deployed", "vllm", "swept")
+NOTHING = dict.fromkeys(STEPS, 0)
 
 
 def ago(seconds):

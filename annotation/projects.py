@@ -18,6 +18,8 @@ from annotation.nudging import send
 from inference import services as inference
 
 MAX_GUIDELINES = 100_000
+RESERVED = "new"
+"""The page that makes a project has the address a project of this slug would have."""
 
 
 def create_project(
@@ -163,10 +165,14 @@ def _slugs(name: str, slug: str):
                 "slug",
                 _("A slug has up to 80 lower-case letters, digits and hyphens."),
             )
+        if slug == RESERVED:
+            raise SettingsError(
+                "slug", _("“new” is the address of a page; choose another slug.")
+            )
         yield slug
         return
     made = slugify(name)[:70].strip("-")
-    if made:
+    if made and made != RESERVED:
         yield made
     for _attempt in range(5):
         yield f"{made or 'project'}-{uuid.uuid4().hex[:6]}"

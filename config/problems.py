@@ -34,14 +34,30 @@ RETRY_SECONDS = 2
 
 def document(status: int, detail: str, code: str = "", **more: Any) -> dict[str, Any]:
     """The problem as JSON: type, title, status, detail, code and what else is known."""
-    return {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code or HTTPStatus(status).name.lower(),
-        **{key: value for key, value in more.items() if value is not None},
-    }
+    return _encodable(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            "code": code or HTTPStatus(status).name.lower(),
+            **{key: value for key, value in more.items() if value is not None},
+        }
+    )
+
+
+def _encodable(value: Any) -> Any:
+    """Half a surrogate, which JSON can escape and UTF-8 cannot hold, as its escape.
+
+    A problem names what was sent, and what was sent may be anything.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    return value
 
 
 def problem(

@@ -32,6 +32,8 @@ class Policy(models.Model):
     rejected_reason = models.TextField(blank=True)
     """Why its files or its canary were refused; a rejected policy never serves."""
     created_at = models.DateTimeField(auto_now_add=True)
+    staged_at = models.DateTimeField(null=True, blank=True, editable=False)
+    """When it was last being loaded and checked to serve."""
 
     class Meta:
         verbose_name_plural = "policies"

@@ -6,6 +6,7 @@ where it did at the start. Whatever goes wrong before leaves the old policy serv
 What becomes of comparisons of the old policy is annotation's.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.db.models import Max
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from inference.adapters import FILES, Adapter, files_sha256, validate_adapter
@@ -151,8 +153,10 @@ def _fsync_folder(folder: Path) -> None:
 def _sweep_staging() -> None:
     """Remove what a crash left more than a day ago."""
     for folder in settings.POLICIES_DIR.glob(f"{STAGING}*"):
-        if folder.stat().st_mtime < time.time() - 24 * 3600:
-            shutil.rmtree(folder, ignore_errors=True)
+        # Another publisher, or its own one, may just have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if folder.stat().st_mtime < time.time() - 24 * 3600:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- Promoting and rolling back --------------------------------------------------------
@@ -221,28 +225,26 @@ def rollback_target(channel: Channel) -> Policy | None:
 
 
 def _before(channel: Channel) -> Policy:
-    """What `channel.serving` replaced when it was last deployed (not rolled back to)."""
-    policy = channel.serving
-    seen = {policy.pk}
-    while True:
-        flip = (
-            Deployment.objects.filter(channel=channel, policy=policy, is_rollback=False)
-            .select_related("previous")
-            .first()
-        )
-        if flip is None or flip.previous is None:
-            raise DeployRefused(
-                _("There is nothing to roll back to: the first policy serves.")
-            )
-        policy = flip.previous
-        if not policy.rejected_reason:
+    """What serves again once the last deployment that stands is taken back.
+
+    The channel's flips are replayed as a stack: a deployment lays what it replaced on
+    it, a rollback takes it off again, with the rejected ones that it passed over.
+    """
+    stack: list[Policy] = []
+    flips = Deployment.objects.filter(channel=channel).select_related(
+        "policy", "previous"
+    )
+    for flip in flips.order_by("id"):
+        if not flip.is_rollback:
+            if flip.previous is not None:
+                stack.append(flip.previous)
+        elif flip.policy in stack:
+            while stack.pop() != flip.policy:
+                pass
+    while stack:
+        if (policy := stack.pop()) != channel.serving and not policy.rejected_reason:
             return policy
-        if policy.pk in seen:
-            # Rejected policies that replaced each other: nothing lies before them.
-            raise DeployRefused(
-                _("There is nothing to roll back to: the first policy serves.")
-            )
-        seen.add(policy.pk)
+    raise DeployRefused(_("There is nothing to roll back to: the first policy serves."))
 
 
 def _ready_servers(policy: Policy) -> list[Replica]:
@@ -275,8 +277,14 @@ def _check_files(policy: Policy) -> None:
     try:
         digest = files_sha256(policy.adapter_path)
     except OSError as error:
-        raise AdapterRefused(
-            _("Its files are gone: %(error)s") % {"error": error}
+        if isinstance(error, FileNotFoundError) and settings.POLICIES_DIR.is_dir():
+            raise AdapterRefused(
+                _("Its files are gone: %(error)s") % {"error": error}
+            ) from error
+        # A disk that is not mounted, too many open files: it may pass.
+        raise DeployRefused(
+            _("The files of %(policy)s cannot be read now: %(error)s")
+            % {"policy": policy.name, "error": error}
         ) from error
     if digest != policy.adapter_sha256:
         raise AdapterRefused(_("Its files have changed since it was registered."))
@@ -284,6 +292,8 @@ def _check_files(policy: Policy) -> None:
 
 def _stage(policy: Policy, servers: list[Replica]) -> None:
     """Load and check the policy on every server, or on none. A base is there always."""
+    # Until it serves, the keepers would unload one that last served long ago.
+    Policy.objects.filter(pk=policy.pk).update(staged_at=timezone.now())
     staged: list[Replica] = []
     try:
         for replica in servers if not policy.is_base else []:

@@ -1,6 +1,6 @@
 """Keeps vLLM in the state wanted in the database, until it is told to end.
 
-One loop in one thread: look, act, write down what is (the Replica row is what everybody
+One loop for each server: look, act, write down what is (the Replica row is what everybody
 else reads). Without VLLM_URLS it also runs the server; with it, servers are only
 watched and given their adapters back. How a server is started is in server.py, what
 makes it ready in tending.py.
@@ -9,10 +9,11 @@ makes it ready in tending.py.
 import contextlib
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 from django.db.utils import Error as DatabaseFailure
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -260,19 +261,37 @@ class Supervisor:
 
 
 def supervise(base: Policy, stop: StopRequest) -> None:
-    """Watch every server in use until told to stop; then end what was started."""
+    """Watch every server in use until told to stop; then end what was started.
+
+    Each has a thread, so that one that hangs makes no other's heartbeat late. The first
+    is this one: vLLM dies with the thread that started it (vllm_process.py).
+    """
     is_managed = not settings.VLLM_URLS
     supervisors = [Supervisor(url, base, is_managed, stop) for url in replica_urls()]
+    first, *others = supervisors
     try:
-        while not stop.count:
-            time.sleep(LOOK_EVERY)
-            close_old_connections()
-            for supervisor in supervisors:
-                try:
-                    supervisor.look()
-                except DatabaseFailure as error:
-                    logger.error("The database does not answer (%s); going on", error)
+        with ThreadPoolExecutor(max_workers=len(supervisors)) as pool:
+            watched = [pool.submit(_watch, other, stop) for other in others]
+            _watch(first, stop)
+        for one in watched:
+            one.result()
     finally:
         for supervisor in supervisors:
             with contextlib.suppress(DatabaseFailure):
                 supervisor.close()
+
+
+def _watch(supervisor: Supervisor, stop: StopRequest) -> None:
+    try:
+        while not stop.count:
+            time.sleep(LOOK_EVERY)
+            close_old_connections()
+            try:
+                supervisor.look()
+            except DatabaseFailure as error:
+                logger.error("The database does not answer (%s); going on", error)
+    except BaseException:
+        stop()  # A fault of ours ends all of them, and run_vllm is started again.
+        raise
+    finally:
+        connections.close_all()  # This thread's own.

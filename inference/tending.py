@@ -121,11 +121,12 @@ def _restore(
 
 
 def _out_of_use(names: set[str]) -> list[Policy]:
-    """Those that served once and have not been flipped to or from lately.
+    """Those that served once and have not been staged, or flipped to or from, lately.
 
     A candidate is never among them: it may be in the middle of its promotion.
     """
-    recently = Deployment.objects.filter(at__gt=timezone.now() - GRACE)
+    since = timezone.now() - GRACE
+    recently = Deployment.objects.filter(at__gt=since)
     recent_ids = {
         pk
         for ids in recently.values_list("policy_id", "previous_id")
@@ -133,6 +134,7 @@ def _out_of_use(names: set[str]) -> list[Policy]:
         if pk
     }
     found = Policy.objects.filter(name__in=names, number__gt=0)
+    found = found.filter(Q(staged_at=None) | Q(staged_at__lte=since))
     served = found.filter(deployments__isnull=False).distinct()
     return [policy for policy in served if policy.pk not in recent_ids]
 

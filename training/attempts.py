@@ -9,7 +9,7 @@ import socket
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -64,25 +64,30 @@ def heartbeat(training_round: TrainingRound, **changes: object) -> bool:
 
 
 def give_back(
-    training_round: TrainingRound, reason: str, *, is_lost: bool
+    training_round: TrainingRound,
+    reason: str,
+    *,
+    is_lost: bool,
+    only_if: Q | None = None,
 ) -> TrainingRound:
     """End an attempt that was cut short: queue the round again under a new epoch.
 
     A lost attempt counts towards ROUND_ATTEMPTS, at which the round fails with
     `reason`; one that was asked to stop does not. Where a cancel was asked for, the
-    round ends cancelled instead. Raises StaleRound.
+    round ends cancelled instead. Raises StaleRound, also where the row does not fulfil
+    `only_if` at the moment of the write.
     """
+    # Publishing, its adapter is whole. Training again could make a second policy.
+    only_if = Q(state__in=[State.PREPARING, State.TRAINING]) & (only_if or Q())
     fresh = TrainingRound.objects.get(pk=training_round.pk)
-    if fresh.state == State.PUBLISHING:
-        # Its adapter is whole. Training again could make a second policy.
-        raise StaleRound(f"round {fresh.pk} publishes: reconcile finishes it")
     if fresh.cancel_requested:
-        return cancelled(training_round, reason)
+        return cancelled(training_round, reason, only_if=only_if)
     if is_lost and fresh.attempts >= settings.ROUND_ATTEMPTS:
         return failed(
             training_round,
             _("%(reason)s This was attempt %(number)d, the last one made by itself.")
             % {"reason": reason, "number": fresh.attempts},
+            only_if=only_if,
         )
     count = F("attempts") if is_lost else Greatest(F("attempts") - 1, 0)
     return move(
@@ -90,7 +95,7 @@ def give_back(
         State.QUEUED,
         at_epoch=training_round.epoch,
         detail=reason,
-        sources=SUPERVISED,
+        only_if=only_if,
         epoch=F("epoch") + 1,
         attempts=count,
         owner="",
@@ -100,24 +105,47 @@ def give_back(
     )
 
 
-def failed(training_round: TrainingRound, reason: str) -> TrainingRound:
+def failed(
+    training_round: TrainingRound, reason: str, *, only_if: Q | None = None
+) -> TrainingRound:
     """End the round with a reason a manager understands. Raises StaleRound."""
     return move(
         training_round,
         State.FAILED,
         at_epoch=training_round.epoch,
         detail=reason,
+        only_if=only_if,
         error=reason,
     )
 
 
-def cancelled(training_round: TrainingRound, detail: str = "") -> TrainingRound:
+def cancelled(
+    training_round: TrainingRound, detail: str = "", *, only_if: Q | None = None
+) -> TrainingRound:
     """End the round as a manager asked. Raises StaleRound."""
     return move(
-        training_round, State.CANCELLED, at_epoch=training_round.epoch, detail=detail
+        training_round,
+        State.CANCELLED,
+        at_epoch=training_round.epoch,
+        detail=detail,
+        only_if=only_if,
     )
 
 
 def lost_before() -> timezone.datetime:
     """Heartbeats older than this belong to a supervisor that is gone."""
     return timezone.now() - timedelta(seconds=settings.ROUND_HEARTBEAT_LIMIT)
+
+
+def without_supervisor() -> Q:
+    """Of rounds whose supervisor is gone.
+
+    A heartbeat of the future is nobody's either: the clock was set back since, and a
+    supervisor that lives beats by the new one.
+    """
+    future = timezone.now() + timedelta(seconds=settings.ROUND_HEARTBEAT_LIMIT)
+    return (
+        Q(heartbeat_at=None)
+        | Q(heartbeat_at__lt=lost_before())
+        | Q(heartbeat_at__gt=future)
+    )

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from annotation.models import Project
 from inference import services as inference
 from inference.queries import stopped_on_purpose
-from training import attempts, promotion, publishing
+from training import attempts, promotion, publishing, runfolder
 from training.errors import StaleRound
 from training.models import TrainingRound
 from training.rounds import nudge
@@ -30,13 +30,14 @@ DEPLOY_AGAIN_AFTER = timedelta(seconds=20)
 
 
 def reconcile() -> dict[str, int]:
-    """What was done: {"requeued", "finished", "nudged", "deployed", "vllm": n}."""
+    """What was done: {"requeued", "finished", "nudged", …: n}, by step."""
     steps = {
         "requeued": requeue_lost,
         "finished": finish_publishing,
         "nudged": nudge_waiting,
         "deployed": deploy_candidates,
         "vllm": start_vllm_again,
+        "swept": runfolder.sweep_making,
     }
     done = {}
     for name, step in steps.items():
@@ -51,9 +52,9 @@ def reconcile() -> dict[str, int]:
 
 def requeue_lost() -> int:
     """Attempts without a heartbeat: queued again, cancelled as asked, or failed."""
+    gone = attempts.without_supervisor()
     lost = TrainingRound.objects.filter(
-        Q(heartbeat_at=None) | Q(heartbeat_at__lt=attempts.lost_before()),
-        state__in=[State.PREPARING, State.TRAINING],
+        gone, state__in=[State.PREPARING, State.TRAINING]
     )
     done = 0
     for training_round in lost:
@@ -63,6 +64,7 @@ def requeue_lost() -> int:
                 _("The worker of this attempt is gone (%(owner)s).")
                 % {"owner": training_round.owner},
                 is_lost=True,
+                only_if=gone,
             )
             done += 1
         except StaleRound:
@@ -72,15 +74,11 @@ def requeue_lost() -> int:
 
 def finish_publishing() -> int:
     """Rounds whose publisher died: their adapter is whole, so finish it here."""
-    left = TrainingRound.objects.filter(
-        Q(heartbeat_at=None) | Q(heartbeat_at__lt=attempts.lost_before()),
-        state=State.PUBLISHING,
-    )
+    gone = attempts.without_supervisor()
+    left = TrainingRound.objects.filter(gone, state=State.PUBLISHING)
     done = 0
     for training_round in left:
-        taken = TrainingRound.objects.filter(
-            pk=training_round.pk, state=State.PUBLISHING, epoch=training_round.epoch
-        ).update(
+        taken = left.filter(pk=training_round.pk, epoch=training_round.epoch).update(
             epoch=F("epoch") + 1,
             attempts=F("attempts") + 1,
             owner=attempts.me(),
@@ -148,8 +146,7 @@ def start_vllm_again() -> int:
     if settings.VLLM_WHILE_TRAINING != "stop" or stopped_on_purpose() != vllm_reason():
         return 0
     trains = TrainingRound.objects.filter(
-        state__in=[State.PREPARING, State.TRAINING],
-        heartbeat_at__gte=attempts.lost_before(),
+        ~attempts.without_supervisor(), state__in=[State.PREPARING, State.TRAINING]
     )
     if trains.exists():
         return 0

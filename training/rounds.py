@@ -5,7 +5,9 @@ makes it start sooner. Running it is in running.py. What is noted is noted in En
 whoever asks; pages tell it in the reader's language (annotation/retelling.py).
 """
 
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -48,7 +50,8 @@ def start_round(
 
     What is not given comes from the project's settings and the preset, see
     recipes.resolve. Raises RoundRefused: 422 with the funnel where there are too few
-    pairs or some are being checked again, 422 for a wrong choice or config, 409 while another round runs.
+    pairs or some are being checked again, 422 for a wrong choice or config, 409 while
+    another round runs or where the files can't be written.
     """
     recipe = recipes.resolve(
         project,
@@ -64,9 +67,12 @@ def start_round(
     chosen = recipes.choose_pairs(project, recipe)
     if len(chosen) < FEWEST_PAIRS:
         raise RoundRefused(_too_few(len(chosen), recipe.data), 422, funnel(project))
+    frozen = _write_files(project, recipe, [pk for pk, _replay in chosen])
     try:
         with transaction.atomic():
-            training_round = _create(project, by, recipe, chosen)
+            training_round = _create(project, by, recipe, chosen, frozen)
+    except OSError as error:
+        raise _not_written(error) from error
     except PairsChanged:
         raise RoundRefused(
             _("A pair was changed while the round was being made; start it again."), 409
@@ -75,7 +81,40 @@ def start_round(
         # Another start came between: the partial unique index let only one pass.
         _refuse_second(project)
         raise _came_between() from None
+    finally:
+        runfolder.discard(frozen.folder)  # It has the round's name by now, or none.
     return training_round
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """Both files of a round that is being made."""
+
+    folder: Path
+    sha256: str
+    held_out: int
+
+
+def _write_files(project: Project, recipe: recipes.Recipe, ids: list[int]) -> _Frozen:
+    """Before the round's transaction; what of it changes until then PairsChanged tells."""
+    held_out = list(held_out_pairs(project).order_by("pk").values_list("pk", flat=True))
+    system_prompt = project_settings.of(project).sampling.get("system_prompt", "")
+    try:
+        folder, digest = runfolder.write_frozen(
+            pair_rows(ids, recipe.start, system_prompt),
+            pair_rows(held_out, recipe.start, system_prompt),
+        )
+    except OSError as error:
+        raise _not_written(error) from error
+    return _Frozen(folder, digest, len(held_out))
+
+
+def _not_written(error: OSError) -> RoundRefused:
+    return RoundRefused(
+        _("The files of the round could not be written (%(why)s). Nothing was started.")
+        % {"why": error.strerror or error},
+        409,
+    )
 
 
 def _came_between() -> RoundRefused:
@@ -130,6 +169,7 @@ def _create(
     by: Any,
     recipe: recipes.Recipe,
     chosen: list[tuple[int, bool]],
+    frozen: _Frozen,
 ) -> TrainingRound:
     last = TrainingRound.objects.filter(project=project).aggregate(Max("number"))
     training_round = TrainingRound.objects.create(
@@ -142,21 +182,13 @@ def _create(
         config=recipe.config,
         created_by=by if by is not None and by.pk else None,
         nudged_at=timezone.now(),
+        pairs_sha256=frozen.sha256,
     )
-    ids = [pk for pk, _replay in chosen]
-    freeze_pairs(project, ids)
+    freeze_pairs(project, [pk for pk, _replay in chosen])
     RoundPair.objects.bulk_create(
         RoundPair(training_round=training_round, pair_id=pk, is_replay=is_replay)
         for pk, is_replay in chosen
     )
-    held_out = list(held_out_pairs(project).order_by("pk").values_list("pk", flat=True))
-    system_prompt = project_settings.of(project).sampling.get("system_prompt", "")
-    training_round.pairs_sha256 = runfolder.freeze_files(
-        training_round,
-        pair_rows(ids, recipe.start, system_prompt),
-        pair_rows(held_out, recipe.start, system_prompt),
-    )
-    training_round.save(update_fields=["pairs_sha256"])
     replayed = sum(is_replay for _pk, is_replay in chosen)
     note(
         training_round,
@@ -166,9 +198,10 @@ def _create(
         % {
             "pairs": len(chosen),
             "replayed": replayed,
-            "held_out": len(held_out),
+            "held_out": frozen.held_out,
         },
     )
+    runfolder.give_name(frozen.folder, training_round)
     nudge_on_commit(training_round)
     return training_round
 

@@ -2,16 +2,19 @@
 
     rounds/<id>/pairs.jsonl, held_out.jsonl      frozen when the round was made
     rounds/<id>/attempt-<epoch>/                 one attempt's run folder
+    rounds/.making-<token>/                      frozen files of a round without a row yet
 
 Leaves out the database; what the trainer writes is read in ingest.py.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,29 +26,61 @@ from training.dpo.files import fsync_path, sha256_of_file, write_json
 from training.models import TrainingRound
 
 PAIRS, HELD_OUT = "pairs.jsonl", "held_out.jsonl"
+MAKING = ".making-"
+MADE_WITHIN = 24 * 3600.0
+"""Seconds without a change after which nobody makes a round of such a folder."""
 
 
 class FrozenFileChanged(Exception):
     """pairs.jsonl is no longer what the round froze."""
 
 
-def freeze_files(
-    training_round: TrainingRound, pairs: Iterable[dict], held_out: Iterable[dict]
-) -> str:
-    """Write both files durably; the sha256 of pairs.jsonl.
+def write_frozen(pairs: Iterable[dict], held_out: Iterable[dict]) -> tuple[Path, str]:
+    """Both files, durably, in a folder of their own; it and the sha256 of pairs.jsonl.
 
-    Call it inside the transaction that makes the row: a crash before the commit
-    leaves a folder that nothing points at, which the next round of that id moves away.
+    Call it before the transaction that makes the row, which `give_name` ends: reading
+    and writing takes longer the more pairs there are, and SQLite has one writer. Raises
+    OSError, and leaves nothing then.
+    """
+    folder = settings.ROUNDS_DIR / f"{MAKING}{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True)
+        digest = _write_lines(folder / PAIRS, pairs)
+        _write_lines(folder / HELD_OUT, held_out)
+        fsync_path(folder)
+    except BaseException:
+        discard(folder)
+        raise
+    return folder, digest
+
+
+def give_name(made: Path, training_round: TrainingRound) -> None:
+    """Make `made` the round's folder, inside the transaction that makes its row.
+
+    A crash before the commit leaves a folder that nothing points at, which the next
+    round of that id moves away. Raises OSError.
     """
     folder = training_round.folder
     if folder.exists():
         folder.rename(folder.with_name(f"{folder.name}-orphan-{secrets.token_hex(4)}"))
-    folder.mkdir(parents=True)
-    digest = _write_lines(folder / PAIRS, pairs)
-    _write_lines(folder / HELD_OUT, held_out)
-    fsync_path(folder)
+    made.rename(folder)
     fsync_path(folder.parent)
-    return digest
+
+
+def discard(made: Path) -> None:
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def sweep_making() -> int:
+    """Remove what crashes left while rounds were being made; how many."""
+    done = 0
+    for folder in settings.ROUNDS_DIR.glob(f"{MAKING}*"):
+        # Another sweep, or the start that made it, may be quicker.
+        with contextlib.suppress(FileNotFoundError):
+            if folder.stat().st_mtime < time.time() - MADE_WITHIN:
+                discard(folder)
+                done += 1
+    return done
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> str:

@@ -85,7 +85,9 @@ def _attempt(training_round: TrainingRound) -> None:
 def _train(training_round: TrainingRound, lock: trainer.RoundLock) -> Ended:
     # Only now: an earlier trainer, just ended, may have left a newer checkpoint.
     folder = runfolder.prepare_attempt(training_round, training_round.epoch)
-    with _vllm_aside(training_round):
+    with _vllm_aside(training_round) as is_aside:
+        if not is_aside:
+            return Ended("stopped")
         move(training_round, State.TRAINING, at_epoch=training_round.epoch)
         process = trainer.start(folder, lock)
         try:
@@ -121,15 +123,17 @@ def _lock_round(training_round: TrainingRound) -> trainer.RoundLock | None:
 
 
 @contextmanager
-def _vllm_aside(training_round: TrainingRound) -> Iterator[None]:
-    """With VLLM_WHILE_TRAINING=stop the server is ended first and started after."""
+def _vllm_aside(training_round: TrainingRound) -> Iterator[bool]:
+    """With VLLM_WHILE_TRAINING=stop the server is ended first and started after.
+
+    False: the attempt was asked to stop, or the round to cancel, meanwhile.
+    """
     if settings.VLLM_WHILE_TRAINING != "stop":
-        yield
+        yield True
         return
     inference.set_wanted("stopped", vllm_reason())
     try:
-        _wait_for_vllm(training_round)
-        yield
+        yield _wait_for_vllm(training_round)
     finally:
         inference.set_wanted("running", "")
 
@@ -139,13 +143,15 @@ def vllm_reason() -> str:
     return _("A round trains; the model answers again afterwards.")
 
 
-def _wait_for_vllm(training_round: TrainingRound) -> None:
+def _wait_for_vllm(training_round: TrainingRound) -> bool:
     until = time.monotonic() + VLLM_STOPS_WITHIN
     while True:
         try:
             inference.wait_until("stopped", min(5.0, settings.ROUND_TICK * 5))
-            return
+            return True
         except InferenceError:
+            if shutdown.requested() or _cancel_requested(training_round):
+                return False
             if time.monotonic() > until:
                 raise
         beat(training_round)

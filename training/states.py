@@ -7,6 +7,7 @@ overtaken finds 0 rows and must leave. What a state means is done elsewhere.
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from training.errors import StaleRound
@@ -41,13 +42,15 @@ def move(
     at_epoch: int,
     detail: str = "",
     sources: list[str] | None = None,
+    only_if: Q | None = None,
     **changes: Any,
 ) -> TrainingRound:
     """Enter state `to` and record the event, both or neither; the row afresh.
 
     `at_epoch` is the epoch the caller owns (or has read); `changes` are more columns
-    of the same UPDATE; `sources` narrows the states it may come from. Raises StaleRound
-    where the row has another epoch or state, or is gone. A round that was asked to
+    of the same UPDATE; `sources` narrows the states it may come from, `only_if` is more
+    that must hold of the row as it is written. Raises StaleRound where the row has
+    another epoch or state, or is gone. A round that was asked to
     cancel is never published: what was acknowledged holds.
     """
     allowed = [s for s in SOURCES[to] if sources is None or s in sources]
@@ -56,7 +59,7 @@ def move(
         changes.setdefault("eta_seconds", None)
     with transaction.atomic():
         rows = TrainingRound.objects.filter(
-            pk=training_round.pk, state__in=allowed, epoch=at_epoch
+            only_if or Q(), pk=training_round.pk, state__in=allowed, epoch=at_epoch
         )
         if to == State.PUBLISHING:
             rows = rows.filter(cancel_requested=False)

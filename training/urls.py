@@ -18,5 +18,5 @@ urlpatterns = [
         name="deploy_base",
     ),
     path("projects/<slug:slug>/rollback/", policies.rollback, name="rollback"),
-    path("policies/<str:name>/deploy/", policies.deploy, name="deploy"),
+    path("policies/<slug:name>/deploy/", policies.deploy, name="deploy"),
 ]

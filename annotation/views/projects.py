@@ -18,6 +18,7 @@ from annotation.overview import other_base
 from annotation.pages import page, safe_html
 from annotation.retelling import retold
 from annotation.words import RULES, lost_words
+from inference.errors import InferenceError
 from inference.queries import readiness
 
 
@@ -108,6 +109,8 @@ def new_project(request: HttpRequest) -> HttpResponse:
             )
         except Refused as error:
             form.add_error(None, error.message)
+        except InferenceError as error:
+            form.add_error(None, str(error))  # The base is not on this machine.
         else:
             return redirect("prompts", made.slug)
     status = 422 if request.method == "POST" else 200

@@ -33,6 +33,7 @@ class Settings:
     model: str
     redis_url: str
     vllm_urls: str
+    vllm_port: int
 
     @property
     def address(self) -> str:
@@ -61,19 +62,24 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def read_settings(root: Path = ROOT) -> Settings:
-    """Raises Problem when PORT is no port."""
+    """Raises Problem when PORT or VLLM_PORT is no port."""
     values = {**read_env_file(root / ".env"), **os.environ}
-    port = values.get("PORT") or "8000"
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise Problem(f"PORT is {port!r}, and must be a number from 1 to 65535.")
     return Settings(
         data_dir=(root / (values.get("DATA_DIR") or "var")).resolve(),
         host=values.get("HOST") or "127.0.0.1",
-        port=int(port),
+        port=_port(values, "PORT", "8000"),
         model=values.get("MODEL", ""),
         redis_url=values.get("REDIS_URL", ""),
         vllm_urls=values.get("VLLM_URLS", ""),
+        vllm_port=_port(values, "VLLM_PORT", "8001"),
     )
+
+
+def _port(values: dict[str, str], name: str, default: str) -> int:
+    port = values.get(name) or default
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise Problem(f"{name} is {port!r}, and must be a number from 1 to 65535.")
+    return int(port)
 
 
 def _listening_inodes(port: int) -> set[str]:
@@ -101,8 +107,26 @@ def port_owner(port: int) -> str:
     return ""
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises Problem when nothing can listen on host:port."""
+def check_ports(settings: Settings) -> None:
+    """Raises Problem when the web server, or the vLLM started here, cannot listen."""
+    check_port(settings.host, settings.port)
+    if settings.vllm_urls:
+        return
+    if settings.vllm_port == settings.port:
+        raise Problem(
+            f"PORT and VLLM_PORT are both {settings.port}. The web server and vLLM need "
+            f"a port each: VLLM_PORT={_other(settings.port)} make run"
+        )
+    check_port("127.0.0.1", settings.vllm_port, "VLLM_PORT")
+
+
+def _other(port: int) -> int:
+    """To try instead. Not the next one: that of 8000 is vLLM's."""
+    return port + 10 if port + 10 < 65536 else port - 10
+
+
+def check_port(host: str, port: int, name: str = "PORT") -> None:
+    """Raises Problem when nothing can listen on host:port, the setting `name`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As gunicorn does: connections of an earlier run that linger are no obstacle.
@@ -114,12 +138,12 @@ def check_port(host: str, port: int) -> None:
                 owner = port_owner(port) or "another program"
                 raise Problem(
                     f"Port {port} is taken by {owner}. End it, or choose another port: "
-                    f"PORT={port + 1 if port < 65535 else 8000} make run"
+                    f"{name}={_other(port)} make run"
                 ) from None
             if error.errno == errno.EACCES:
                 raise Problem(
                     f"Port {port} may be opened by root alone. Choose one above 1023: "
-                    "PORT=8000 make run"
+                    f"{name}={8000 if name == 'PORT' else 8001} make run"
                 ) from None
             raise Problem(
                 f"Cannot listen on HOST={host}, port {port}: {error.strerror or error}. "
@@ -171,7 +195,7 @@ def lock_instance(data_dir: Path) -> int:
         raise Problem(
             f"Tiebreak already runs on {data_dir} (process {pid}). Stop that one "
             "(Ctrl-C where it runs, or kill its process), or give this one a folder and "
-            "a port of its own: DATA_DIR=var2 PORT=8010 make run"
+            "ports of its own: DATA_DIR=var2 PORT=8010 VLLM_PORT=8011 make run"
         ) from None
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())

@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     checks.check_disk(settings.data_dir, checks.ROOM_TO_RUN, "running Tiebreak")
     lock = checks.lock_instance(settings.data_dir)
     checks.wait_for_earlier_parts(settings.data_dir)
-    checks.check_port(settings.host, settings.port)
+    checks.check_ports(settings)
     install.ensure()
     # The rest needs the installed packages. The lock stays with this process.
     os.set_inheritable(lock, True)

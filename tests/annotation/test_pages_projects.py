@@ -4,6 +4,7 @@ import pytest
 from django.urls import reverse
 
 from annotation.models import Project, Role
+from inference.errors import InferenceError
 from inference.models import Replica
 from tests.factories import (
     make_base,
@@ -198,6 +199,18 @@ def test_a_short_name_that_cannot_be_is_422_and_keeps_what_was_typed(
     assert response.status_code == 422
     assert "be kind" in html(response)
     assert Project.objects.count() == 1
+
+
+def test_a_new_project_without_a_base_is_told_why(db, client, monkeypatch):
+    def missing():
+        raise InferenceError("There is no starter model.", permanent=True)
+
+    monkeypatch.setattr("inference.services.ensure_base", missing)
+    client.force_login(make_user("boss", is_staff=True))
+    response = client.post(reverse("new_project"), {"name": "Cooking help"})
+    assert response.status_code == 422
+    assert "There is no starter model." in response.content.decode()
+    assert not Project.objects.filter(name="Cooking help").exists()
 
 
 def test_others_may_not_make_projects(client, db):

@@ -38,6 +38,13 @@ def test_a_project_gets_a_channel_that_serves_the_base_and_its_manager(base):
     assert (of(project).stock, of(project).quota) == (4, 1)
 
 
+def test_the_address_of_the_page_new_project_is_no_slug(base):
+    assert create_project("New", make_user()).slug.startswith("new-")
+    with pytest.raises(SettingsError) as refused:
+        create_project("Other", make_user(), slug="new")
+    assert refused.value.field == "slug"
+
+
 def test_slugs_are_made_of_any_name_and_never_twice(base):
     creator = make_user()
     slugs = [create_project(name, creator).slug for name in ("Same", "Same", "中文")]

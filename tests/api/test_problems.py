@@ -119,3 +119,51 @@ def test_problems_come_in_the_language_asked_for(nobody):
     english = nobody.get(f"{V1}/projects").json()["detail"]
     chinese = nobody.get(f"{V1}/projects", headers={"Accept-Language": "zh-hans"})
     assert chinese.json()["detail"] != english
+
+
+HALF = "\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("post", "leases/KEY/judgment", '{"verdict": "HALF"}'),
+        ("post", "leases/KEY/judgment", '{"HALF": 1}'),
+        ("post", "leases/KEY/judgment", '{"verdict": "first", "reasons": ["HALF"]}'),
+        (
+            "post",
+            "leases/KEY/judgment",
+            '{"verdict": "first", "criteria": {"HALF": "first"}}',
+        ),
+        ("delete", "leases/KEY", '{"flag": "HALF"}'),
+        ("patch", "projects/demo", '{"settings": {"HALF": 1}}'),
+        ("put", "projects/demo/members", '{"HALF": "manager"}'),
+        ("put", "projects/demo/members", '{"mona": "HALF"}'),
+        ("post", "projects/demo/rules/preview", '{"rules": {"HALF": {}}}'),
+        ("post", "projects/demo/rounds", '{"preset": "HALF"}'),
+        ("post", "projects/demo/rounds", '{"config": {"HALF": 1}}'),
+        ("post", "projects", '{"name": "q", "slug": "HALF"}'),
+    ],
+)
+def test_half_a_surrogate_is_refused_and_no_fault_of_ours(mona, method, path, body):
+    """JSON can say it and UTF-8 cannot, and a problem names what was sent."""
+    mona.user.is_staff = True
+    mona.user.save()
+    lease = make_lease(annotator=mona.user, project=mona.user.projects.get())
+    url = f"{V1}/{path}".replace("KEY", str(lease.key))
+    response = getattr(mona, method)(
+        url, body.replace("HALF", HALF), content_type="application/json"
+    )
+    assert_problem(response, 422)
+
+
+def test_a_field_named_by_half_a_surrogate_is_told_by_its_escape(mona):
+    """In the list of fields and in the sentence about it."""
+    lease = make_lease(annotator=mona.user, project=mona.user.projects.get())
+    response = mona.post(
+        f"{V1}/leases/{lease.key}/judgment",
+        f'{{"{HALF}": 1}}',
+        content_type="application/json",
+    )
+    problem = assert_problem(response, 422, field=HALF)
+    assert problem["detail"].startswith(HALF)

@@ -14,7 +14,7 @@ from config.ops.checks import Problem
 from tests.config.conftest import CONFIG, wait_for
 
 TETHER = CONFIG / "ops" / "tether.py"
-NAMES = ("DATA_DIR", "HOST", "PORT", "MODEL", "REDIS_URL", "VLLM_URLS")
+NAMES = ("DATA_DIR", "HOST", "PORT", "MODEL", "REDIS_URL", "VLLM_URLS", "VLLM_PORT")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,50 @@ def test_a_taken_port_is_told_with_its_owner_and_a_way_out():
         with pytest.raises(Problem) as problem:
             checks.check_port("127.0.0.1", port)
     assert f"Port {port} is taken by process {os.getpid()}" in str(problem.value)
-    assert f"PORT={port + 1} make run" in str(problem.value)
+    other = port + 10 if port <= 65525 else port - 10
+    assert f" PORT={other} make run" in str(problem.value)
+
+
+def ports(port, vllm_port, vllm_urls=""):
+    return checks.Settings(
+        data_dir=Path("var"),
+        host="127.0.0.1",
+        port=port,
+        model="",
+        redis_url="",
+        vllm_urls=vllm_urls,
+        vllm_port=vllm_port,
+    )
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_advice_for_the_usual_port_leads_to_a_stack_that_starts():
+    """8000 is taken: 8001, the next one, would be taken from our own vLLM."""
+    assert checks._other(8000) == 8010
+    assert checks._other(65530) == 65520
+
+
+def test_one_port_for_the_web_server_and_vllm_is_refused(free_port):
+    with pytest.raises(Problem, match=f"PORT and VLLM_PORT are both {free_port}"):
+        checks.check_ports(ports(free_port, free_port))
+    checks.check_ports(ports(free_port, free_port, "http://elsewhere:8001"))
+
+
+def test_a_taken_port_of_vllm_is_told_before_anything_starts(free_port):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        with pytest.raises(Problem, match=r"VLLM_PORT=\d+ make run") as problem:
+            checks.check_ports(ports(free_port, taken))
+        assert f"Port {taken} is taken by process {os.getpid()}" in str(problem.value)
+        checks.check_ports(ports(free_port, taken, "http://elsewhere:8001"))
 
 
 def test_a_port_just_freed_is_no_obstacle():
@@ -73,8 +116,10 @@ def test_a_new_data_folder_is_for_its_owner_alone(tmp_path: Path):
 def test_a_second_instance_on_the_same_data_is_refused(tmp_path: Path):
     checks.make_data_dir(tmp_path)
     lock = checks.lock_instance(tmp_path)
-    with pytest.raises(Problem, match=f"already runs on .* .process {os.getpid()}"):
+    with pytest.raises(Problem) as problem:
         checks.lock_instance(tmp_path)
+    assert f"already runs on {tmp_path} (process {os.getpid()})" in str(problem.value)
+    assert "DATA_DIR=var2 PORT=8010 VLLM_PORT=8011 make run" in str(problem.value)
     os.close(lock)
     os.close(checks.lock_instance(tmp_path))
 
@@ -102,13 +147,15 @@ def test_a_start_waits_for_the_parts_of_a_killed_one(tmp_path: Path):
     checks.wait_for_earlier_parts(tmp_path, seconds=10)
 
 
+@pytest.mark.parametrize("name", ["PORT", "VLLM_PORT"])
 @pytest.mark.parametrize("port", ["", "0", "70000", "http", "-1", "8000 "])
-def test_a_port_that_is_none_is_told(port: str, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("PORT", port)
+def test_a_port_that_is_none_is_told(name, port: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv(name, port)
     if port == "":
-        assert checks.read_settings(tmp_path).port == 8000
+        settings = checks.read_settings(tmp_path)
+        assert (settings.port, settings.vllm_port) == (8000, 8001)
     else:
-        with pytest.raises(Problem, match="must be a number from 1 to 65535"):
+        with pytest.raises(Problem, match=f"^{name} .*must be a number from 1 to"):
             checks.read_settings(tmp_path)
 
 
@@ -134,13 +181,15 @@ def test_django_reads_the_same_settings(tmp_path: Path, monkeypatch):
         "MODEL": "a/b",
         "REDIS_URL": "redis://somewhere/1",
         "VLLM_URLS": "http://a:1,http://b:2",
+        "VLLM_PORT": "8124",
     }
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     ours = checks.read_settings()
     script = (
         "from config import settings as s\n"
-        "print(s.DATA_DIR, s.HOST, s.PORT, s.MODEL, s.REDIS_URL, ','.join(s.VLLM_URLS))"
+        "print(s.DATA_DIR, s.HOST, s.PORT, s.MODEL, s.REDIS_URL, ','.join(s.VLLM_URLS),"
+        " s.VLLM_PORT)"
     )
     asked = subprocess.run(
         [sys.executable, "-c", script],
@@ -152,5 +201,5 @@ def test_django_reads_the_same_settings(tmp_path: Path, monkeypatch):
     )
     theirs = asked.stdout.split()
     expected = [str(ours.data_dir), ours.host, str(ours.port), ours.model]
-    assert theirs == [*expected, ours.redis_url, ours.vllm_urls]
+    assert theirs == [*expected, ours.redis_url, ours.vllm_urls, str(ours.vllm_port)]
     assert ours.address == "http://127.0.0.1:8123", "0.0.0.0 is no address to visit"

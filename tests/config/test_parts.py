@@ -12,7 +12,7 @@ import pytest
 from config.ops import parts
 from config.ops.checks import Settings
 
-SETTINGS = Settings(Path("/data"), "127.0.0.1", 8000, "", "", "")
+SETTINGS = Settings(Path("/data"), "127.0.0.1", 8000, "", "", "", 8001)
 SOCKET = Path("/data/redis.sock")
 
 

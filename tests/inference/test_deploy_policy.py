@@ -1,5 +1,6 @@
 """Promotion and rollback: all servers or none, and one winner of a race."""
 
+import errno
 import multiprocessing
 from datetime import timedelta
 
@@ -7,6 +8,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
+from inference import policies
 from inference.base import ensure_base
 from inference.errors import AdapterRefused, DeployRefused
 from inference.models import Channel, Deployment, Policy, Replica
@@ -158,6 +160,74 @@ def test_files_that_changed_since_registering_are_refused(fleet, channel, new_po
     assert fleet[0].stub.requests == []
 
 
+def test_files_that_are_gone_reject_the_policy(fleet, channel, new_policy):
+    policy = new_policy()
+    policy.adapter_path.chmod(0o755)
+    (policy.adapter_path / "canary.json").unlink()
+    with pytest.raises(AdapterRefused, match="files are gone"):
+        deploy_policy(policy)
+
+
+def test_too_many_open_files_refuse_for_now(fleet, channel, new_policy, monkeypatch):
+    policy = new_policy()
+
+    def broken(_folder):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as passing:
+        passing.setattr(policies, "files_sha256", broken)
+        with pytest.raises(DeployRefused, match="cannot be read now") as refusal:
+            deploy_policy(policy)
+    assert not isinstance(refusal.value, AdapterRefused)
+    assert deploy_policy(policy).policy == policy
+
+
+def test_a_disk_that_is_not_mounted_refuses_for_now(
+    fleet, channel, new_policy, settings
+):
+    policy = new_policy()
+    away = settings.POLICIES_DIR.rename(settings.DATA_DIR / "away")
+    with pytest.raises(DeployRefused, match="cannot be read now"):
+        deploy_policy(policy)
+    away.rename(settings.POLICIES_DIR)
+    assert deploy_policy(policy).policy == policy
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_policy_that_served_long_ago_stays_loaded_while_it_is_staged(
+    fleet, channel, new_policy
+):
+    """The keeper looks every three seconds, also between loading and the canary."""
+    old, *_newer = served = [new_policy(seed) for seed in range(1, 8)]
+    for policy in served:
+        deploy_policy(policy)
+    long_ago = timezone.now() - GRACE - timedelta(seconds=1)
+    Deployment.objects.update(at=long_ago)
+    Policy.objects.update(staged_at=long_ago)
+    base = channel_policies(channel)[0]
+    server = fleet[0]
+
+    def look():
+        restore_adapters(client_of(server.url), base, set(), check_again=False)
+
+    look()
+    assert old.name not in server.adapters
+    answer, looks = server.on_completions, []
+
+    def answer_after_a_look(body):
+        if body["model"] == old.name and not looks:
+            looks.append(True)
+            try:
+                look()
+            finally:
+                connections.close_all()
+        return answer(body)
+
+    server.on_completions = answer_after_a_look
+    assert deploy_policy(old).policy == old
+    assert looks
+
+
 def test_a_server_that_is_not_ready_refuses_for_now(fleet, channel, new_policy):
     policy = new_policy()
     Replica.objects.filter(pk=fleet[0].replica.pk).update(
@@ -246,7 +316,22 @@ def test_a_rejected_policy_is_passed_over(fleet, channel, new_policy):
     assert rollback(channel).policy == channel.serving
 
 
-def test_rejected_policies_that_replaced_each_other_end_a_rollback(
+def test_a_policy_deployed_again_does_not_lead_a_rollback_in_a_circle(
+    fleet, channel, new_policy
+):
+    """base → b → c → b again: back to c, to b, to the base, and no further."""
+    base = channel.serving
+    deploy_policy(b := new_policy(1))
+    deploy_policy(c := new_policy(2))
+    deploy_policy(b)
+    assert [rollback(channel).policy for _ in range(3)] == [c, b, base]
+    with pytest.raises(DeployRefused, match="nothing to roll back to"):
+        rollback(channel)
+    deploy_policy(c)
+    assert rollback(channel).policy == base
+
+
+def test_rejected_policies_that_replaced_each_other_are_passed_over(
     fleet, channel, new_policy
 ):
     base = channel.serving
@@ -254,9 +339,9 @@ def test_rejected_policies_that_replaced_each_other_end_a_rollback(
     for policy in (first, second, first, second):
         deploy_policy(policy)
     Policy.objects.filter(pk__in=[first.pk, second.pk]).update(rejected_reason="late")
+    assert rollback(channel).policy == base
     with pytest.raises(DeployRefused, match="nothing to roll back to"):
         rollback(channel)
-    assert serving_policy(channel) == second != base
 
 
 def test_a_base_is_deployed_to_the_channel_that_is_named(fleet, channel, new_policy):
@@ -285,18 +370,20 @@ def test_states_and_lineage(fleet, channel, new_policy):
 def test_the_last_four_stay_loaded_and_older_ones_are_unloaded_after_the_grace(
     fleet, channel, new_policy
 ):
-    policies = []
+    served = []
     for seed in range(1, 8):
-        policies.append(new_policy(seed))
-        deploy_policy(policies[-1])
+        served.append(new_policy(seed))
+        deploy_policy(served[-1])
     channel.refresh_from_db()
-    names = [policy.name for policy in policies]
+    names = [policy.name for policy in served]
     assert [p.name for p in recent_policies(channel)] == names[:1:-1]
     base = channel_policies(channel)[0]
     client = client_of(fleet[0].url)
     restore_adapters(client, base, set(), check_again=False)
     assert fleet[0].adapters.keys() == set(names)  # requests may still be running
-    Deployment.objects.update(at=timezone.now() - GRACE - timedelta(seconds=1))
+    long_ago = timezone.now() - GRACE - timedelta(seconds=1)
+    Deployment.objects.update(at=long_ago)
+    Policy.objects.update(staged_at=long_ago)
     restore_adapters(client, base, set(), check_again=False)
     assert fleet[0].adapters.keys() == set(names[2:])
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,3 +300,18 @@ def test_processes_that_register_at_once_get_a_number_each(channel, tmp_path):
     policies = Policy.objects.filter(number__gt=0)
     assert [policy.number for policy in policies] == [1, 2, 3, 4]
     assert all(policy.adapter_path.is_dir() for policy in policies)
+
+
+def test_anothers_staging_folder_that_goes_away_meanwhile_is_no_fault(
+    channel, tmp_path, monkeypatch
+):
+    """Two rounds that publish at once sweep each other's leftovers."""
+    real = Path.glob
+
+    def glob(self, pattern):
+        yield from real(self, pattern)
+        if pattern.startswith(".staging-"):
+            yield self / ".staging-just-removed"
+
+    monkeypatch.setattr(Path, "glob", glob)
+    assert register_policy(channel, channel.serving, adapter(tmp_path)).number == 1

@@ -6,8 +6,11 @@ processes start, die and leave nothing behind is in test_real_vllm.py.
 
 import itertools
 import json
+import threading
+import time
 
 import pytest
+from django.db import connections
 
 from inference import server as server_module
 from inference import supervisor as supervisor_module
@@ -18,9 +21,9 @@ from inference.policies import deploy_policy, register_policy
 from inference.rendering_check import CHATS
 from inference.server import largest_rank, serving_dtype, vllm_command
 from inference.services import create_channel
-from inference.supervisor import StopRequest, Supervisor
+from inference.supervisor import StopRequest, Supervisor, supervise
 from inference.tending import RenderingCheck
-from tests.inference.fake_vllm import FakeVLLM
+from tests.inference.fake_vllm import FakeFleet, FakeVLLM
 from tests.inference.small_files import write_adapter, write_base
 
 pytestmark = pytest.mark.django_db
@@ -417,3 +420,49 @@ def test_the_dtype_is_what_was_asked_for_or_what_auto_comes_to(
 def test_the_largest_rank_is_one_that_vllm_knows(settings, asked, given):
     settings.VLLM_MAX_LORA_RANK = asked
     assert largest_rank() == given
+
+
+@pytest.mark.django_db(transaction=True)
+def test_servers_that_hang_make_no_other_ones_heartbeat_late(base, settings):
+    fleet = FakeFleet(settings, base, count=3)
+    Replica.objects.update(state="unknown", heartbeat_at=None)
+    remember_renderings(settings, [[1, 2, 3]] * len(CHATS))
+    released, stop = threading.Event(), StopRequest()
+    for server in fleet[:2]:
+        server.on_models = lambda body: released.wait(60) and (500, "")
+
+    def run():
+        try:
+            supervise(base, stop)
+        finally:
+            connections.close_all()
+
+    running = threading.Thread(target=run)
+    running.start()
+    try:
+        until = time.monotonic() + supervisor_module.ANSWER_WITHIN - 5
+        healthy = Replica.objects.filter(url=fleet[2].url, state="ready")
+        while not healthy.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert healthy.exists()
+    finally:
+        stop()
+        released.set()
+        running.join()
+        fleet.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_fault_in_one_servers_thread_ends_run_vllm(base, settings, monkeypatch):
+    """Then it is started again, instead of leaving that server to nobody."""
+    fleet = FakeFleet(settings, base, count=2)
+    remember_renderings(settings, [[1, 2, 3]] * len(CHATS))
+
+    def look(supervisor):
+        if supervisor.client.url == fleet[1].url:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Supervisor, "look", look)
+    with pytest.raises(ZeroDivisionError):
+        supervise(base, StopRequest())
+    fleet.close()

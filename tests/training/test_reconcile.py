@@ -18,10 +18,12 @@ from training.models import RoundEvent, TrainingRound
 from training.reconcile import reconcile
 from training.rounds import cancel_round
 from training.running import run_round, vllm_reason
+from training.states import move
 
 pytestmark = pytest.mark.django_db
 
-NOTHING = dict.fromkeys(("requeued", "finished", "nudged", "deployed", "vllm"), 0)
+STEPS = ("requeued", "finished", "nudged", "deployed", "vllm", "swept")
+NOTHING = dict.fromkeys(STEPS, 0)
 
 
 def ago(seconds):
@@ -55,6 +57,44 @@ def test_an_attempt_without_heartbeat_is_queued_under_a_new_epoch(queued, settin
     assert reconcile() == NOTHING
     # The supervisor, should it still live, finds out at its next write.
     assert attempts.heartbeat(mine) is False
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("act", ["beats", "publishes"])
+@pytest.mark.parametrize("ends", ["queued", "failed", "cancelled"])
+def test_a_supervisor_that_wakes_up_in_time_keeps_its_round(
+    queued, manager, settings, monkeypatch, act, ends
+):
+    """It slept through its limit and wakes between reconcile's look and its write."""
+    mine = attempts.claim(queued.pk)
+    mine = move(mine, "training", at_epoch=mine.epoch)
+    if ends == "cancelled" and act == "beats":
+        cancel_round(queued, manager)
+    set_row(
+        queued,
+        heartbeat_at=ago(settings.ROUND_HEARTBEAT_LIMIT + 1),
+        attempts=settings.ROUND_ATTEMPTS if ends == "failed" else 1,
+    )
+    state = "publishing" if act == "publishes" else "training"
+
+    def wake_up_first(*args, **kwargs):
+        assert attempts.heartbeat(mine)
+        if act == "publishes":
+            move(mine, "publishing", at_epoch=mine.epoch)
+        return move(*args, **kwargs)
+
+    monkeypatch.setattr(attempts, "move", wake_up_first)
+    assert reconcile() == NOTHING
+    queued.refresh_from_db()
+    assert (queued.state, queued.epoch) == (state, mine.epoch)
+
+
+def test_a_heartbeat_of_the_future_is_of_a_clock_set_back_since(queued, settings):
+    attempts.claim(queued.pk)
+    set_row(queued, heartbeat_at=ago(-settings.ROUND_HEARTBEAT_LIMIT + 5))
+    assert reconcile() == NOTHING  # two hosts' clocks may differ a little
+    set_row(queued, heartbeat_at=ago(-3600))
+    assert reconcile()["requeued"] == 1
 
 
 def test_the_third_loss_fails_the_round_and_names_the_worker(queued, settings):

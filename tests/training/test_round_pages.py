@@ -447,3 +447,9 @@ def test_only_a_manager_deploys(client, project, name):
     client.force_login(make_user(project=project, role="reviewer"))
     assert client.post(url).status_code == 403
     assert client.get(url).status_code == 405
+
+
+@pytest.mark.both_databases
+def test_a_name_that_no_policy_can_have_is_404(client, project, manager):
+    client.force_login(manager)
+    assert client.post("/policies/a%00b/deploy/").status_code == 404

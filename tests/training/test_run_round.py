@@ -12,6 +12,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import OperationalError, connections
 
+from inference.errors import InferenceError
 from inference.models import Policy
 from tests.training.conftest import STUB, set_row
 from training import attempts, ingest, runfolder, shutdown, trainer
@@ -439,3 +440,27 @@ def test_a_database_out_of_reach_ends_the_trainer_before_another_may_start(
     assert len(starts) <= 1
     assert not any(os.path.exists(f"/proc/{line.split()[1]}") for line in starts)
     trainer.take_lock(queued.folder).release()
+
+
+@pytest.mark.parametrize(
+    ("asked", "state"), [("stop", "queued"), ("cancel", "cancelled")]
+)
+def test_what_is_asked_while_vllm_drains_is_done_at_once_and_is_no_loss(
+    queued, manager, settings, monkeypatch, asked, state
+):
+    settings.VLLM_WHILE_TRAINING = "stop"
+    waits = []
+
+    def wait_until(_state, _timeout):
+        waits.append(asked)
+        if asked == "stop":
+            shutdown.request()
+        else:
+            cancel_round(queued, manager)
+        raise InferenceError("vLLM was to be stopped, but is ready.")
+
+    monkeypatch.setattr("inference.services.wait_until", wait_until)
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert (queued.state, len(waits)) == (state, 1)
+    assert queued.attempts == (0 if asked == "stop" else 1)

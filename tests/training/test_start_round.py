@@ -1,11 +1,14 @@
 """start_round: what is frozen, which pairs a recipe takes, what is refused."""
 
+import errno
 import hashlib
 import json
+import os
 import threading
+import time
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 
 from tests.factories import (
     make_comparison,
@@ -15,8 +18,10 @@ from tests.factories import (
     make_prompt,
 )
 from tests.training.conftest import make_pairs
+from training import runfolder
 from training.errors import RoundRefused
 from training.models import RoundPair, TrainingRound
+from training.reconcile import reconcile
 from training.rounds import start_round
 
 pytestmark = pytest.mark.django_db
@@ -161,6 +166,88 @@ def test_of_many_starts_at_once_one_wins_and_the_others_are_told(project, manage
     assert sorted(map(str, outcomes)) == ["409"] * 4 + ["queued"]
     assert TrainingRound.objects.count() == 1
     assert RoundPair.objects.count() == 4
+
+
+def before_writing(monkeypatch, act):
+    real = runfolder._write_lines
+
+    def write(path, rows):
+        act()
+        return real(path, rows)
+
+    monkeypatch.setattr(runfolder, "_write_lines", write)
+
+
+def folders(settings):
+    return sorted(path.name for path in settings.ROUNDS_DIR.iterdir())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_files_are_written_before_the_transaction(
+    project, manager, monkeypatch, settings
+):
+    """Reading and writing take longer the more pairs there are; SQLite has one writer."""
+    make_pairs(project, 3, held_out=1)
+    seen = []
+    before_writing(monkeypatch, lambda: seen.append(connection.in_atomic_block))
+    training_round = start_round(project, manager)
+    assert seen == [False, False]
+    assert folders(settings) == [str(training_round.pk)]
+
+
+@pytest.mark.both_databases
+def test_a_pair_that_changes_while_the_files_are_written_refuses_the_round(
+    project, manager, monkeypatch, settings
+):
+    pair, *_others = make_pairs(project, 3)
+
+    def undo():
+        pair.superseded_at = pair.created_at
+        pair.save()
+
+    before_writing(monkeypatch, undo)
+    with pytest.raises(RoundRefused, match="A pair was changed"):
+        start_round(project, manager)
+    assert not TrainingRound.objects.exists() and not RoundPair.objects.exists()
+    assert folders(settings) == []
+
+
+@pytest.mark.parametrize("function", ["_write_lines", "give_name"])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    project, manager, monkeypatch, settings, function
+):
+    pairs = make_pairs(project, 3)
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runfolder, function, full)
+    for _try in range(2):
+        with pytest.raises(RoundRefused) as refusal:
+            start_round(project, manager)
+        assert "No space left on device" in refusal.value.message
+        assert refusal.value.status == 409
+    assert not TrainingRound.objects.exists()
+    pairs[0].refresh_from_db()
+    assert pairs[0].frozen_at is None
+    assert folders(settings) == []
+
+
+def test_what_a_crash_left_of_a_round_being_made_is_swept(
+    project, manager, monkeypatch, settings
+):
+    make_pairs(project, 2)
+    # As if kill -9 had come: nothing of ours cleans up.
+    monkeypatch.setattr(runfolder, "give_name", lambda *_args: 1 / 0)
+    with monkeypatch.context() as killed, pytest.raises(ZeroDivisionError):
+        killed.setattr(runfolder, "discard", lambda _folder: None)
+        start_round(project, manager)
+    (left,) = settings.ROUNDS_DIR.iterdir()
+    assert reconcile()["swept"] == 0  # its round may still be being made
+    yesterday = time.time() - runfolder.MADE_WITHIN - 1
+    os.utime(left, (yesterday, yesterday))
+    assert reconcile()["swept"] == 1
+    assert folders(settings) == []
 
 
 @pytest.mark.django_db(transaction=True)

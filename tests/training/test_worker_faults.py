@@ -164,7 +164,7 @@ def succeeds(training_round):
     assert all(len(line.split()) == 2 for line in starts), starts
     assert not trainers(training_round)
     assert reconcile() == dict.fromkeys(
-        ("requeued", "finished", "nudged", "deployed", "vllm"), 0
+        ("requeued", "finished", "nudged", "deployed", "vllm", "swept"), 0
     )
     return len(starts)
 

@@ -1,8 +1,8 @@
 """The admin: to look at every row, and to repair what services don't.
 
 What a change would break (judgments, leases, slots, decisions, pairs …) is read-only:
-those rows follow from each other and are changed by services alone. Projects and
-members may be edited, but for a project's settings.
+those rows follow from each other and are changed by services alone. Of a project the
+name and the guidelines may be edited; members and settings have pages of their own.
 """
 
 from django.contrib import admin
@@ -27,12 +27,6 @@ class ReadOnly(admin.ModelAdmin):
         return False
 
 
-class MembershipInline(admin.TabularInline):
-    model = models.Membership
-    extra = 0
-    raw_id_fields = ["user"]
-
-
 @admin.register(models.Project)
 class ProjectAdmin(admin.ModelAdmin):
     list_display = ["slug", "name", "base", "created_at"]
@@ -43,7 +37,6 @@ class ProjectAdmin(admin.ModelAdmin):
         *("slug", "channel", "base", "created_at", "rules_code"),
         *("settings", "where_settings_are_changed"),
     ]
-    inlines = [MembershipInline]
 
     def has_add_permission(self, request):
         return False  # The page makes the channel with it.
@@ -54,12 +47,11 @@ class ProjectAdmin(admin.ModelAdmin):
 
 
 @admin.register(models.Membership)
-class MembershipAdmin(admin.ModelAdmin):
+class MembershipAdmin(ReadOnly):
     list_display = ["user", "project", "role"]
     list_filter = ["role", "project"]
     list_select_related = ["user", "project"]
     search_fields = ["user__username", "project__slug"]
-    raw_id_fields = ["user", "project"]
 
 
 @admin.register(models.Prompt)

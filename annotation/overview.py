@@ -104,21 +104,27 @@ def totals(project: Project) -> dict[str, int]:
 def days(project: Project) -> list[dict[str, Any]]:
     """The last LOOK_BACK days, the oldest first: {"day", "judgments", "pairs"}.
 
-    `pairs` are sound ones that came of judging, by the day they were made; imported
-    ones say nothing of the pace. Two queries.
+    `pairs` are sound ones that came of judging, by the day of the last judgment: one that
+    is made anew (repaired, decided again) is no new work. Imported ones say nothing of
+    the pace. Two queries.
     """
     today = timezone.localdate()
     first = today - timedelta(days=LOOK_BACK - 1)
     since = midnight() - timedelta(days=LOOK_BACK - 1)
 
-    def by_day(rows: QuerySet) -> dict:
-        found = rows.filter(created_at__gte=since).order_by()
-        found = found.annotate(day=TruncDate("created_at")).values_list("day")
+    def by_day(rows: QuerySet, at: str) -> dict:
+        found = rows.filter(**{f"{at}__gte": since}).order_by()
+        found = found.annotate(day=TruncDate(at)).values_list("day")
         return dict(found.annotate(Count("pk")))
 
-    judged = by_day(project.judgments.filter(undone_at=None))
-    judging = ~Q(kind=PreferencePair.Kind.IMPORTED)
-    made = by_day(queries.sound_pairs(project).filter(judging))
+    judged = by_day(project.judgments.filter(undone_at=None), "created_at")
+    last = Judgment.objects.filter(
+        comparison=OuterRef("decision__comparison"), undone_at=None
+    ).order_by("-created_at")
+    # No pair is older than the judgments it came of.
+    recent = queries.sound_pairs(project).filter(created_at__gte=since)
+    with_last = recent.annotate(judged_at=Subquery(last.values("created_at")[:1]))
+    made = by_day(with_last, "judged_at")
     all_days = [first + timedelta(days=n) for n in range(LOOK_BACK)]
     return [
         {"day": day, "judgments": judged.get(day, 0), "pairs": made.get(day, 0)}

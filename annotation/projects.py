@@ -157,6 +157,19 @@ def set_members(project: Project, members: Mapping[str, str]) -> dict[str, str]:
     return dict(members)
 
 
+def change_member(project: Project, username: str, role: str | None) -> None:
+    """One member added, changed, or with None taken out; the others stay as they are,
+    also where two managers do so at the same moment. Raises what `set_members` raises."""
+    with transaction.atomic():
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        members = dict(project.memberships.values_list("user__username", "role"))
+        if role is None:
+            members.pop(username, None)
+        else:
+            members[username] = role
+        set_members(project, members)
+
+
 def _slugs(name: str, slug: str):
     """The one asked for, or ones made of the name until one is free."""
     if slug:

@@ -33,7 +33,7 @@ from annotation.rendering import render_markdown
 from inference import queries as inference_queries
 from inference import services as inference
 from inference.errors import IdenticalAnswers, InferenceError
-from inference.models import Policy
+from inference.models import Channel, Policy
 from inference.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -204,8 +204,7 @@ def _make(project: Project, policy: Policy, orders: list[_Order]) -> int:
             quota = judgments_wanted(
                 settings, order.messages, [answer.text for answer in sampled]
             )
-            _store(project, policy, order, sampled, system_prompt, quota)
-            made += 1
+            made += _store(project, policy, order, sampled, system_prompt, quota)
     if fault is not None and not made:
         raise fault
     return made
@@ -231,8 +230,13 @@ def _rest(order: _Order) -> None:
     )
 
 
-def _store(project, policy, order: _Order, sampled, system_prompt: str, quota: int):
+def _store(
+    project, policy, order: _Order, sampled, system_prompt: str, quota: int
+) -> bool:
+    """False where another policy serves by now: nobody is offered what it answered."""
     with transaction.atomic():
+        if not Channel.objects.filter(pk=project.channel_id, serving=policy).exists():
+            return False
         a, b = (
             Completion.objects.create(
                 prompt_id=order.prompt_id,
@@ -257,6 +261,7 @@ def _store(project, policy, order: _Order, sampled, system_prompt: str, quota: i
             Slot(comparison=comparison, number=number) for number in range(1, quota + 1)
         )
         StockReservation.objects.filter(pk=order.reservation_id).delete()
+        return True
 
 
 def withdraw_stock(project: Project, keep: Policy) -> int:

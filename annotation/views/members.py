@@ -8,7 +8,7 @@ from django.views.decorators.http import require_http_methods
 
 from annotation import annotators, figures, projects
 from annotation.access import needs
-from annotation.errors import Refused
+from annotation.errors import MembersError
 from annotation.forms import MemberForm
 from annotation.models import Role
 from annotation.pages import page
@@ -26,23 +26,14 @@ def members(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _change(request: HttpRequest, form: MemberForm) -> bool:
-    """One member added, changed or taken out; the others stay as they are."""
     username = form.cleaned_data["username"]
-    rows = request.project.memberships.values_list("user__username", "role")
-    wanted = dict(rows)
+    role, done = form.cleaned_data["role"], _("%(name)s is a member now.")
     if form.cleaned_data["remove"]:
-        wanted.pop(username, None)
-        done = _("%(name)s is no longer a member.")
-    else:
-        wanted[username] = form.cleaned_data["role"]
-        done = _("%(name)s is a member now.")
-    if Role.MANAGER not in wanted.values():
-        form.add_error(None, _("A project needs at least one manager."))
-        return False
+        role, done = None, _("%(name)s is no longer a member.")
     try:
-        projects.set_members(request.project, wanted)
-    except Refused as error:
-        form.add_error("username", error.message)
+        projects.change_member(request.project, username, role)
+    except MembersError as error:
+        form.add_error("username" if error.field == username else None, error.message)
         return False
     messages.success(request, done % {"name": username})
     return True

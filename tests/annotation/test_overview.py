@@ -70,6 +70,14 @@ def test_days_count_judgments_and_the_sound_pairs_that_came_of_them(project):
     assert sum(day["judgments"] for day in found) == 4
 
 
+def test_a_pair_made_anew_is_no_new_work(project):
+    """Repaired or decided again today, of a judgment five days old."""
+    pair = make_pair(project=project)
+    ago(Judgment.objects.filter(comparison=pair.decision.comparison), 5)
+    found = overview.days(project)
+    assert (found[-1]["pairs"], found[-6]["pairs"]) == (0, 1)
+
+
 def test_the_overview_says_how_far_it_is_to_a_round(project, manager, page_for):
     project.settings = {"round_pairs": 5}
     project.save()

@@ -29,9 +29,11 @@ from annotation.models import (
     Probe,
     Project,
     Prompt,
+    Role,
     Slot,
     StockReservation,
 )
+from annotation.projects import change_member
 from annotation.redeciding import decide_again
 from annotation.reserving import SPARE, reserve
 from annotation.stock import fill_stock, withdraw_stock
@@ -266,6 +268,18 @@ def test_two_imports_of_the_same_file_at_once_count_exactly():
     assert sum(report.accepted for report in reports) == 700
     assert sum(report.duplicates for report in reports) == 700
     assert Prompt.objects.count() == 700
+
+
+def test_managers_who_each_add_a_member_at_once_lose_nobody():
+    project = make_project(members={make_user("mallory"): Role.MANAGER})
+    names = [f"new{number}" for number in range(5)]
+    for name in names:
+        make_user(name)
+    together(
+        *(lambda name=name: change_member(project, name, "annotator") for name in names)
+    )
+    members = project.memberships.values_list("user__username", flat=True)
+    assert set(members) == {"mallory", *names}
 
 
 def make_split(project, quota=2):

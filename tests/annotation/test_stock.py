@@ -19,6 +19,7 @@ from annotation.models import (
 )
 from annotation.stock import fill_stock, fresh, missing, withdraw_stock
 from inference.errors import IdenticalAnswers, InferenceError
+from inference.models import Channel
 from inference.sampling import SamplingParams
 from inference.services import Sampled
 from tests.factories import (
@@ -237,6 +238,23 @@ def test_an_earlier_policys_stock_is_withdrawn_unless_somebody_is_at_it(project)
     late.refresh_from_db()
     held.refresh_from_db()
     assert (late.outcome, held.outcome) == (Lease.Outcome.EXPIRED, "")
+
+
+def test_what_was_sampled_before_a_promotion_is_not_offered_after_it(
+    project, model, monkeypatch
+):
+    make_prompt(project=project)
+    new = make_policy(project=project)
+    wanted = stock.judgments_wanted
+
+    def overtaken(*given):
+        Channel.objects.filter(pk=project.channel_id).update(serving=new)
+        return wanted(*given)
+
+    # Asked once the answers are there, before they are stored.
+    monkeypatch.setattr(stock, "judgments_wanted", overtaken)
+    fill_stock(project)
+    assert set(Comparison.objects.values_list("policy", flat=True)) == {new.pk}
 
 
 def test_filling_withdraws_what_a_promotion_left_behind(project, model):

@@ -376,6 +376,7 @@ def _bare(html):
         r'value="[A-Za-z0-9]{64}"',
         r'"X-CSRFToken": "[^"]*"',
         r"/projects/p\d/",
+        r'data-project="p\d"',
         r"(Question|Answer) \d+",
         r"\d\d:\d\d(:[\d.]+)?",
         r'datetime="[^"]*"',

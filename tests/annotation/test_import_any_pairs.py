@@ -11,7 +11,9 @@ from annotation.errors import ImportRefused
 from annotation.export_rows import pair_table
 from annotation.files import columnar
 from annotation.files.columns import PAIRS
+from annotation.files.lines import Unpacked
 from annotation.files.writing import written
+from annotation.importing import MAX_PAIR_LINE
 from annotation.queries import standing_pairs
 from tests.annotation.test_import_pairs import (
     CALL,
@@ -124,7 +126,9 @@ def test_any_row_goes_out_as_it_came_and_through_every_table(data, kind):
         file = b"".join(written(pair_table(pairs), PAIRS, way))
         other = make_project()
         if way == "parquet":
-            rows = columnar.parquet_rows(io.BytesIO(file))
+            rows = columnar.parquet_rows(
+                io.BytesIO(file), MAX_PAIR_LINE, Unpacked(1 << 30)
+            )
             file = jsonl(row for _number, row in rows)
         assert load(other, file).rejected == [], way
         assert contents(other) == contents(project), way

@@ -208,7 +208,7 @@ def test_what_was_seen_is_kept_of_words_from_before_that(project, rita):
     kept = word.seen
     assert set(kept) == {"chosen_width", "rejected_width"}
     LetThrough.objects.update(seen={})
-    migration = import_module("annotation.migrations.0018_let_through_seen")
+    migration = import_module("annotation.migrations.0021_let_through_seen")
     migration.keep_what_was_seen(apps, None)
     word.refresh_from_db()
     assert word.seen == kept

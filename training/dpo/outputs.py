@@ -152,13 +152,28 @@ def _summary(
 
 
 def _held_out(run: Run, phase: str) -> dict[str, Any] | None:
-    """The held-out figures at a phase's start and end: {"start": …, "end": …}."""
+    """The held-out figures at a phase's start and end: {"start": …, "end": …}.
+
+    Of a phase of one step the only line has the end's; the start's are still known,
+    unless this process was resumed after that step.
+    """
     evaluated = [
-        {k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")}
+        row
         for _, row in read_jsonl(run.log.path)
         if "eval_loss" in row and row["phase"] == phase
     ]
-    return {"start": evaluated[0], "end": evaluated[-1]} if evaluated else None
+    if not evaluated:
+        return None
+    ends = {
+        "start": run.started_with.get(phase) or evaluated[0],
+        "end": evaluated[-1],
+    }
+    return {
+        end: {
+            k.removeprefix("eval_"): v for k, v in row.items() if k.startswith("eval_")
+        }
+        for end, row in ends.items()
+    }
 
 
 def _compared(run: Run) -> dict[str, Any] | None:

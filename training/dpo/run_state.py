@@ -1,6 +1,6 @@
 """What a run works on, and where it stands. Leaves out how either comes about."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class Run:
     The reference in `data` and `held_out` is the base until DPO begins, where it is
     the weights after supervised training: `after_sft` is then their hash.
     `fingerprint`: {what a resume must find as it was: its digest}. `rendered_at`: what
-    the chat template took for the time, in ISO form.
+    the chat template took for the time, in ISO form. `started_with`: of the phases that
+    began in this process, the held-out figures before their first step.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Run:
     log: MetricsLog
     anchor: Anchor
     after_sft: str | None = None
+    started_with: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

@@ -171,6 +171,7 @@ def _train_phase(
     if position.step == phase.first and evaluates:
         forget_held_out(run.folder)
         at_start = method.evaluate(run)
+        run.started_with[phase.name] = at_start
     run.status.phase(method.status, step=position.step, total_steps=total)
     saved_at = time.monotonic()
     while position.step < phase.last:

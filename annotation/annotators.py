@@ -106,10 +106,10 @@ def for_reader(figures: dict[str, Any], role: str | None, user) -> dict[str, Any
         return visible(then.get(name, []), role, user)
 
     if parts["agreement"]:
-        parts["agreement"] |= {"pairs": told("agreement", "pairs")}
+        parts["agreement"] = parts["agreement"] | {"pairs": told("agreement", "pairs")}
     if parts["bias"]:
         of_all = [row for row in parts["bias"]["flags"] if not row["username"]]
-        parts["bias"] |= {
+        parts["bias"] = parts["bias"] | {
             "annotators": told("bias", "annotators"),
             "flags": of_all + told("bias", "flags"),
         }

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from django.utils import timezone
 
-from annotation import project_settings, quality, queries, sways
+from annotation import figures, project_settings, quality, queries, sways
 from annotation.checking import rules_version
 from annotation.export_filters import Wanted
 from annotation.models import Project
@@ -53,7 +53,7 @@ def card(
                     step["count"],
                     ", ".join(f"{n} {why}" for why, n in step["lost"].items()),
                 )
-                for step in queries.funnel(project)
+                for step in figures.counted(project, "funnel")
             ],
         ),
         *_agreement(project),

@@ -93,7 +93,7 @@ def of(project: Project, *names: str) -> Figures:
     are kept, two and the parts' own where they are counted now.
     """
     if is_small(project):
-        return Figures({name: _counted(project, name) for name in names})
+        return Figures({name: counted(project, name) for name in names})
     kept = ProjectFigures.objects.filter(project=project).first()
     figures = Figures(dict.fromkeys(names))
     if kept is None or kept.as_of is None:
@@ -231,7 +231,8 @@ def _is_old(kept: ProjectFigures) -> bool:
     return timezone.now() - kept.as_of > max(FRESH, rest)
 
 
-def _counted(project: Project, name: str) -> Any:
+def counted(project: Project, name: str) -> Any:
+    """One part, of now, whatever is kept."""
     # Packed and unpacked, so that small and big projects' pages get the same shapes.
     return unpacked(packed(_plain(project, _PARTS[name])))
 

@@ -36,8 +36,11 @@ from annotation.models import (
 )
 from annotation.rules.likeness import bands, likeness, runs
 
+MAX_SHARED = 5000
+"""Rows of the index walked, of the prompts that came first: among thousands of variants
+of one template the one that stays is nearly always there."""
 MAX_ROWS = 500
-"""Rows of the index looked at, of prompts with an accepted pair that came first; where
+"""Of those the rows looked at, of prompts with an accepted pair that came first; where
 more of them share a band, some are missed."""
 MAX_PROMPTS = 20
 """Prompts compared letter by letter: those that share the most bands."""
@@ -136,12 +139,12 @@ def _noted_near(pair: PreferencePair) -> Near:
 def _near(pair: PreferencePair, values: list[int]) -> tuple[Near, int]:
     """See Others; and how many of these bands the pair's own prompt has."""
     first = _accepted().filter(prompt=OuterRef("prompt"), came__lt=_came(pair))
+    sharing = PromptBand.objects.filter(project_id=pair.project_id, value__in=values)
+    walked = sharing.order_by("prompt", "value").values("pk")[:MAX_SHARED]
     rows = (
-        PromptBand.objects.filter(
+        sharing.filter(
             # Of those alone: else rejected duplicates would hide the one that stays.
-            Q(prompt=pair.prompt_id) | Exists(first),
-            project_id=pair.project_id,
-            value__in=values,
+            Q(prompt=pair.prompt_id) | Q(Exists(first), pk__in=walked)
         )
         .annotate(first_pair=Subquery(first.order_by("came").values("pk")[:1]))
         .order_by("value", "prompt")
@@ -285,9 +288,11 @@ def reopen_later(pair: PreferencePair) -> int:
 
 def reopen_after(pair: PreferencePair) -> int:
     """The same for all that hangs on a pair which was superseded just now; how many."""
+    # A repair has the near duplicates of the pair before it, be it checked or not.
+    reopened = reopen_kept_away(pair)
     if pair.chosen_hash is None:
-        return 0  # It was never checked, so nobody knows of it.
-    return reopen_others(pair, *counts(pair)) + reopen_kept_away(pair)
+        return reopened  # It was never checked: no pair of the same texts knows of it.
+    return reopened + reopen_others(pair, *counts(pair))
 
 
 def lock_around(pairs: QuerySet[PreferencePair]) -> None:
@@ -336,4 +341,10 @@ def lock(pairs: QuerySet[PreferencePair]) -> None:
 def _reopened(pairs: QuerySet[PreferencePair]) -> int:
     """Make those of them unchecked that were checked and may still change."""
     free = pairs.filter(superseded_at=None, frozen_at=None)
-    return free.exclude(state=State.UNCHECKED).update(state=State.UNCHECKED)
+    free = free.exclude(state=State.UNCHECKED)
+    if connection.features.has_select_for_update:
+        # In the order in which rounds freeze them.
+        locked = free.select_for_update(no_key=True, of=("self",)).order_by("pk")
+        if not list(locked.values_list("pk", flat=True)):
+            return 0
+    return free.update(state=State.UNCHECKED)

@@ -291,7 +291,8 @@ def _watch(supervisor: Supervisor, stop: StopRequest) -> None:
             except DatabaseFailure as error:
                 logger.error("The database does not answer (%s); going on", error)
     except BaseException:
-        stop()  # A fault of ours ends all of them, and run_vllm is started again.
+        if not stop.count:  # A second one would be a hurry.
+            stop()  # A fault of ours ends all of them, and run_vllm is started again.
         raise
     finally:
         connections.close_all()  # This thread's own.

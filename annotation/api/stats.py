@@ -19,7 +19,7 @@ from annotation.api.serializers import Instant, problems
 from annotation.models import Role
 from annotation.retelling import retold
 
-PARTS = ("funnel", "agreement", "bias", "annotators", "told", "rounds")
+PARTS = ("funnel", "agreement", "bias", "annotators", "rounds")
 PRIVATE = "null but for managers and the person"
 ABOUT_PEOPLE = "all for managers; else those about yourself, as of the last full hour"
 HIDDEN = {"median_seconds": None, "agreement": None, "first": None}
@@ -192,7 +192,8 @@ class Stats(APIView):
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> Response:
-        known = figures.of(request.project, *PARTS)
+        told = () if at_least(request.role, Role.MANAGER) else ("told",)
+        known = figures.of(request.project, *PARTS, *told)
         if known.is_pending:
             raise NotCounted
         seen = annotators.for_reader(known, request.role, request.user)

@@ -88,7 +88,9 @@ def _count(file: BinaryIO, about: Any, number: int) -> int:
         and group.column(i).has_dictionary_page
     }
     words = {path: one.total_uncompressed_size for path, one in columns.items()}
-    uses = {path: one.num_values / group.num_rows for path, one in columns.items()}
+    uses = {
+        path: one.num_values / max(1, group.num_rows) for path, one in columns.items()
+    }
     if BATCH * sum(uses[path] * words[path] for path in columns) > MAX_BATCH_BYTES:
         table = parquet.ParquetFile(
             file, metadata=about, pre_buffer=False, read_dictionary=list(columns)

@@ -44,7 +44,7 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
     if is_manager:
         people = annotators.rows(known)
         context["people"] = annotators.with_members(people, request.project)
-    elif request.project.n_mine:
+    elif request.project.n_mine and known["told"]:
         context["mine"] = annotators.own_row(known["told"], request.user)
     return page(request, "annotation/project.html", context)
 

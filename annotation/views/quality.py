@@ -17,7 +17,8 @@ from annotation.words import SWAYS
 @needs(Role.REVIEWER)
 def quality(request: HttpRequest, slug: str) -> HttpResponse:
     """Of single annotators a manager sees all, a reviewer what is about themself."""
-    known = figures.of(request.project, "agreement", "bias", "told", "rounds")
+    told = () if request.role == Role.MANAGER else ("told",)
+    known = figures.of(request.project, "agreement", "bias", "rounds", *told)
     rounds = known["rounds"]
 
     def mine(found: list[dict]) -> list[dict]:

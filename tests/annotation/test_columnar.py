@@ -58,6 +58,13 @@ def test_any_time_is_a_text_without_pandas(monkeypatch, value, kind, told):
         assert rows[1] == {"at": None, "list": [None], "in": {}}
 
 
+def test_a_table_without_rows_is_no_fault():
+    file = io.BytesIO()
+    parquet.write_table(pa.table({"prompt": pa.array([], pa.string())}), file)
+    file.seek(0)
+    assert list(parquet_rows(file, 1000, Unpacked(1000))) == []
+
+
 @pytest.mark.parametrize("is_chat", [False, True])
 def test_a_text_that_is_stored_once_counts_at_each_use(is_chat):
     """300 rows of 1 MB each, of one text; and 5 MB, which is longer than a line may be."""

@@ -5,9 +5,11 @@ from datetime import timedelta
 import pytest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 
 from annotation import annotators, overview
 from annotation.models import Decision, Judgment, PreferencePair, Role
+from annotation.standing import last_full_hour
 from tests.factories import (
     make_comparison,
     make_gold,
@@ -246,7 +248,9 @@ def test_your_work_does_not_tell_which_pair_was_gold(
 
     def mine():
         response = page_for(user)
-        assert "As of the last full hour." in text(response)
+        hour = timezone.localtime(last_full_hour())
+        shown = f">{date_format(hour, 'SHORT_DATETIME_FORMAT')}</time>"
+        assert shown in text(response).partition("Your work")[2]
         row = response.context["mine"]
         return row["judgments"], row["first"].of, row["median_seconds"]
 

@@ -105,7 +105,7 @@ def _refuse_another_run(
     if isinstance(told, str):
         raise TrainerError(
             f"The checkpoint {name} was written by an earlier version of the trainer;"
-            " use a fresh run folder."
+            " use a fresh run folder, or start a new round."
         )
     differs = [key for key in wanted | told if told.get(key) != wanted.get(key)]
     if differs:

@@ -362,7 +362,7 @@ def _web(options: Options, application: str, env: Mapping[str, str]) -> Iterator
     """The web part of `make run` with this application; gives its port."""
     port = free_port()
     data = Path(env["DATA_DIR"])
-    settings = Settings(data, "127.0.0.1", port, "", "", "")
+    settings = Settings(data, "127.0.0.1", port, "", "", "", 0)
     command = _words(web_part(settings))
     command[command.index("config.wsgi")] = application
     log = data / f"{application.partition(':')[0]}.log"

@@ -104,9 +104,8 @@ def _agreement(units: Mapping[tuple[int, ...], int], parts: Parts) -> Agreement:
         spread = counts @ (weights * (alike - observed)) ** 2
         n = observed * (1 - observed) * sums**2 / spread
     else:
-        n = sums**2 / (
-            counts @ weights**2
-        )  # No spread seen: the units (Kish's number).
+        # No spread was seen: as many as there are units (Kish's number).
+        n = sums**2 / (counts @ weights**2)
     low, high = (beyond_chance(end) for end in wilson(observed, n))
     return Agreement(value, low, high, total)
 

@@ -73,8 +73,9 @@ _PARTS: dict[str, Part] = {
 
 
 def register(name: str, part: Part) -> None:
-    """Add a part, or put another in the place of one; its values are dicts with text keys, lists, dates, Shares, Agreements
-    and what JSON has. Text for people is marked, but told in English (see `of`)."""
+    """Add a part, or put another in the place of one; its values are dicts with text keys,
+    lists, dates, Shares, Agreements and what JSON has. Text for people is marked, but
+    told in English (see `of`)."""
     _PARTS[name] = part
 
 

@@ -195,13 +195,12 @@ def test_an_undo_on_a_withdrawn_pair_waits_for_its_lease_and_no_longer(
 
 
 def test_who_undoes_elsewhere_lets_a_withdrawn_pair_be_decided(
-    project, held, other_annotator, django_capture_on_commit_callbacks
+    project, held, other_annotator
 ):
     Lease.objects.filter(pk=held.pk).update(outcome="expired")
     earlier = make_judgment(project=project, annotator=other_annotator)
     Lease.objects.filter(pk=held.pk).update(outcome="")
-    with django_capture_on_commit_callbacks(execute=True):
-        undo(earlier)
+    undo(earlier)
     assert held.comparison.decisions.get().outcome == "winner"
 
 

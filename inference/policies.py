@@ -6,12 +6,10 @@ where it did at the start. Whatever goes wrong before leaves the old policy serv
 What becomes of comparisons of the old policy is annotation's.
 """
 
-import contextlib
 import logging
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 from django.conf import settings
@@ -21,6 +19,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from inference import leftovers
 from inference.adapters import FILES, Adapter, files_sha256, validate_adapter
 from inference.base import base_sha256
 from inference.canary import read_canary
@@ -46,7 +45,7 @@ def register_policy(channel: Channel, parent: Policy, folder: Path) -> Policy:
     """
     base = Policy.objects.get(number=0, base_sha256=parent.base_sha256)
     settings.POLICIES_DIR.mkdir(parents=True, exist_ok=True)
-    _sweep_staging()
+    leftovers.sweep(settings.POLICIES_DIR, STAGING)
     staged = Path(tempfile.mkdtemp(dir=settings.POLICIES_DIR, prefix=STAGING))
     try:
         _copy(Path(folder), staged)
@@ -148,15 +147,6 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sweep_staging() -> None:
-    """Remove what a crash left more than a day ago."""
-    for folder in settings.POLICIES_DIR.glob(f"{STAGING}*"):
-        # Another publisher, or its own one, may just have removed it.
-        with contextlib.suppress(FileNotFoundError):
-            if folder.stat().st_mtime < time.time() - 24 * 3600:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- Promoting and rolling back --------------------------------------------------------

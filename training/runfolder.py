@@ -7,28 +7,25 @@
 Leaves out the database; what the trainer writes is read in ingest.py.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
+from inference import leftovers
 from inference.models import Policy
 from training.dpo.files import fsync_path, sha256_of_file, write_json
 from training.models import TrainingRound
 
 PAIRS, HELD_OUT = "pairs.jsonl", "held_out.jsonl"
 MAKING = ".making-"
-MADE_WITHIN = 24 * 3600.0
-"""Seconds without a change after which nobody makes a round of such a folder."""
 
 
 class FrozenFileChanged(Exception):
@@ -73,14 +70,7 @@ def discard(made: Path) -> None:
 
 def sweep_making() -> int:
     """Remove what crashes left while rounds were being made; how many."""
-    done = 0
-    for folder in settings.ROUNDS_DIR.glob(f"{MAKING}*"):
-        # Another sweep, or the start that made it, may be quicker.
-        with contextlib.suppress(FileNotFoundError):
-            if folder.stat().st_mtime < time.time() - MADE_WITHIN:
-                discard(folder)
-                done += 1
-    return done
+    return leftovers.sweep(settings.ROUNDS_DIR, MAKING)
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> str:

@@ -10,6 +10,7 @@ import time
 import pytest
 from django.db import connection, connections
 
+from inference import leftovers
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -244,7 +245,7 @@ def test_what_a_crash_left_of_a_round_being_made_is_swept(
         start_round(project, manager)
     (left,) = settings.ROUNDS_DIR.iterdir()
     assert reconcile()["swept"] == 0  # its round may still be being made
-    yesterday = time.time() - runfolder.MADE_WITHIN - 1
+    yesterday = time.time() - leftovers.LEFT_AFTER - 1
     os.utime(left, (yesterday, yesterday))
     assert reconcile()["swept"] == 1
     assert folders(settings) == []

@@ -7,10 +7,12 @@ import contextlib
 import importlib.metadata
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,10 +146,12 @@ class Server:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as log:
             self._log_start = log.tell()
+            # vLLM leaves its sockets behind; here, where their paths stay short enough.
+            self._sockets = tempfile.mkdtemp(prefix="tiebreak-vllm-")
             self._process = subprocess.Popen(
                 vllm_command(base, port),
                 cwd=settings.BASE_DIR,
-                env=vllm_environment(),
+                env={"VLLM_RPC_BASE_PATH": self._sockets, **vllm_environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -192,6 +196,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def last_words(self) -> str:
         """The last line of its log that names an error, else "" (for a person)."""

@@ -8,10 +8,12 @@ Tests see it through the database, as the application does, so they need
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -125,6 +127,7 @@ class VLLMServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = settings.DATA_DIR / "run_vllm.log"
+        self.temporary = Path(tempfile.mkdtemp(prefix="tiebreak-tests-"))
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -172,6 +175,10 @@ class VLLMServer:
         wait_for(lambda: len(self.engine()) >= 3, 120, "vLLM's three processes")
         return self.family()
 
+    def sockets(self) -> list[Path]:
+        """The files of vLLM's sockets that are there."""
+        return [path for path in self.temporary.rglob("*") if path.is_socket()]
+
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -190,6 +197,7 @@ class VLLMServer:
             "MODEL": str(self.model),
             "VLLM_PORT": str(self.port),
             "VLLM_KV_CACHE_GIB": "1",
+            "TMPDIR": str(self.temporary),
         }
 
 
@@ -227,6 +235,7 @@ def vllm_session(django_db_setup, tiny_model):
     server.stop()
     settings.MODEL, settings.VLLM_PORT = before
     wait_for(lambda: not alive(family), 10, "nothing is left after SIGTERM")
+    shutil.rmtree(server.temporary)
 
 
 @pytest.fixture

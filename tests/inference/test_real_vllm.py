@@ -269,9 +269,10 @@ def test_a_canary_that_meets_other_answers_does_no_harm(vllm, runs):
     assert all(beside == pytest.approx(alone, abs=1e-4) for beside in runs)
 
 
-def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
+def test_stopped_on_demand_it_finishes_its_answers_and_leaves_nothing(vllm):
     base = create_channel("demo").serving
     family = vllm.family()
+    assert vllm.sockets()
     client = client_of(vllm.url)
     with ThreadPoolExecutor(1) as pool:
         long = {"temperature": 1.0, "max_tokens": 800, "ignore_eos": True}
@@ -287,6 +288,7 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_no_process(vllm):
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
     assert lengths == [800] * 32
     wait_for(lambda: alive(family) == family[:1], 10, "only run_vllm is left")
+    assert not vllm.sockets()
     replica = Replica.objects.get()
     assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")
     set_wanted("running")

@@ -29,6 +29,9 @@ def find_python():
 
 if __name__ == "__main__":
     find_python()
+    # The install compiles nothing (see docs/decisions.md): unless what Python compiles at
+    # the first start is kept, every start compiles torch and all the rest again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # This folder holds a celery.py of ours, which must not hide the package.
     HERE = sys.path.pop(0)
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))

@@ -53,6 +53,14 @@ def test_a_too_old_python_can_read_the_bootstrap():
     ast.parse(BOOTSTRAP.read_text(), feature_version=(3, 7))
 
 
+def test_what_python_compiles_is_kept_whatever_the_shell_says(tmp_path: Path):
+    """Else each of a hundred processes compiles torch and transformers anew."""
+    file = tmp_path / "test_kept.py"
+    file.write_text("import sys\ndef test(): assert not sys.dont_write_bytecode\n")
+    answer = bootstrap("test", "-q", str(file), PYTHONDONTWRITEBYTECODE="1")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
 def test_the_socket_of_postgresql_becomes_a_url_django_reads():
     uri = "postgresql://postgres:@/postgres?host=/a/b%20c"
     assert postgres.database_url("postgresql://u:p@host:5432/db") == (

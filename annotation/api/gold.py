@@ -65,7 +65,7 @@ class GoldItems(APIView):
         },
         responses={
             200: ImportReportSerializer,
-            **problems(400, 403, 404, 411, 413, 415, 422),
+            **problems(400, 403, 404, 415, 422),
         },
     )
     @needs(Role.MANAGER)

@@ -19,6 +19,7 @@ from annotation.api.serializers import (
     Instant,
     JSONObject,
     Pages,
+    data_of,
     paged,
     problems,
     read,
@@ -214,7 +215,7 @@ class Members(APIView):
     )
     @needs(Role.MANAGER)
     def put(self, request: Request, slug: str) -> Response:
-        members = MembersField().run_validation(request.data)
+        members = MembersField().run_validation(data_of(request))
         projects.set_members(request.project, members)
         return Response(_members(request.project))
 

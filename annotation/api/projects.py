@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 from annotation import projects
 from annotation.access import may_create, needs, projects_for, role_of
 from annotation.api.serializers import (
+    PAGES,
     Body,
     Instant,
     JSONObject,
@@ -141,7 +142,8 @@ class ProjectList(APIView):
     @extend_schema(
         operation_id="projects_list",
         summary="The projects you are a member of",
-        responses={200: ProjectSerializer(many=True), **problems()},
+        parameters=PAGES,
+        responses={200: ProjectSerializer(many=True), **problems(404)},
     )
     def get(self, request: Request) -> Response:
         rows = with_counts(projects_for(request.user), request.user)

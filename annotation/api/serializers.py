@@ -8,7 +8,8 @@ from datetime import UTC
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
-from drf_spectacular.utils import OpenApiResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework import pagination, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -159,6 +160,20 @@ class Pages(pagination.PageNumberPagination):
                 "results": schema,
             },
         }
+
+
+# The schema finds pages of a list by itself only where no problem is listed before it.
+PAGES = [
+    OpenApiParameter(
+        "page", OpenApiTypes.INT, description="from 1; beyond the last: 404"
+    ),
+    OpenApiParameter(
+        "page_size",
+        OpenApiTypes.INT,
+        default=Pages.page_size,
+        description=f"1 to {Pages.max_page_size}",
+    ),
+]
 
 
 def paged(request: Request, view: Any, queryset: Any, kind: Any, **context: Any):

@@ -71,8 +71,8 @@ def dataset(
 
 
 def _one_of(params: Mapping[str, str], known: Iterable[str], usual: str) -> str:
-    format = params.get("format") or usual
-    if format not in known or (params.get("format") == ""):
+    format = params.get("format", usual)
+    if format not in known:
         raise ExportRefused(
             "format",
             _("There is no format “%(format)s”; these are: %(known)s.")

@@ -4,6 +4,7 @@ The row keeps what differs from the defaults; `of(project)` merges both. What th
 whole deployment shares (model, database, vLLM) is in config/settings.py instead.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -118,6 +119,12 @@ _CHOICES: dict[str, type[TextChoices]] = {
     "decide_by": DecideBy,
     "next_comparison": NextComparison,
 }
+_ROUND_CHOICES = {
+    "preset": ("cumulative", "incremental"),
+    "reference": ("base", "start"),
+    "data": ("all", "new", "new_and_replay"),
+}
+"""As training names them (a test holds both alike); empty: as the preset has it."""
 _FLAGS = ("auto_deploy", "accept_unchecked", "ask_strength")
 _NAMES = [known.name for known in fields(ProjectSettings)]
 
@@ -213,7 +220,7 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _choice(name: str, value: Any, known: list[str]) -> str:
+def _choice(name: str, value: Any, known: Collection[str]) -> str:
     if value not in known:
         raise SettingsError(
             name,
@@ -291,7 +298,7 @@ def _rule_param(name: str, dotted: str, given: Any) -> Any:
 
 
 def _round(value: Any) -> dict[str, Any]:
-    """The trainer's own check of `config` comes when a round starts."""
+    """What `config` and `start` name is looked up when a round starts."""
     result: dict[str, Any] = {}
     for name, given in _mapping("round", value).items():
         dotted = f"round.{name}"
@@ -299,6 +306,8 @@ def _round(value: Any) -> dict[str, Any]:
             result[name] = _mapping(dotted, given)
         elif name in ("preset", "start", "reference", "data"):
             result[name] = _text(dotted, given, 64)
+            if given and name in _ROUND_CHOICES:
+                _choice(dotted, given, _ROUND_CHOICES[name])
         else:
             raise SettingsError(
                 dotted, _("A round has no setting “%(name)s”.") % {"name": name}

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
+from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -11,7 +12,7 @@ from rest_framework.views import APIView
 from annotation import flags
 from annotation.access import needs
 from annotation.api.leases import MessageSerializer
-from annotation.api.serializers import Instant, Pages, paged, problems
+from annotation.api.serializers import PAGES, Instant, Pages, paged, problems
 from annotation.models import Comparison, Lease, Role
 
 
@@ -38,12 +39,14 @@ class Flags(APIView):
     @extend_schema(
         operation_id="flags_list",
         summary="Flagged pairs, the newest first",
-        parameters=[OpenApiParameter("flag", str, enum=Lease.Flag.values)],
-        responses={200: FlaggedSerializer(many=True), **problems(403, 404)},
+        parameters=[OpenApiParameter("flag", str, enum=Lease.Flag.values), *PAGES],
+        responses={200: FlaggedSerializer(many=True), **problems(400, 403, 404)},
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> Response:
         flag = request.query_params.get("flag", "")
+        if flag and flag not in Lease.Flag.values:
+            raise ParseError(f"flag: {' | '.join(Lease.Flag.values)}")
         found = flags.with_content(flags.flagged(request.project, flag))
         return paged(request, self, found, FlaggedSerializer)
 

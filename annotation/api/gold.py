@@ -15,7 +15,15 @@ from annotation.access import needs, user_named
 from annotation.api.leases import MessageSerializer
 from annotation.api.parsing import RawBodyParser, refuse_large
 from annotation.api.prompts import ImportReportSerializer
-from annotation.api.serializers import Body, Instant, Pages, paged, problems, read
+from annotation.api.serializers import (
+    PAGES,
+    Body,
+    Instant,
+    Pages,
+    paged,
+    problems,
+    read,
+)
 from annotation.models import GoldItem, Project, Role
 
 
@@ -45,6 +53,7 @@ class GoldItems(APIView):
     @extend_schema(
         operation_id="gold_list",
         summary="Gold: pairs whose answer is known; the newest first",
+        parameters=PAGES,
         responses={200: GoldSerializer(many=True), **problems(403, 404)},
     )
     @needs(Role.MANAGER)
@@ -65,7 +74,7 @@ class GoldItems(APIView):
         },
         responses={
             200: ImportReportSerializer,
-            **problems(400, 403, 404, 411, 413, 415, 422),
+            **problems(400, 403, 404, 415, 422),
         },
     )
     @needs(Role.MANAGER)

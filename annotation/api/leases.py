@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 
 from annotation import leasing
 from annotation.access import needs
-from annotation.api.serializers import Body, Instant, problems
+from annotation.api.serializers import Body, Instant, data_of, problems
 from annotation.models import Lease, Role
 
 RETRY_SECONDS = 2
@@ -135,7 +135,7 @@ class LeaseDetail(APIView):
     def delete(self, request: Request, key: UUID) -> Response:
         lease = leasing.lease_for(request.user, key)
         # Many clients cannot send a body with DELETE, so ?reason= is read as well.
-        body = SkipBody(data=request.data or request.query_params.dict())
+        body = SkipBody(data=data_of(request) or request.query_params.dict())
         body.is_valid(raise_exception=True)
         leasing.skip(lease, **body.validated_data)
         return Response(status=204)

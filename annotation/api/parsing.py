@@ -47,13 +47,19 @@ class RawBodyParser(BaseParser):
         return stream
 
 
-def refuse_large(request: Any) -> None:
-    """413 above UPLOAD_MAX_BYTES, before a byte of the body is read; 411 in pieces.
+def refuse_pieces(request: Any) -> None:
+    """411 for a body sent in pieces (chunked).
 
-    A body sent in pieces (chunked) has no length, and Django reads it as empty.
+    It has no length, so Django reads it as empty: a round would start without what
+    was asked of it.
     """
-    if request.META.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
+    if "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
         raise LengthNeeded(_("Send the body with its Content-Length, not in pieces."))
+
+
+def refuse_large(request: Any) -> None:
+    """413 above UPLOAD_MAX_BYTES, before a byte of the body is read; 411 in pieces."""
+    refuse_pieces(request)
     most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     if int(request.META.get("CONTENT_LENGTH") or 0) > most:
         raise TooLarge(

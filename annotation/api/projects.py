@@ -15,10 +15,12 @@ from rest_framework.views import APIView
 from annotation import projects
 from annotation.access import may_create, needs, projects_for, role_of
 from annotation.api.serializers import (
+    PAGES,
     Body,
     Instant,
     JSONObject,
     Pages,
+    data_of,
     paged,
     problems,
     read,
@@ -140,7 +142,8 @@ class ProjectList(APIView):
     @extend_schema(
         operation_id="projects_list",
         summary="The projects you are a member of",
-        responses={200: ProjectSerializer(many=True), **problems()},
+        parameters=PAGES,
+        responses={200: ProjectSerializer(many=True), **problems(404)},
     )
     def get(self, request: Request) -> Response:
         rows = with_counts(projects_for(request.user), request.user)
@@ -214,7 +217,7 @@ class Members(APIView):
     )
     @needs(Role.MANAGER)
     def put(self, request: Request, slug: str) -> Response:
-        members = MembersField().run_validation(request.data)
+        members = MembersField().run_validation(data_of(request))
         projects.set_members(request.project, members)
         return Response(_members(request.project))
 

@@ -118,7 +118,7 @@ class Prompts(APIView):
         },
         responses={
             200: ImportReportSerializer,
-            **problems(400, 403, 404, 411, 413, 415, 422),
+            **problems(400, 403, 404, 415, 422),
         },
     )
     @needs(Role.MANAGER)

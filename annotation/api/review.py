@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 from annotation import adjudicating, review_desk
 from annotation.access import needs
 from annotation.api.leases import MessageSerializer
-from annotation.api.serializers import Body, Instant, Pages, problems, read
+from annotation.api.serializers import PAGES, Body, Instant, Pages, problems, read
 from annotation.models import Comparison, Decision, Judgment, Role, Verdict
 
 
@@ -91,7 +91,8 @@ class ReviewQueue(APIView):
         operation_id="review_list",
         summary="What waits for a reviewer and you may decide, oldest first",
         parameters=[
-            OpenApiParameter("names", bool, description="managers: whose judgments")
+            OpenApiParameter("names", bool, description="managers: whose judgments"),
+            *PAGES,
         ],
         responses={200: WaitingSerializer(many=True), **problems(403, 404)},
     )

@@ -62,7 +62,7 @@ class RulesPreview(APIView):
         operation_id="rules_preview",
         summary="What other rules would make of the pairs; nothing is saved",
         request=PreviewBody,
-        responses={200: PreviewSerializer, **problems(400, 403, 404, 422)},
+        responses={200: PreviewSerializer, **problems(400, 403, 404, 415, 422)},
     )
     @needs(Role.MANAGER)
     def post(self, request: Request, slug: str) -> Response:

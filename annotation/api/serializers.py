@@ -8,10 +8,13 @@ from datetime import UTC
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
-from drf_spectacular.utils import OpenApiResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework import pagination, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
+
+from annotation.api.parsing import refuse_pieces
 
 
 class Instant(serializers.DateTimeField):
@@ -65,14 +68,20 @@ class Body(serializers.Serializer):
         return super().to_internal_value(data)
 
 
+def data_of(request: Request) -> Any:
+    """The body as JSON, {} where none came. Raises LengthNeeded (411) in pieces."""
+    refuse_pieces(request)
+    return request.data
+
+
 def read(request: Request, kind: type[Body] | Body) -> dict[str, Any]:
     """The body, checked. Raises ValidationError (answered 422, naming the field).
 
     A `Body` made beforehand keeps nothing of a request, so requests may share it.
     """
     if isinstance(kind, Body):
-        return kind.run_validation(request.data)
-    body = kind(data=request.data)
+        return kind.run_validation(data_of(request))
+    body = kind(data=data_of(request))
     body.is_valid(raise_exception=True)
     return body.validated_data
 
@@ -109,13 +118,17 @@ _MEANINGS = {
 
 
 def problems(*statuses: int, **meanings: str) -> dict[Any, OpenApiResponse]:
-    """The errors of a call for its schema; 401 belongs to all. `p409="…"` explains."""
+    """The errors of a call for its schema; `p409="…"` explains.
+
+    401 belongs to all; whatever reads a body (415) also minds its length (411, 413).
+    """
     explained = {int(name[1:]): text for name, text in meanings.items()}
+    length = (411, 413) if 415 in statuses else ()
     return {
         (status, "application/problem+json"): OpenApiResponse(
             ProblemSerializer, explained.get(status, _MEANINGS[status])
         )
-        for status in sorted({401, *statuses, *explained})
+        for status in sorted({401, *length, *statuses, *explained})
     }
 
 
@@ -147,6 +160,20 @@ class Pages(pagination.PageNumberPagination):
                 "results": schema,
             },
         }
+
+
+# The schema finds pages of a list by itself only where no problem is listed before it.
+PAGES = [
+    OpenApiParameter(
+        "page", OpenApiTypes.INT, description="from 1; beyond the last: 404"
+    ),
+    OpenApiParameter(
+        "page_size",
+        OpenApiTypes.INT,
+        default=Pages.page_size,
+        description=f"1 to {Pages.max_page_size}",
+    ),
+]
 
 
 def paged(request: Request, view: Any, queryset: Any, kind: Any, **context: Any):

@@ -208,6 +208,12 @@ def test_what_cannot_be_is_said_in_a_sentence(world, project):
         world(project="nowhere")
     with pytest.raises(CommandError, match="noise"):
         world(noise=2.0)
+    with pytest.raises(CommandError, match="speed"):
+        world(speed=-1.0)
+    with pytest.raises(CommandError, match="invalid choice: 'comulative'"):
+        call_command(
+            "simulate", "--project=demo", "--prefer=lists", "--preset=comulative"
+        )
     TrainingRound.objects.create(
         project=project, number=9, start=project.base, reference="base", data="all"
     )
@@ -215,8 +221,11 @@ def test_what_cannot_be_is_said_in_a_sentence(world, project):
         world()
 
 
-def test_a_server_that_is_not_there_is_said_so(world, monkeypatch):
+def test_a_server_that_is_not_there_is_said_so_before_anything_is_measured(
+    world, monkeypatch
+):
     monkeypatch.setattr(simulation.Client, "__init__", _impatient)
+    monkeypatch.delattr(measuring, "sample")
     with pytest.raises(CommandError, match="does not answer"):
         world(url="http://127.0.0.1:9")
     assert not Comparison.objects.filter(state="decided").exists()

@@ -171,6 +171,7 @@ def test_flags_are_listed_and_such_a_pair_is_withdrawn_once(rita, alice, project
     assert (row["annotator"], row["comment"]) == ("alice", "it insults people")
     assert row["prompt"] == lease.comparison.prompt.messages
     assert (row["first"], row["second"]) == (lease.first.text, lease.second.text)
+    assert_problem(rita.get(f"{FLAGS}?flag=unsave"), 400)
 
     one = f"{FLAGS}/{lease.key}/withdraw"
     assert rita.post(one).status_code == 204

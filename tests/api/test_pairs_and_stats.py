@@ -73,6 +73,7 @@ def test_chinese_stays_readable(rita, project):
 @pytest.mark.parametrize("name", ["jsonl", "xml", "", "TRL"])
 def test_a_format_we_lack_is_400_and_says_which_there_are(rita, name):
     problem = assert_problem(rita.get(f"{PAIRS}?format={name}"), 400)
+    assert f"no format “{name}”" in problem["detail"]
     assert "trl" in problem["detail"] and "openai" in problem["detail"]
 
 

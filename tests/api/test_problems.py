@@ -7,8 +7,9 @@ import pytest
 from django.test import Client
 from knox.models import AuthToken
 
+from annotation.models import Lease
 from tests.api.helpers import V1, assert_problem
-from tests.factories import make_lease, make_user
+from tests.factories import make_comparison, make_lease, make_user
 
 
 def test_without_a_token_it_is_401_and_says_how_to_sign_in(nobody):
@@ -102,6 +103,40 @@ def test_a_body_larger_than_the_limit_is_413(mona, settings):
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100
     response = mona.patch(f"{V1}/projects/demo", {"name": "x" * 200}, format="json")
     assert_problem(response, 413)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", "projects"),
+        ("patch", "projects/demo"),
+        ("put", "projects/demo/members"),
+        ("post", "projects/demo/rounds"),
+        ("delete", "leases/{key}"),
+        ("post", "leases/{key}/judgment"),
+    ],
+)
+def test_a_body_in_pieces_is_411_rather_than_taken_for_empty(
+    mona, project, method, path
+):
+    mona.user.is_staff = True
+    mona.user.save()
+    lease = make_lease(project=project, annotator=mona.user)
+    response = getattr(mona, method)(
+        f"{V1}/{path.format(key=lease.key)}",
+        content_type="application/json",
+        headers={"Transfer-Encoding": "chunked"},
+    )
+    assert_problem(response, 411, "length_required")
+    lease.refresh_from_db()
+    assert lease.outcome == Lease.Outcome.ACTIVE
+
+
+def test_what_reads_no_body_does_not_mind_how_it_comes(mona, project):
+    make_comparison(project=project)
+    headers = {"Transfer-Encoding": "chunked"}
+    response = mona.post(f"{V1}/projects/demo/leases", headers=headers)
+    assert response.status_code == 201
 
 
 def test_a_fault_of_ours_is_a_500_that_tells_nothing(mona, monkeypatch):

@@ -232,6 +232,17 @@ def test_a_manager_deploys_and_gets_what_serves(project, mona, deployed):
     assert (row["name"], row["state"]) == (policy.name, "serving")
 
 
+def test_a_policy_is_deployed_in_no_project_but_its_own(project, mona, deployed):
+    policy = make_policy(project=project)
+    other = make_project(slug="other", members={mona.user: "manager"})
+    url = f"{V1}/policies/{policy.name}/deploy"
+    assert_problem(mona.post(url, {"project": "other"}, format="json"), 404)
+    for one in (project, other):
+        one.channel.refresh_from_db()
+        assert one.channel.serving == project.base
+    assert mona.post(url, {"project": "demo"}, format="json").status_code == 200
+
+
 def test_a_policy_that_is_refused_says_why(project, mona, deployed):
     policy = make_policy(project=project, rejected_reason="Its shapes do not fit.")
     problem = assert_problem(mona.post(f"{V1}/policies/{policy.name}/deploy"), 422)

@@ -56,6 +56,22 @@ def test_the_schema_is_valid_and_without_warnings(tmp_path):
     )
 
 
+def test_every_list_in_pages_says_how_to_turn_them(client):
+    schema = client.get(
+        "/api/schema", headers={"Accept": "application/vnd.oai.openapi+json"}
+    ).json()
+    lists = []
+    for path, calls in schema["paths"].items():
+        read = calls.get("get", {})
+        content = read.get("responses", {}).get("200", {}).get("content", {})
+        if "/Paginated" in str(content):
+            names = {parameter["name"] for parameter in read["parameters"]}
+            assert {"page", "page_size"} <= names, path
+            assert "404" in read["responses"], path
+            lists.append(path.rpartition("/")[2])
+    assert sorted(lists) == ["flags", "gold", "projects", "review", "rounds"]
+
+
 @pytest.fixture
 def world(db, monkeypatch):
     """A project with one of everything, and a manager who may also make projects."""

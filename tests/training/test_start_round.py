@@ -10,6 +10,8 @@ import time
 import pytest
 from django.db import connection, connections
 
+from annotation.errors import SettingsError
+from annotation.project_settings import checked
 from inference import leftovers
 from tests.factories import (
     make_comparison,
@@ -19,7 +21,7 @@ from tests.factories import (
     make_prompt,
 )
 from tests.training.conftest import make_pairs
-from training import runfolder
+from training import recipes, runfolder
 from training.errors import RoundRefused
 from training.models import RoundPair, TrainingRound
 from training.reconcile import reconcile
@@ -308,6 +310,16 @@ def test_an_override_is_no_longer_the_preset(project, manager):
     assert training_round.preset == ""
     assert training_round.start == project.base
     assert (training_round.reference, training_round.data) == ("start", "all")
+
+
+def test_project_settings_know_the_choices_of_a_round():
+    known = {"preset": recipes.PRESETS}
+    known |= {"reference": recipes.Reference.values, "data": recipes.Data.values}
+    for name, names in known.items():
+        for one in ("", *names):
+            assert checked({"round": {name: one}}) == {"round": {name: one}}
+        with pytest.raises(SettingsError, match=", ".join(names)):
+            checked({"round": {name: "another"}})
 
 
 def test_the_projects_own_round_settings_are_used(project, manager):

@@ -53,12 +53,14 @@ def policy_json(project: Project, policies: list[Policy]) -> list[dict[str, Any]
 def _project_of(policy: Policy, body: dict[str, Any]) -> Project:
     """The project of the policy's channel; a base serves many, so the body says which."""
     rows = Project.objects.select_related("channel__serving", "base")
+    named = {"slug": body["project"]} if "project" in body else {}
     if policy.channel is not None:
-        return get_object_or_404(rows, channel=policy.channel)
-    if not body.get("project"):
+        # One named that is not the policy's own is refused, not passed over.
+        return get_object_or_404(rows, channel=policy.channel, **named)
+    if not named:
         message = _("A base serves many projects: say for which one.")
         raise serializers.ValidationError({"project": [message]})
-    return get_object_or_404(rows, slug=body["project"])
+    return get_object_or_404(rows, **named)
 
 
 class Policies(APIView):

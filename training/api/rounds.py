@@ -16,6 +16,7 @@ from annotation.api.pairs import PAIR_FILTERS
 from annotation.api.parsing import OneAnswer
 from annotation.api.prompts import answer, streams
 from annotation.api.serializers import (
+    PAGES,
     Body,
     Instant,
     JSONObject,
@@ -114,6 +115,7 @@ class Rounds(APIView):
     @extend_schema(
         operation_id="rounds_list",
         summary="The rounds, newest first",
+        parameters=PAGES,
         responses={200: RoundSerializer(many=True), **problems(403, 404)},
     )
     @needs(Role.REVIEWER)

@@ -230,9 +230,10 @@ def parse_config(values: dict[str, Any]) -> TrainingConfig:
     if checked.get("lora") is None:
         checked.pop("lora", None)
     if "lora" in checked:
-        _require(isinstance(checked["lora"], dict), "lora", "an object", values)
-        _refuse_unknown(checked["lora"], [f.name for f in fields(LoraConfig)], "lora.")
-        checked["lora"] = LoraConfig(**checked["lora"])
+        found = checked["lora"]
+        _require(isinstance(found, dict), "lora", "an object", found)
+        _refuse_unknown(found, [f.name for f in fields(LoraConfig)], "lora.")
+        checked["lora"] = LoraConfig(**found)
     if checked.get("savings") is None:
         checked.pop("savings", None)
     if "savings" in checked:

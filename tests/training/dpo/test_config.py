@@ -94,7 +94,7 @@ def test_every_key_of_the_contract_is_known():
         ({"simpo_gamma": 1.0}, '"simpo_gamma" changes nothing with "sigmoid"'),
         ({"undesirable_weight": 2}, 'it is for "kto", "apo_zero_unpaired"'),
         ({"lora": {"target_modules": ["lm_head"]}}, "lm_head"),
-        ({"lora": [8]}, '"lora" must be an object'),
+        ({"lora": [8]}, '"lora" must be an object, not [8].'),
         ({"base_model": ""}, '"base_model" must be a text'),
         ({"max_length": 1}, '"max_length" must be a whole number of at least 2'),
     ],

@@ -21,6 +21,7 @@ from training import measuring, simulation
 from training.client import ProblemError, Round
 from training.errors import SimulationError
 from training.measuring import Measure
+from training.recipes import PRESETS
 from training.simulation import Crew, RoundReport
 
 INTERRUPTED = 130
@@ -51,7 +52,7 @@ class Command(BaseCommand):
             help="judgments a second for each annotator; 0: as fast as they come",
         )
         parser.add_argument("--url", default=f"http://127.0.0.1:{settings.PORT}")
-        parser.add_argument("--preset", help="cumulative or incremental")
+        parser.add_argument("--preset", choices=list(PRESETS))
         parser.add_argument(
             "--samples",
             type=int,
@@ -71,6 +72,8 @@ class Command(BaseCommand):
                 raise CommandError(f"--{name} must be at least 1")
         if not 0 <= options["noise"] <= 1:
             raise CommandError("--noise must be from 0 to 1")
+        if not options["speed"] >= 0:
+            raise CommandError("--speed must be at least 0")
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             known = ", ".join(Project.objects.values_list("slug", flat=True)) or "none"
@@ -99,6 +102,8 @@ class Command(BaseCommand):
     def run_rounds(
         self, project: Project, people: Crew, options: dict[str, Any]
     ) -> list[RoundReport]:
+        # Whether the site answers, before minutes of measuring.
+        people.manager.client.project(people.slug)
         policy = serving_policy(project.channel)
         before = self.measured(project, policy, options)
         self.stdout.write(

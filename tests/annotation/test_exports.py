@@ -44,6 +44,7 @@ from tests.factories import (
     make_comparison,
     make_completion,
     make_judgment,
+    make_lease,
     make_pair,
     make_project,
     make_prompt,
@@ -415,6 +416,22 @@ def test_judgments_say_who_saw_what_where_and_people_go_by_pseudonyms(project):
         "second",
         tie.verdict,
     ]
+
+
+def test_criteria_are_exported_by_the_side_that_was_seen(project):
+    """The second answer won by one of them, neither by the other; a judgment without."""
+    lease = make_lease(project=project)
+    won = {"help, ful": lease.second_id, "短": None}
+    make_judgment(lease=lease, criteria=won)
+    make_judgment(project=project)
+    said = {"help, ful": "second", "短": "tie"}
+    one, other = rows(downloads.judgments(project, {}, Role.REVIEWER))
+    assert (one["criteria"], other["criteria"]) == (said, {})
+    table = cells(downloads.judgments(project, {"format": "csv"}, Role.REVIEWER))
+    file = body(downloads.judgments(project, {"format": "parquet"}, Role.REVIEWER))
+    column = parquet.read_table(io.BytesIO(file)).column("criteria").to_pylist()
+    for one, other in ([row["criteria"] for row in table], column):
+        assert (json.loads(one), other) == (said, "")
 
 
 # --- Streaming ---------------------------------------------------------------------------

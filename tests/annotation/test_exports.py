@@ -553,6 +553,30 @@ def test_the_card_tells_only_what_load_dataset_can_load(
     assert told(measured) == {"pairs": {"test": 1}}
 
 
+def test_the_card_says_that_it_has_a_part_while_its_figures_are_of_all(
+    project, folder, tmp_path
+):
+    """One of the folder's four pairs was frozen by a round; one more is held out."""
+    part = "Only a part was exported"
+    assert part not in (folder / "README.md").read_text()
+    training_round = TrainingRound.objects.create(
+        project=project, number=1, start=project.base, reference="base", data="all"
+    )
+    accepted = PreferencePair.objects.filter(state="accepted")
+    pair = accepted.exclude(prompt__is_held_out=True).first()
+    RoundPair.objects.create(training_round=training_round, pair=pair)
+    within = pairs_of(training_round.pk)
+    data = body(downloads.dataset(project, {}, Role.REVIEWER, within))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        card = archive.read("README.md").decode()
+    assert f"{part}: the pairs that a training round froze" in card
+    assert "figures after the list of files are the whole project's." in card
+    assert "| data/train-00000.parquet | 1 |" in card and "| accepted | 5 |" in card
+    narrowed = unzipped(project, tmp_path / "judged", kind="judged")
+    card = (narrowed / "README.md").read_text()
+    assert f"{part}: which = `sound`, kind = `judged`." in card
+
+
 def test_the_card_counts_explains_and_hashes(project, folder):
     card = (folder / "README.md").read_text()
     _, head, text = card.split("---\n", 2)

@@ -236,3 +236,21 @@ def test_a_manager_is_told_how_to_have_comparisons_judged_twice(
     page = page_of(client, project, manager)
     assert "No comparison has been judged by two people yet" in page
     assert reverse("project_settings", args=[project.slug]) in page
+
+
+@pytest.mark.parametrize(
+    ("people", "pairs", "is_open"), [(5, 10, True), (6, 15, False)]
+)
+def test_many_pairs_of_annotators_are_folded(
+    client, project, manager, people, pairs, is_open
+):
+    """So that what sways verdicts does not lie beneath hundreds of rows."""
+    comparison = make_comparison(project=project, quota=people)
+    for _number in range(people):
+        make_judgment(comparison=comparison)
+    client.force_login(manager)
+    page = client.get(reverse("quality", args=[project.slug])).content.decode()
+    before, _title, after = page.partition("By two annotators")
+    assert before.rpartition("<details")[2].startswith(' class="card fold"')
+    assert (" open>" in before.rpartition("<details")[2]) == is_open
+    assert f'numeric">{pairs}</span>' in after.partition("</summary>")[0]

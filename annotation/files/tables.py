@@ -10,6 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, repeat
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 
 _STATED = re.compile(r"sep=([,;\t])\r?\n?", re.IGNORECASE)
 _QUOTED = re.compile('"[^"]*"')
+_KNOWN = {"prompt", "messages", "conversations", "instruction", "chosen", "completion"}
 
 MAX_COLUMNS = 1000
 MAX_CELL = 4 * 1024 * 1024
@@ -271,16 +273,28 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
 def _begin(text: Iterator[str]) -> tuple[int, str, str]:
     """(lines before the header, its first line, what stands between its columns).
 
-    Between them is what a line `sep=;` (Excel's word) says, else the commonest of comma,
-    semicolon, which spreadsheets write where the comma is the decimal point, and tab.
+    Between them is what a line `sep=;` (Excel's word) says, else that of comma, semicolon
+    (spreadsheets write it where the comma is the decimal point) and tab which leaves most
+    names that are known here, then the commonest.
     """
     stated = None
     for skipped, line in enumerate(text):
         if stated is None and (said := _STATED.fullmatch(line)):
             stated = said[1]
         elif line.strip():
-            return skipped, line, stated or max(",;\t", key=_QUOTED.sub("", line).count)
+            header = _QUOTED.sub(_inside, line)
+            return skipped, line, stated or max(",;\t", key=partial(_fit, header))
     return 0, "", ","
+
+
+def _inside(quoted: re.Match[str]) -> str:
+    """A quoted name without what could be taken for its end."""
+    return re.sub('[",;\t]', "", quoted[0])
+
+
+def _fit(header: str, delimiter: str) -> tuple[int, int]:
+    names = {name.strip().lower() for name in header.split(delimiter)}
+    return len(names & _KNOWN), header.count(delimiter)
 
 
 def _not_csv(wrong: csv.Error) -> str:

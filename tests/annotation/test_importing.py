@@ -98,8 +98,10 @@ def test_a_csv_of_a_spreadsheet_with_semicolons_is_read_as_one(project, first):
 def test_columns_between_tabs_and_a_stated_separator(project):
     load(project, "id\tprompt\n1\tWell, why; then?\n")
     load(project, "sep=,\nid,prompt\n1,a;b\n")
+    load(project, "tags (x;y;z),prompt\na;b,one\n")
+    load(project, '"prompt";"x, y, z"\ntwo;three\n')
     load(project, "sep=\t\nprompt\n1,a;b\n")
-    texts = ["Well, why; then?", "a;b", "1,a;b"]
+    texts = ["Well, why; then?", "a;b", "one", "two", "1,a;b"]
     assert prompts(project) == [user(text) for text in texts]
 
 

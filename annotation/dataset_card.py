@@ -16,9 +16,15 @@ CONFIGS = ("data", "judgments", "prompts")
 
 
 def card(
-    project: Project, asked: Wanted, files: Iterable[Any], left_out: Counter[str]
+    project: Project,
+    asked: Wanted,
+    files: Iterable[Any],
+    left_out: Counter[str],
+    *,
+    is_round: bool = False,
 ) -> str:
-    """Markdown. English, as cards are; figures are the project's at this moment."""
+    """Markdown. English, as cards are; figures are the project's at this moment, also
+    where only a part of it was exported, such as what a round froze (`is_round`)."""
     files = list(files)
     configs = _configs(files)
     settings = project_settings.of(project)
@@ -37,7 +43,7 @@ def card(
         " don't hold wholly. The split `test` has the pairs on prompts that were held out"
         " before anyone judged them: measure on it, never train. Annotators go by"
         " pseudonyms unless a manager asked for names.",
-        *_asked(asked),
+        *_asked(asked, is_round),
         "## Files\n\n"
         + _table(
             ("file", "rows", "bytes", "sha256"),
@@ -109,18 +115,21 @@ def _split(name: str) -> str:
     return "test" if name.rpartition("/")[2].startswith("test-") else "train"
 
 
-def _asked(asked: Wanted) -> list[str]:
-    if not asked.is_narrowed:
+def _asked(asked: Wanted, is_round: bool) -> list[str]:
+    if not asked.is_narrowed and not is_round:
         return []
+    froze = ["the pairs that a training round froze"] if is_round else []
     given = {
         name: getattr(asked, name)
         for name in asked.__dataclass_fields__
         if getattr(asked, name) not in ("", None)
     }
-    told = ", ".join(
-        f"{name} = `{_plain(str(value))}`" for name, value in given.items()
-    )
-    return [f"Only a part was exported: {told}."]
+    narrowed = [f"{name} = `{_plain(str(value))}`" for name, value in given.items()]
+    return [
+        f"Only a part was exported: {', '.join(froze + narrowed)}. Judgments are narrowed"
+        " by annotator and date alone, prompts not at all; the figures after the list of"
+        " files are the whole project's."
+    ]
 
 
 def _due(project: Project) -> str:

@@ -77,7 +77,8 @@ def folder(
         made[-1].rows = lines.count
         info = json.dumps(LLAMAFACTORY, indent=2).encode() + b"\n"
         yield from _file(archive, sink, made, "llamafactory/dataset_info.json", [info])
-        text = card(project, asked, made, left_out).encode()
+        is_round = within is not None
+        text = card(project, asked, made, left_out, is_round=is_round).encode()
         yield from _file(archive, sink, [], "README.md", [text])
     yield sink.taken()
 

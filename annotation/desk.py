@@ -25,7 +25,8 @@ from inference.queries import readiness, stopped_on_purpose
 LONGEST_LOOK = 300.0
 """Seconds of one judgment that count as work; beyond it somebody was elsewhere."""
 
-DAYS_LOOKED_AT = 60
+DAYS_LOOKED_AT = (60, 600, 6000)
+"""One after the other, for as long as a row goes on before them: few do."""
 
 
 @dataclass(frozen=True)
@@ -133,26 +134,33 @@ def last_ten(project: Project, user) -> QuerySet[Judgment]:
 
 def days_in_a_row(project: Project, user) -> int:
     """Days up to today with a standing judgment; free weekends don't break the row."""
-    today = timezone.localdate()
-    since = midnight() - timedelta(days=DAYS_LOOKED_AT)
-    days = set(
-        Judgment.objects.filter(
-            project=project, annotator=user, created_at__gte=since, undone_at=None
+    today, row = timezone.localdate(), list[date]()
+    for looked_at in DAYS_LOOKED_AT:
+        since = midnight() - timedelta(days=looked_at)
+        days = set(
+            Judgment.objects.filter(
+                project=project, annotator=user, created_at__gte=since, undone_at=None
+            )
+            .order_by()
+            .annotate(day=TruncDate("created_at"))
+            .values_list("day", flat=True)
+            .distinct()
         )
-        .order_by()
-        .annotate(day=TruncDate("created_at"))
-        .values_list("day", flat=True)
-        .distinct()
-    )
-    return count_row(days, today)
+        row = row_of(days, today)
+        # A free weekend at most lies between two of its days.
+        if not row or (today - row[-1]).days + 3 < looked_at:
+            break
+    return len(row)
 
 
-def count_row(days: set[date], today: date) -> int:
-    """How many of `days` lie in one row that reaches today or the last day before it."""
-    row, day = 0, today
-    while today - day <= timedelta(days=DAYS_LOOKED_AT):
+def row_of(days: set[date], today: date) -> list[date]:
+    """Those of `days` that lie in one row which reaches today or the last day before it,
+    the newest first."""
+    row, day = [], today
+    first = min(days, default=today)
+    while day >= first:
         if day in days:
-            row += 1
+            row.append(day)
         elif day != today and day.weekday() < 5:
             break
         day -= timedelta(days=1)

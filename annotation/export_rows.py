@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from annotation import exporting
 from annotation.batches import paged
 from annotation.files.faults import Row
+from annotation.judging import criteria_seen
 from annotation.models import Judgment, PreferencePair, Project, Prompt
 
 _LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
@@ -40,6 +41,7 @@ def judgment_rows(judgments: QuerySet[Judgment], *, with_names: bool) -> Iterato
             ),
             "strength": judgment.strength,
             "reasons": judgment.reasons,
+            "criteria": criteria_seen(judgment),
             "comment": judgment.comment,
             "edited": judgment.edited.text if judgment.edited else "",
             "annotator": judgment.annotator.get_username()

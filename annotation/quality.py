@@ -12,6 +12,7 @@ from typing import Any
 from django.db.models import (
     Case,
     Count,
+    DateField,
     F,
     FilteredRelation,
     IntegerField,
@@ -22,7 +23,7 @@ from django.db.models import (
     Value,
     When,
 )
-from django.db.models.functions import TruncDate, TruncWeek
+from django.db.models.functions import TruncWeek
 
 from annotation.agreement import (
     Cell,
@@ -109,7 +110,9 @@ def _by_week(
         .annotate(label=_label(""))
         .values("comparison")
         .annotate(
-            judged=Count("pk"), week=TruncDate(TruncWeek(Max("created_at"))), **labels
+            judged=Count("pk"),
+            week=TruncWeek(Max("created_at"), output_field=DateField()),
+            **labels,
         )
         .filter(judged__gt=1)
         .values_list("week", *labels)

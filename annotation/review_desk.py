@@ -24,7 +24,12 @@ from annotation.models import (
 )
 from annotation.pages import completion_html, message_turns
 from annotation.stock import with_system
-from annotation.words import outcome_words, strength_words, verdict_words
+from annotation.words import (
+    criterion_words,
+    outcome_words,
+    strength_words,
+    verdict_words,
+)
 
 UNSEEN = ["prompt_token_ids", "token_ids", "logprobs", "messages"]
 
@@ -37,6 +42,7 @@ class Opinion:
     words: str
     strength: str
     reasons: list[str]
+    criteria: list[tuple[str, str]]
     comment: str
     edited: SafeString | str
     seconds: float
@@ -146,6 +152,10 @@ def _opinion(judgment: Judgment, first_id: int, reviewer, names: bool) -> Opinio
         words=verdict_words(verdict),
         strength=strength_words(judgment.strength),
         reasons=judgment.reasons,
+        criteria=[
+            (name, criterion_words(side))
+            for name, side in criteria_told(judgment, first_id).items()
+        ],
         comment=judgment.comment,
         edited=completion_html(judgment.edited) if judgment.edited else "",
         seconds=judgment.seconds,
@@ -159,6 +169,14 @@ def seen(verdict: str, winner_id: int | None, first_id: int) -> str:
     if winner_id is None:
         return verdict
     return (Verdict.FIRST if winner_id == first_id else Verdict.SECOND).value
+
+
+def criteria_told(judgment: Judgment, first_id: int) -> dict[str, str]:
+    """{criterion: first, second or tie} in the same order."""
+    return {
+        name: seen(Verdict.TIE.value, won, first_id)
+        for name, won in judgment.criteria.items()
+    }
 
 
 def why_words(standing: Decision | None) -> str:

@@ -260,6 +260,8 @@ def _repeats(
         Probe.objects.filter(
             standing(at, f"{again}__"),
             standing(at, "repeats__"),
+            # A probe that nobody has judged yet has no judgment that was undone, either.
+            **{f"{again}__isnull": False},
             **{f"{again}__{name}": value for name, value in whose.items()},
             project=project,
             repeats__isnull=False,

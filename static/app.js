@@ -1,5 +1,6 @@
 // On every page: a fresh CSRF token for htmx, a word when the connection or the
-// session is gone, menus that close, dialogs in browsers without invoker commands.
+// session is gone, menus that close, dialogs in browsers without invoker commands,
+// which control a key means.
 // All words come translated from #page-notice in base.html.
 "use strict";
 
@@ -77,6 +78,20 @@ document.addEventListener("keydown", (event) => {
     menu.querySelector("summary").focus();
   }
 });
+
+// The control that a key stroke means, by its data-… `name`. Where nothing has the key itself, its
+// place tells: letters of other scripts (и is where B is), digits under shift (as in France), and
+// an input method that is on, which hides the key.
+function meant(event, name, controls) {
+  const key = event.key.toLowerCase();
+  const [, kind, sign] = /^(Key|Digit)(.)$/.exec(event.code) ?? [];
+  const isByPlace = kind === "Digit" ? !event.shiftKey : !/^[!-~]$/.test(key);
+  const found = [...document.querySelectorAll(controls)];
+  for (const one of [key, isByPlace && sign?.toLowerCase()]) {
+    const control = one && found.find((control) => control.dataset[name] === one);
+    if (control) return control;
+  }
+}
 
 // On a phone the navigation scrolls sideways: where one is should be in sight.
 for (const link of document.querySelectorAll(".project-nav [aria-current]")) {

@@ -128,10 +128,9 @@ function suggestBreak() {
   keep("work", work, store);
   const worked = now - work.since;
   const box = document.getElementById("break");
-  if (!BREAK_MS || worked < BREAK_MS) return;
+  box.hidden = !BREAK_MS || worked < BREAK_MS;
   const minutes = String(Math.round(worked / 60_000));
   box.querySelector("span").textContent = box.dataset.words.replace("{minutes}", minutes);
-  box.hidden = false;
 }
 
 document.querySelector("#break button").addEventListener("click", () => {

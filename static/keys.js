@@ -21,12 +21,6 @@ function applyKeys() {
   }
 }
 
-// An input method that is on hides the letter; the place on the keyboard still tells it.
-function keyOf(event) {
-  if (event.key !== "Process" && event.key !== "Unidentified") return event.key.toLowerCase();
-  return /^(?:Key|Digit)(.)$/.exec(event.code)?.[1].toLowerCase() ?? "";
-}
-
 function press(control) {
   control.closest(".chip")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   if (control.matches("summary")) {
@@ -68,14 +62,12 @@ document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog:modal")) return;
   if (event.key === "Escape" && pair().contains(event.target)) return leave();
   if (isTextBox(event.target)) return;
-  const key = keyOf(event);
-  if (key.length !== 1 || key === " ") return;
-  const inMenu = document.querySelector(`.flag[open] [data-menu-key="${CSS.escape(key)}"]`);
+  const inMenu = meant(event, "menuKey", ".flag[open] [data-menu-key]");
   if (inMenu) {
     event.preventDefault();
     return inMenu.click();
   }
-  const control = [...document.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
+  const control = meant(event, "key", "[data-key]");
   if (!control) return;
   event.preventDefault();
   if (criterion && answerCriterion(control.value)) return;

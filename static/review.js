@@ -47,9 +47,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || event.isComposing) return;
   if (event.key === "Escape" && isTextBox(event.target)) event.target.blur();
   if (isTextBox(event.target) || document.querySelector("dialog[open]")) return;
-  const key = event.key.toLowerCase();
-  if (!/^[a-z0-9?]$/.test(key)) return;
-  const control = document.querySelector(`[data-key="${key}"]`);
+  const control = meant(event, "key", "[data-key]");
   if (!control) return;
   event.preventDefault();
   if (control.type === "radio" && control.checked) {

@@ -47,6 +47,10 @@ class OpinionSerializer(serializers.Serializer):
     verdict = serializers.ChoiceField(choices=Verdict.choices)
     strength = serializers.IntegerField(allow_null=True)
     reasons = serializers.ListField(child=serializers.CharField())
+    criteria = serializers.DictField(
+        child=serializers.ChoiceField(["first", "second", "tie"]),
+        help_text="criterion → the better one by it",
+    )
     comment = serializers.CharField()
     edited = serializers.CharField(
         allow_null=True, help_text="the better one, improved"
@@ -141,6 +145,7 @@ def _opinion(
         "verdict": review_desk.seen(judgment.verdict, judgment.winner_id, first_id),
         "strength": judgment.strength,
         "reasons": judgment.reasons,
+        "criteria": review_desk.criteria_told(judgment, first_id),
         "comment": judgment.comment,
         "edited": judgment.edited.text if judgment.edited else None,
         "seconds": judgment.seconds,

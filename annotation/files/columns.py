@@ -1,7 +1,7 @@
 """The columns of our own tables, by which a file that was exported here is known again."""
 
 Columns = dict[str, str]
-"""{name: kind}, of: text, chat, texts, number, whole, time, flag."""
+"""{name: kind}, of: text, chat, texts, named (texts by name), number, whole, time, flag."""
 
 PAIRS: Columns = {
     "id": "text",
@@ -23,6 +23,7 @@ JUDGMENTS: Columns = {
     "winner": "text",
     "strength": "whole",
     "reasons": "texts",
+    "criteria": "named",
     "comment": "text",
     "edited": "text",
     "annotator": "text",

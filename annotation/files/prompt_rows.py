@@ -18,6 +18,8 @@ def prompt_of(row: Row) -> Messages:
     given = [name for name in ("prompt", "messages") if row.get(name) is not None]
     if not given:
         raise BadRow(_("has no “prompt” (a text) and no “messages” (a list); add one"))
+    # A cell that is empty in a row of a table says nothing of that row.
+    given = [name for name in given if row[name] != ""] or given[:1]
     if len(given) == 2:
         raise BadRow(
             _(

@@ -10,6 +10,8 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, repeat
 from typing import Any, Literal
 
 from django.utils.translation import gettext as _
@@ -26,6 +28,10 @@ Numbered = Iterator[tuple[int, Row | BadRow]]
 # What a spreadsheet takes for a formula (OWASP's list), behind quotes put before it.
 _DEFUSED = re.compile("'+[=+\\-@\t\r\n＝＋－＠]")
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
+
+_STATED = re.compile(r"sep=([,;\t])\r?\n?", re.IGNORECASE)
+_QUOTED = re.compile('"[^"]*"')
+_KNOWN = {"prompt", "messages", "conversations", "instruction", "chosen", "completion"}
 
 MAX_COLUMNS = 1000
 MAX_CELL = 4 * 1024 * 1024
@@ -234,9 +240,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> Row:
 def _csv_rows(lines: Lines, needs: str) -> Numbered:
     # What isn't UTF-8 becomes lone surrogates, found again in the record they are in.
     # Strict: a quote that is never closed is told, else it would swallow what follows.
-    reader = csv.reader(
-        (line.decode("utf-8", "surrogateescape") for line in lines), strict=True
-    )
+    text = (line.decode("utf-8", "surrogateescape") for line in lines)
+    skipped, header, delimiter = _begin(text)
+    whole = chain(repeat("\n", skipped), [header], text)
+    reader = csv.reader(whole, delimiter=delimiter, strict=True)
     names = _header(reader, lines, needs)
     read = fused if is_ours(names) else str
     while True:
@@ -261,6 +268,33 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
                 yield start, _record(names, [read(cell) for cell in record], needs)
             except BadRow as bad:
                 yield start, bad
+
+
+def _begin(text: Iterator[str]) -> tuple[int, str, str]:
+    """(lines before the header, its first line, what stands between its columns).
+
+    Between them is what a line `sep=;` (Excel's word) says, else that of comma, semicolon
+    (spreadsheets write it where the comma is the decimal point) and tab which leaves most
+    names that are known here, then the commonest.
+    """
+    stated = None
+    for skipped, line in enumerate(text):
+        if stated is None and (said := _STATED.fullmatch(line)):
+            stated = said[1]
+        elif line.strip():
+            header = _QUOTED.sub(_inside, line)
+            return skipped, line, stated or max(",;\t", key=partial(_fit, header))
+    return 0, "", ","
+
+
+def _inside(quoted: re.Match[str]) -> str:
+    """A quoted name without what could be taken for its end."""
+    return re.sub('[",;\t]', "", quoted[0])
+
+
+def _fit(header: str, delimiter: str) -> tuple[int, int]:
+    names = {name.strip().lower() for name in header.split(delimiter)}
+    return len(names & _KNOWN), header.count(delimiter)
 
 
 def _not_csv(wrong: csv.Error) -> str:

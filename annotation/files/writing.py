@@ -57,6 +57,8 @@ def _cell(value: Any) -> str | int | float:
         return ""
     if isinstance(value, list):
         value = _chat_cell(value)
+    if isinstance(value, dict):
+        value = _named(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -76,6 +78,11 @@ def _chat_cell(value: Messages | list[str]) -> str:
         if is_plain and isinstance(text, str) and isinstance(messages_in(text), str):
             return text
     return json.dumps(value, ensure_ascii=False)
+
+
+def _named(value: dict[str, str]) -> str:
+    """As JSON: which names there are differs from row to row."""
+    return json.dumps(value, ensure_ascii=False) if value else ""
 
 
 def _plain(value: Any) -> str:
@@ -131,6 +138,7 @@ def _schema(columns: Columns) -> Any:
         "text": pa.string(),
         "chat": chat,
         "texts": pa.list_(pa.string()),
+        "named": pa.string(),
         "number": pa.float64(),
         "whole": pa.int64(),
         "time": pa.timestamp("us", tz="UTC"),
@@ -142,4 +150,4 @@ def _schema(columns: Columns) -> Any:
 def _value(value: Any, kind: str) -> Any:
     if kind == "chat" and value is not None:
         return [{"role": one["role"], "content": plain(one)} for one in value]
-    return value
+    return _named(value) if kind == "named" else value

@@ -34,7 +34,7 @@ def days(*back):
     ],
 )
 def test_days_in_a_row(worked, row):
-    assert desk.count_row(worked, TODAY) == row
+    assert len(desk.row_of(worked, TODAY)) == row
 
 
 def test_a_judgment_counts_for_today_until_undone_and_a_long_pause_is_capped(
@@ -52,6 +52,19 @@ def test_a_judgment_counts_for_today_until_undone_and_a_long_pause_is_capped(
     )
     assert desk.worked_today(project, annotator) == (2, 6)
     assert desk.days_in_a_row(project, annotator) == 2
+
+
+@pytest.mark.parametrize(
+    ("worked", "row"), [(1, 1), (59, 59), (60, 60), (62, 62), (70, 70)]
+)
+def test_a_row_of_many_days_is_counted_to_its_end(project, annotator, worked, row):
+    """And the work from before a working week without any is no part of it."""
+    for ago in [*range(worked), *range(worked + 7, worked + 70)]:
+        made = make_judgment(project=project, annotator=annotator)
+        Judgment.objects.filter(pk=made.pk).update(
+            created_at=timezone.now() - timedelta(days=ago)
+        )
+    assert desk.days_in_a_row(project, annotator) == row
 
 
 def test_what_waits_is_what_this_person_could_judge(

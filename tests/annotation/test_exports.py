@@ -44,6 +44,7 @@ from tests.factories import (
     make_comparison,
     make_completion,
     make_judgment,
+    make_lease,
     make_pair,
     make_project,
     make_prompt,
@@ -417,6 +418,22 @@ def test_judgments_say_who_saw_what_where_and_people_go_by_pseudonyms(project):
     ]
 
 
+def test_criteria_are_exported_by_the_side_that_was_seen(project):
+    """The second answer won by one of them, neither by the other; a judgment without."""
+    lease = make_lease(project=project)
+    won = {"help, ful": lease.second_id, "短": None}
+    make_judgment(lease=lease, criteria=won)
+    make_judgment(project=project)
+    said = {"help, ful": "second", "短": "tie"}
+    one, other = rows(downloads.judgments(project, {}, Role.REVIEWER))
+    assert (one["criteria"], other["criteria"]) == (said, {})
+    table = cells(downloads.judgments(project, {"format": "csv"}, Role.REVIEWER))
+    file = body(downloads.judgments(project, {"format": "parquet"}, Role.REVIEWER))
+    column = parquet.read_table(io.BytesIO(file)).column("criteria").to_pylist()
+    for one, other in ([row["criteria"] for row in table], column):
+        assert (json.loads(one), other) == (said, "")
+
+
 # --- Streaming ---------------------------------------------------------------------------
 def test_pages_of_a_table_are_whole_whatever_the_order(project):
     moment = datetime(2026, 1, 1, tzinfo=UTC)
@@ -534,6 +551,30 @@ def test_the_card_tells_only_what_load_dataset_can_load(
     Prompt.objects.filter(project=other).update(is_held_out=True)
     measured = unzipped(other, tmp_path / "measured")
     assert told(measured) == {"pairs": {"test": 1}}
+
+
+def test_the_card_says_that_it_has_a_part_while_its_figures_are_of_all(
+    project, folder, tmp_path
+):
+    """One of the folder's four pairs was frozen by a round; one more is held out."""
+    part = "Only a part was exported"
+    assert part not in (folder / "README.md").read_text()
+    training_round = TrainingRound.objects.create(
+        project=project, number=1, start=project.base, reference="base", data="all"
+    )
+    accepted = PreferencePair.objects.filter(state="accepted")
+    pair = accepted.exclude(prompt__is_held_out=True).first()
+    RoundPair.objects.create(training_round=training_round, pair=pair)
+    within = pairs_of(training_round.pk)
+    data = body(downloads.dataset(project, {}, Role.REVIEWER, within))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        card = archive.read("README.md").decode()
+    assert f"{part}: the pairs that a training round froze" in card
+    assert "figures after the list of files are the whole project's." in card
+    assert "| data/train-00000.parquet | 1 |" in card and "| accepted | 5 |" in card
+    narrowed = unzipped(project, tmp_path / "judged", kind="judged")
+    card = (narrowed / "README.md").read_text()
+    assert f"{part}: which = `sound`, kind = `judged`." in card
 
 
 def test_the_card_counts_explains_and_hashes(project, folder):

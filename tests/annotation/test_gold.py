@@ -7,7 +7,7 @@ from django.contrib.messages import get_messages
 from django.db import IntegrityError, transaction
 from django.urls import reverse
 
-from annotation import gold, stock
+from annotation import gold, stock, trust
 from annotation.errors import BadExplanation, GoldRefused
 from annotation.models import Completion, GoldItem, Prompt, Role
 from tests.factories import (
@@ -227,6 +227,20 @@ def test_who_is_below_the_floor_stands_first_and_can_be_let_count(
     assert said(response) == ["1 judgment of bob counts now."]
     waiting.refresh_from_db()
     assert waiting.let_count_by.username == "mallory"
+
+
+@pytest.mark.parametrize("live", [3000, 0])
+def test_a_repeat_that_nobody_judged_yet_is_nobodys(
+    client, page, project, annotator, monkeypatch, live
+):
+    """Also where the project is big and its figures were never counted."""
+    monkeypatch.setattr("annotation.figures.LIVE", live)
+    judgment = make_judgment(project=project, annotator=annotator)
+    make_probe(annotator, repeats=judgment)
+    judge_gold(annotator, make_gold(project=project))
+    assert set(trust.checks(project)) == {"alice"}
+    people = client.get(page).context["people"]
+    assert [row["username"] for row in people] == ["alice"]
 
 
 def test_no_button_lets_a_managers_own_count_while_there_is_another(

@@ -63,6 +63,16 @@ def test_a_comma_outside_quotes_cuts_no_text_in_two(project):
     assert line == 2 and "3 columns, the header 2" in reason
 
 
+def test_of_the_columns_prompt_and_messages_the_one_that_is_filled_counts(project):
+    chat = json.dumps(user("two")).replace('"', '""')
+    rows = f'1,one,\n2,,"{chat}"\n3,,\n4,x,"{chat}"\n'
+    report = load(project, "id,prompt,messages\n" + rows)
+    assert prompts(project) == [user("one"), user("two")]
+    empty, both = report.rejected
+    assert (empty.line, both.line) == (4, 5)
+    assert "“prompt” is empty" in empty.reason and "both" in both.reason
+
+
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_both_formats_are_told_apart_with_or_without_bom_and_cr(project, bom, newline):
@@ -72,6 +82,27 @@ def test_both_formats_are_told_apart_with_or_without_bom_and_cr(project, bom, ne
     assert load(project, bom + jsonl.encode()).accepted == 2
     assert load(project, bom + table.encode()).accepted == 2
     assert prompts(project) == [user("é1"), user("二"), user('a, "b"'), user("三")]
+
+
+@pytest.mark.parametrize("first", ["", "\n", "sep=;\r\n", "SEP=;\n\n"])
+def test_a_csv_of_a_spreadsheet_with_semicolons_is_read_as_one(project, first):
+    """Where the comma is the decimal point, Excel writes these; the commas are the text's."""
+    table = '"id";prompt;"a, b, c"\n1;"Well; why?";\n2;Why, then?;x\n3;one;two;three\n'
+    report = load(project, first + table)
+    assert prompts(project) == [user("Well; why?"), user("Why, then?")]
+    (bad,) = report.rejected
+    assert bad.line == 4 + first.count("\n")
+    assert "4 columns, the header 3" in bad.reason
+
+
+def test_columns_between_tabs_and_a_stated_separator(project):
+    load(project, "id\tprompt\n1\tWell, why; then?\n")
+    load(project, "sep=,\nid,prompt\n1,a;b\n")
+    load(project, "tags (x;y;z),prompt\na;b,one\n")
+    load(project, '"prompt";"x, y, z"\ntwo;three\n')
+    load(project, "sep=\t\nprompt\n1,a;b\n")
+    texts = ["Well, why; then?", "a;b", "one", "two", "1,a;b"]
+    assert prompts(project) == [user(text) for text in texts]
 
 
 def test_a_csv_record_over_several_lines_is_one_prompt_and_bad_ones_say_where_they_start(

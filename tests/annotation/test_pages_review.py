@@ -61,6 +61,17 @@ def test_it_shows_prompt_answers_and_what_annotators_said_without_names(
     assert comparison.policy.name not in text
 
 
+def test_criteria_are_told_in_the_order_the_reviewer_sees(signed_in, project, rita):
+    comparison = make_comparison(project=project)
+    won = {"helpful": comparison.b_id, "short": None}
+    make_judgment(comparison=comparison, criteria=won, waits_for_review=True)
+    decide(comparison)
+    text = html(signed_in.get(address(project)))
+    first, _second = shown_to(rita, comparison)
+    assert f"helpful: {'A' if first == comparison.b_id else 'B'}" in text
+    assert "short: Tie" in text
+
+
 def test_the_verdicts_are_told_in_the_order_the_reviewer_sees(signed_in, project, rita):
     for _ in range(6):
         comparison = split(project)

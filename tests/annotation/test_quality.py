@@ -102,6 +102,28 @@ def test_weeks_begin_on_monday_and_the_oldest_comes_first(
     assert [week["alpha"].units for week in weeks] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("zone", "monday"),
+    [
+        ("UTC", 16),
+        ("Asia/Shanghai", 23),  # 4 o'clock on Monday the 23rd
+        ("America/St_Johns", 16),  # half past four in the afternoon
+        ("Pacific/Kiritimati", 23),
+    ],
+)
+def test_weeks_begin_on_monday_wherever_the_site_is(
+    project, annotator, other_annotator, judge, settings, zone, monday
+):
+    """Sunday 22 November 2026, 20 o'clock in UTC."""
+    settings.TIME_ZONE = zone
+    at = datetime(2026, 11, 22, 20, tzinfo=UTC)
+    comparison = make_comparison(project=project, quota=2)
+    judge(comparison, annotator, "a", at=at)
+    judge(comparison, other_annotator, "b", at=at)
+    (week,) = agreement(project)["weeks"]
+    assert week["start"] == date(2026, 11, monday)
+
+
 def test_of_three_annotators_every_two_are_compared(judged, annotator, judge):
     carol = make_user("carol", project=judged)
     for comparison in judged.comparisons.order_by("pk")[:2]:
@@ -236,3 +258,21 @@ def test_a_manager_is_told_how_to_have_comparisons_judged_twice(
     page = page_of(client, project, manager)
     assert "No comparison has been judged by two people yet" in page
     assert reverse("project_settings", args=[project.slug]) in page
+
+
+@pytest.mark.parametrize(
+    ("people", "pairs", "is_open"), [(5, 10, True), (6, 15, False)]
+)
+def test_many_pairs_of_annotators_are_folded(
+    client, project, manager, people, pairs, is_open
+):
+    """So that what sways verdicts does not lie beneath hundreds of rows."""
+    comparison = make_comparison(project=project, quota=people)
+    for _number in range(people):
+        make_judgment(comparison=comparison)
+    client.force_login(manager)
+    page = client.get(reverse("quality", args=[project.slug])).content.decode()
+    before, _title, after = page.partition("By two annotators")
+    assert before.rpartition("<details")[2].startswith(' class="card fold"')
+    assert (" open>" in before.rpartition("<details")[2]) == is_open
+    assert f'numeric">{pairs}</span>' in after.partition("</summary>")[0]

@@ -38,6 +38,20 @@ def test_the_queue_comes_with_what_annotators_said_and_without_who(rita, project
         )
 
 
+def test_criteria_are_told_in_the_order_the_reviewer_sees(rita, project):
+    comparison = make_comparison(project=project)
+    won = {"helpful": comparison.a_id, "short": None}
+    make_judgment(comparison=comparison, criteria=won, waits_for_review=True)
+    decide(comparison)
+    (row,) = rita.get(QUEUE).json()["results"]
+    is_first = row["first"]["text"] == comparison.a.text
+    (told,) = row["judgments"]
+    assert told["criteria"] == {
+        "helpful": "first" if is_first else "second",
+        "short": "tie",
+    }
+
+
 def test_names_are_for_managers_who_ask(rita, mona, project):
     split(project)
     assert_problem(rita.get(f"{QUEUE}?names=1"), 403)

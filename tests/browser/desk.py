@@ -33,6 +33,15 @@ def wait_for_next(page: Page, number: int) -> None:
     expect(question(page)).to_contain_text(f"Question number {number}?")
 
 
+def press(page: Page, **event: object) -> None:
+    """A key of another layout than the browser's: Playwright only knows the American."""
+    page.evaluate(
+        """(event) => document.activeElement.dispatchEvent(
+             new KeyboardEvent("keydown", { ...event, bubbles: true, cancelable: true }))""",
+        event,
+    )
+
+
 def verdicts() -> list[str]:
     rows = Judgment.objects.filter(undone_at=None).order_by("created_at")
     return list(rows.values_list("verdict", flat=True))

@@ -1,11 +1,13 @@
 """A desk as its person has it: own keys, breaks, text size, and the drawers beside it."""
 
+import pytest
 from django.urls import reverse
 from playwright.sync_api import expect
 
 from annotation.models import Preferences
 from tests.browser.conftest import NARROW
 from tests.browser.desk import (
+    press,
     question,
     verdicts,
     wait_for_next,
@@ -42,6 +44,38 @@ def test_own_keys_are_shown_on_the_buttons_and_do_what_they_say(
     expect(page.locator("#help")).to_contain_text("j")
 
 
+@pytest.mark.parametrize(
+    "key, code, verdict",
+    [
+        ("и", "KeyB", "both_bad"),  # Russian; B in capitals is И
+        ("И", "KeyB", "both_bad"),
+        ("ㅠ", "KeyB", "both_bad"),  # Korean
+        ("é", "Digit2", "second"),  # French: digits are under shift
+        ("à", "Digit0", "tie"),
+        ("Process", "KeyB", "both_bad"),  # an input method that is on
+    ],
+)
+def test_keys_without_latin_letters_or_digits_go_by_their_place(
+    desk, key, code, verdict
+):
+    page = desk()
+    press(page, key=key, code=code)
+    wait_for_next(page, 2)
+    assert verdicts() == [verdict]
+
+
+def test_a_key_that_is_there_itself_never_goes_by_its_place(desk, annotator):
+    """Shift and 1 is !; on a Dvorak keyboard x is where B is; one's own key goes first."""
+    Preferences.objects.create(user=annotator, keys={"tie": "и"})
+    page = desk()
+    press(page, key="!", code="Digit1", shiftKey=True)
+    press(page, key="x", code="KeyB")
+    press(page, key=" ", code="Space")
+    press(page, key="и", code="KeyB")
+    wait_for_next(page, 2)
+    assert verdicts() == ["tie"]
+
+
 def test_one_key_for_two_acts_is_refused_and_named(browse, annotator):
     browse.expected.append("422")
     page = browse(annotator, "/preferences/")
@@ -69,6 +103,21 @@ def test_a_break_is_suggested_between_pairs_and_goes_away_when_told(desk):
     expect(page.locator("#break")).to_contain_text("51 minutes")
     page.get_by_role("button", name="All right").click()
     page.keyboard.press("2")
+    wait_for_next(page, 3)
+    expect(page.locator("#break")).to_be_hidden()
+
+
+def test_a_break_that_was_taken_is_suggested_no_more(desk):
+    """Suggested after 51 minutes; nobody pressed the button, but they were away for six."""
+    page = desk()
+    worked = """([since, last]) => localStorage.setItem(store + "work", JSON.stringify(
+      { since: Date.now() - since * 60000, last: Date.now() - last * 60000 }))"""
+    page.evaluate(worked, [51, 0])
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    expect(page.locator("#break")).to_be_visible()
+    page.evaluate(worked, [57, 6])
+    page.keyboard.press("1")
     wait_for_next(page, 3)
     expect(page.locator("#break")).to_be_hidden()
 

@@ -8,6 +8,7 @@ from annotation.adjudicating import settle, shown_to
 from annotation.deciding import decide
 from annotation.models import Decision, Role
 from tests.browser.conftest import NARROW
+from tests.browser.desk import press
 from tests.factories import (
     make_comparison,
     make_judgment,
@@ -54,6 +55,14 @@ def question(page: Page):
 def decided() -> list[Decision]:
     rows = Decision.objects.filter(method="reviewer", superseded_at=None)
     return list(rows.order_by("comparison_id"))
+
+
+def test_keys_of_a_russian_keyboard_go_by_their_place(review):
+    page = review(pairs=2)
+    press(page, key="и", code="KeyB")
+    expect(question(page)).to_contain_text("Question number 2?")
+    press(page, key="г", code="KeyU")
+    expect(question(page)).to_contain_text("Question number 1?")
 
 
 def test_the_queue_is_worked_off_by_keyboard_alone(review, rita):

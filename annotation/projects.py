@@ -139,6 +139,12 @@ def set_members(project: Project, members: Mapping[str, str]) -> dict[str, str]:
                 _("There is no user “%(user)s”. Create the account first.")
                 % {"user": username},
             )
+    managers = [known[name] for name in members if members[name] == Role.MANAGER]
+    if not any(user.is_active for user in managers):
+        raise MembersError(
+            "members",
+            _("A project needs at least one manager whose account is active."),
+        )
     with transaction.atomic():
         # Two managers who save at once: the later one's list is what stands, whole.
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)

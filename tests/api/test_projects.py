@@ -230,6 +230,17 @@ def test_wrong_members_change_nothing(mona, body):
     assert mona.get(f"{V1}/projects/demo/members").json() == {"mona": "manager"}
 
 
+def test_a_manager_who_cannot_sign_in_is_not_enough(mona):
+    make_user("gone", is_active=False)
+    url = f"{V1}/projects/demo/members"
+    assert_problem(
+        mona.put(url, {"gone": "manager"}, format="json"), 422, field="members"
+    )
+    assert mona.get(url).json() == {"mona": "manager"}
+    both = {"gone": "manager", "mona": "manager"}
+    assert mona.put(url, both, format="json").json() == both
+
+
 def test_members_are_for_managers(rita, charlie):
     assert_problem(rita.get(f"{V1}/projects/demo/members"), 403)
     assert_problem(charlie.get(f"{V1}/projects/demo/members"), 404)

@@ -97,7 +97,7 @@ def lay_out(
         lease=lease,
         first=completion_html(lease.first),
         second=completion_html(lease.second),
-        system=systems[0] if systems else "",
+        system=SafeString("".join(systems)),
         earlier=turns[:-1],
         question=turns[-1] if turns else None,
         **shared,

@@ -18,9 +18,9 @@ ACTS: dict[str, tuple[str, Any]] = {
     "second": ("2", _("B is better")),
     "tie": ("0", _("Tie: both equally good")),
     "both_bad": ("b", _("Both are bad")),
-    "slightly": ("7", _("slightly better, before the pick")),
-    "clearly": ("8", _("clearly better, before the pick")),
-    "much": ("9", _("much better, before the pick")),
+    "slightly": ("7", _("Slightly better, before the pick")),
+    "clearly": ("8", _("Clearly better, before the pick")),
+    "much": ("9", _("Much better, before the pick")),
     "criteria": ("k", _("Judge the criteria, one after the other")),
     "edit_first": ("e", _("Improve answer A")),
     "edit_second": ("r", _("Improve answer B")),
@@ -31,7 +31,7 @@ ACTS: dict[str, tuple[str, Any]] = {
     "last": ("l", _("Open or shut your last ten judgments")),
     "difference": ("d", _("Show how the two answers differ")),
     "guidelines": ("g", _("Open or shut the guidelines")),
-    "help": ("?", _("This help")),
+    "help": ("?", _("Show the keys")),
     **{
         act: (key, format_lazy(_("Reason number {number}"), number=number))
         for number, (act, key) in enumerate(

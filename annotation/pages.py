@@ -3,6 +3,8 @@
 Used by the views of annotation and of training; decides nothing.
 """
 
+import json
+import re
 from functools import lru_cache, partial
 from typing import Any
 
@@ -61,7 +63,17 @@ def message_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _plain(message: dict[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):
-        return "\n\n".join(
+        content = "\n\n".join(
             str(part.get("text", "")) for part in content if isinstance(part, dict)
         )
-    return "" if content is None else str(content)
+    calls = message.get("tool_calls") or message.get("function_call")
+    if not calls:
+        return "" if content is None else str(content)
+    # Else a turn that only calls a tool would be shown as an empty one.
+    return f"{content or ''}\n\n{_as_code(calls)}"
+
+
+def _as_code(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
+    return f"{fence}json\n{text}\n{fence}"

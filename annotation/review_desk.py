@@ -104,7 +104,7 @@ def lay_out(
         why=why_words(comparison.decisions.filter(superseded_at=None).first()),
         first=completion_html(first),
         second=completion_html(second),
-        system=systems[0] if systems else "",
+        system=SafeString("".join(systems)),
         earlier=turns[:-1],
         question=turns[-1] if turns else None,
         opinions=opinions_on(comparison, first.pk, reviewer, names=names),

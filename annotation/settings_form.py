@@ -88,7 +88,10 @@ class _Fields(forms.Form):
             field = error.field
             while field and field not in self.fields:
                 field = field.rpartition(".")[0]
-            self.add_error(field or None, error.message)
+            message = error.message
+            if field:  # by the name that stands on the page
+                message = message.replace(f"“{error.field}”", f"“{self[field].label}”")
+            self.add_error(field or None, message)
         return cleaned
 
     def _settings(self) -> Iterator[Setting]:

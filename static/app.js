@@ -94,6 +94,31 @@ function meant(event, name, controls) {
 }
 
 // On a phone the navigation scrolls sideways: where one is should be in sight.
+// (Not scrollIntoView: Chromium then begins the first Tab there, past the skip link.)
 for (const link of document.querySelectorAll(".project-nav [aria-current]")) {
-  link.scrollIntoView({ block: "nearest", inline: "center" });
+  for (const strip of [link.closest("ul"), link.closest("nav")]) {
+    const [mine, all] = [link, strip].map((part) => part.getBoundingClientRect());
+    strip.scrollLeft += mine.left + mine.width / 2 - (all.left + all.width / 2);
+  }
 }
+
+// A refused form is gone on with where it was refused.
+const refused = document.querySelector("main [aria-invalid='true']") || document.querySelector("main .notice.bad[role='alert']");
+if (refused && !document.querySelector("main [autofocus]")) {
+  if (!refused.matches("input, select, textarea")) refused.tabIndex = -1;
+  refused.focus({ preventScroll: true });
+  refused.scrollIntoView({ block: "center" });
+}
+
+// A second click while the answer is on its way would be told that it is too late.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.method !== "post" || form.hasAttribute("hx-post")) return;
+  if (form.dataset.sent) event.preventDefault();
+  form.dataset.sent = "yes";
+  // A connection that breaks says nothing: then it can be sent again.
+  setTimeout(() => delete form.dataset.sent, 5000);
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.forms) delete form.dataset.sent;
+});

@@ -1,30 +1,33 @@
 // Text from outside, made handy: a copy button on every block of code, and a name and a
-// place in the tab order for what scrolls sideways. Words come translated from #live.
+// place in the tab order for what scrolls. Words come translated from #live.
 "use strict";
 
 {
   const live = document.getElementById("live");
   const words = live.dataset;
+  // Kept to a part of the screen's height: app.css.
+  const LONG = ".panel > .prose, .turns";
 
-  // Only what is too wide for its place right now is worth a stop of the Tab key.
+  // Only what is too large for its place right now is worth a stop of the Tab key.
   const sizes = new ResizeObserver((entries) => {
     for (const { target } of entries) {
       const wide = target.scrollWidth > target.clientWidth + 1;
-      if (wide === target.hasAttribute("tabindex")) continue;
-      target.toggleAttribute("tabindex", wide);
-      if (!wide) {
+      const scrolls = wide || (target.matches(LONG) && target.scrollHeight > target.clientHeight + 1);
+      if (scrolls === target.hasAttribute("tabindex")) continue;
+      target.toggleAttribute("tabindex", scrolls);
+      if (!scrolls) {
         target.removeAttribute("role");
         target.removeAttribute("aria-label");
         continue;
       }
       target.tabIndex = 0;
       target.setAttribute("role", "group");
-      target.setAttribute("aria-label", target.matches("pre") ? words.wideCode : words.widePart);
+      target.setAttribute("aria-label", target.matches(LONG) ? words.longText : target.matches("pre") ? words.wideCode : words.widePart);
     }
   });
 
   function dress() {
-    for (const part of document.querySelectorAll(".prose :is(pre, .scroll):not([data-seen])")) {
+    for (const part of document.querySelectorAll(`:is(.prose :is(pre, .scroll), ${LONG}):not([data-seen])`)) {
       part.dataset.seen = "";
       sizes.observe(part);
     }

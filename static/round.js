@@ -47,6 +47,11 @@ function options(kind) {
   const ink = css("--soft");
   const grid = css("--line");
   const number = (value) => Number(value).toPrecision(3);
+  // Of a single step Chart.js makes two ticks, with all their decimals.
+  const whole = (value, place, ticks) =>
+    Number.isInteger(value) && value !== ticks[place - 1]?.value
+      ? value.toLocaleString(document.documentElement.lang)
+      : null;
   const axis = { ticks: { color: ink, maxRotation: 0 }, grid: { color: grid }, border: { color: grid } };
   return {
     animation: false,
@@ -55,7 +60,7 @@ function options(kind) {
     interaction: { mode: "index", axis: "x", intersect: false },
     font: { family: css("--text") },
     scales: {
-      x: { ...axis, type: "linear", bounds: "data", title: { display: true, text: section.dataset.step, color: ink }, ticks: { ...axis.ticks, precision: 0, maxTicksLimit: 10 } },
+      x: { ...axis, type: "linear", bounds: "data", title: { display: true, text: section.dataset.step, color: ink }, ticks: { ...axis.ticks, precision: 0, maxTicksLimit: 10, callback: whole } },
       y: { ...axis, ...(kind === "accuracy" ? { min: 0, max: 1 } : {}), ticks: { ...axis.ticks, maxTicksLimit: 7 } },
     },
     plugins: {

@@ -5,7 +5,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from annotation.models.fields import ScriptField
+from annotation.models.fields import ScriptField, asked
 
 USER = settings.AUTH_USER_MODEL
 
@@ -83,4 +83,4 @@ class Prompt(models.Model):
         ]
 
     def __str__(self) -> str:
-        return str(self.messages[-1]["content"])[:80] if self.messages else "—"
+        return asked(self.messages)[:80] or "—"

@@ -90,7 +90,7 @@ def test_the_overview_says_how_far_it_is_to_a_round(project, manager, page_for):
     page = text(page_for(manager))
     assert "2 of 5 new sound pairs" in page
     assert "at 2 a day, enough about" in page
-    assert "Reckoned from the pairs of the last working day: 2." in page
+    assert "Reckoned from the sound pairs of the last working day: 2." in page
     for _ in range(3):
         make_pair(project=project)
     assert "enough for a round" in text(page_for(manager))

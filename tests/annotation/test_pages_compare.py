@@ -360,6 +360,7 @@ def test_a_chat_shows_its_turns_in_order_and_its_system_prompt_folded(
         project=project,
         messages=[
             {"role": "system", "content": "Be brief."},
+            {"role": "system", "content": "Be kind."},
             {"role": "user", "content": "first question"},
             {"role": "assistant", "content": "first reply"},
             {"role": "user", "content": "second question"},
@@ -373,7 +374,7 @@ def test_a_chat_shows_its_turns_in_order_and_its_system_prompt_folded(
     ]
     assert places == sorted(places)
     folded = re.search(r'<details class="system">.*?</details>', text, re.S)
-    assert folded and "Be brief." in folded[0]
+    assert folded and "Be brief." in folded[0] and "Be kind." in folded[0]
 
 
 def test_the_system_prompt_that_was_sampled_with_is_shown_not_todays(

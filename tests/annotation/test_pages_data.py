@@ -290,3 +290,20 @@ def test_a_wrong_setting_is_422_named_at_its_field_and_nothing_is_saved(
     assert list(response.context["form"].errors) == [field.replace("__", ".")]
     project.refresh_from_db()
     assert project_settings.of(project).stock == 3
+
+
+def test_a_turn_that_only_calls_a_tool_and_a_title_of_parts_are_told(client, project):
+    """As pairs of other tools bring them: content null, and content in parts."""
+    call = {"name": "weather", "arguments": '{"city": "北京"}'}
+    prompt = make_prompt(
+        project=project,
+        messages=[
+            {"role": "user", "content": [{"type": "text", "text": "Is it cold?"}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"function": call}]},
+            {"role": "tool", "content": "3 degrees"},
+        ],
+    )
+    assert str(prompt) == "Is it cold?"
+    client.force_login(make_user(project=project, role=Role.REVIEWER))
+    page = html(client.get(reverse("prompt", args=[project.slug, prompt.pk])))
+    assert "weather" in page and "北京" in page and "3 degrees" in page

@@ -162,6 +162,13 @@ def test_imports_of_another_project_are_not_seen(client, url):
     assert job.name not in html(client.get(reverse("imports", args=[other.slug])))
 
 
+def test_imports_are_told_apart_by_when_they_were_made(client, project, manager, url):
+    """Those of pasted lines all have one name."""
+    job = ImportJob.objects.create(project=project, by=manager, name="a", path="")
+    ImportJob.objects.filter(pk=job.pk).update(created_at="2026-03-04T05:06:00Z")
+    assert "2026-03-04 05:06" in html(client.get(url))
+
+
 def test_the_import_page_costs_the_same_however_many_imports(
     client, project, manager, url, django_assert_max_num_queries
 ):

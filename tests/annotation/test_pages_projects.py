@@ -74,6 +74,25 @@ def test_home_shows_a_running_round_with_its_progress(client, project, manager):
     assert '<progress value="40" max="96"' in text
 
 
+def test_home_and_overview_tell_that_the_latest_round_failed(client, project, manager):
+    """Else it would be found out by looking at the list of rounds."""
+    fields = {"project": project, "start": make_base(), "reference": "base"}
+    failed = TrainingRound.objects.create(
+        **fields, number=3, state="failed", data="all", error="No disk."
+    )
+    client.force_login(manager)
+    for url in (reverse("home"), reverse("project", args=[project.slug])):
+        text = html(client.get(url))
+        assert "Round 3 failed." in text and reverse("round", args=[failed.pk]) in text
+    again = TrainingRound.objects.create(
+        **fields, number=4, state="training", data="all"
+    )
+    assert "failed." not in html(client.get(reverse("home")))
+    again.state = "cancelled"
+    again.save()
+    assert "failed." not in html(client.get(reverse("home")))
+
+
 def test_home_sends_a_reviewer_to_the_pairs(client, project):
     client.force_login(make_user(project=project, role=Role.REVIEWER))
     assert reverse("pairs", args=[project.slug]) in html(client.get(reverse("home")))

@@ -72,6 +72,16 @@ def test_criteria_are_told_in_the_order_the_reviewer_sees(signed_in, project, ri
     assert "short: Tie" in text
 
 
+def test_each_turn_of_a_chat_says_whose_it_is_the_last_one_too(signed_in, project):
+    comparison = split(project)
+    question = comparison.prompt.messages[0]
+    chat = [question, {"role": "assistant", "content": "So?"}, question]
+    comparison.prompt.messages = chat
+    comparison.prompt.save()
+    text = html(signed_in.get(address(project)))
+    assert text.count('<span class="turn-role">User</span>') == 2
+
+
 def test_the_verdicts_are_told_in_the_order_the_reviewer_sees(signed_in, project, rita):
     for _ in range(6):
         comparison = split(project)

@@ -108,3 +108,24 @@ def test_a_reviewers_groups_are_all_in_sight_on_a_phone(browse, manager):
     page = browse(rita, "/projects/kitchen/", size=NARROW)
     expect(page.locator(".project-nav .count")).to_have_text("3")
     assert page.evaluate(OVER) <= 0
+
+
+def test_the_first_tab_of_a_project_page_reaches_the_skip_link(browse, manager):
+    """Bringing the page's own link into sight must not move where Tab begins."""
+    page = browse(manager, "/projects/kitchen/members/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(browse.url + "/projects/kitchen/rounds/")
+    expect(link(page, "Training")).to_be_in_viewport(ratio=1)
+
+
+def test_forced_colours_tell_the_page_one_is_on(browse, manager):
+    """Every link's transparent border is drawn there: only one may stand out."""
+    page = browse(manager, "/projects/kitchen/members/")
+    page.emulate_media(forced_colors="active")
+    border = "one => getComputedStyle(one).borderBlockEndColor"
+    here = link(page, "Members").evaluate(border)
+    others = {link(page, name).evaluate(border) for name in ("Overview", "Settings")}
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert others == {paper} != {here}

@@ -11,6 +11,7 @@ from tests.browser.test_every_page import violations
 from tests.factories import (
     make_comparison,
     make_completion,
+    make_pair,
     make_project,
     make_prompt,
     make_user,
@@ -120,6 +121,8 @@ def test_without_javascript_there_is_no_copy_button_and_all_is_readable(
     page = browse(annotator, "/projects/kitchen/compare/", javascript=False)
     expect(page.locator(".answer-a .answer-text")).to_contain_text("مرحبا")
     expect(page.locator(".copy")).to_have_count(0)
+    # The script's own button would do nothing.
+    expect(page.get_by_role("button", name="Differences")).to_have_count(0)
     page.get_by_role("link", name="Differences").click()
     expect(page.locator("mark").first).to_be_visible()
     page.get_by_role("link", name="Back to the pair").click()
@@ -213,3 +216,55 @@ def test_axe_finds_nothing_in_any_kind_of_text_marked_or_not(browse, annotator):
     page.keyboard.press("d")
     expect(page.locator(".answer mark")).to_have_count(4)
     assert not found + violations(page)
+
+
+def shown(question: str, answer: str):
+    """A project's annotator and a pair of this answer, ready to be compared."""
+    user = make_user("olga")
+    project = make_project(slug="kitchen", members={user: Role.REVIEWER})
+    prompt = make_prompt(question, project=project)
+    a, b = (
+        make_completion(text, prompt=prompt, html=render_markdown(text))
+        for text in (answer, "Short.")
+    )
+    return user, make_comparison(a=a, b=b)
+
+
+def test_an_item_that_reads_against_its_list_keeps_its_mark_inside(browse):
+    user, _ = shown("שלום?", "- שלום עולם וברוכים הבאים\n- one two three four five")
+    page = browse(user, "/projects/kitchen/compare/")
+    apart = """() => {
+        const item = document.querySelector(".answer-text li[dir='ltr']");
+        return item.getBoundingClientRect().left
+            - item.parentElement.getBoundingClientRect().left;
+    }"""
+    assert page.evaluate(apart) >= 20
+
+
+def test_a_long_question_is_read_from_its_beginning_a_chat_from_its_end(browse):
+    lines = "\n\n".join(f"Line {number}." for number in range(1, 200))
+    user, pair = shown(lines, "An answer.")
+    page = browse(user, "/projects/kitchen/compare/")
+    expect(page.get_by_text("Line 1.", exact=True)).to_be_in_viewport()
+    first, last = (
+        {"role": role, "content": text}
+        for role, text in (("assistant", lines), ("user", "And then?"))
+    )
+    pair.prompt.messages = [*pair.prompt.messages, first, last]
+    pair.prompt.save()
+    for size in (WIDE, (640, 400)):
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.reload()
+        expect(page.get_by_text("And then?")).to_be_in_viewport()
+
+
+def test_one_long_answer_leaves_what_can_be_done_on_the_next_screen(browse):
+    user, comparison = shown("How?", "A line.\n\n" * 400)
+    pair = make_pair(comparison=comparison, annotator=user, state="rejected")
+    page = browse(user, f"/projects/kitchen/pairs/{pair.pk}/")
+    long = page.get_by_role("group", name="Long text, scrolls")
+    expect(long).to_have_count(1)
+    expect(long).to_have_attribute("tabindex", "0")
+    let_through = page.get_by_role("button", name="Let it through")
+    assert let_through.bounding_box()["y"] < 2 * WIDE[1]
+    assert not violations(page)

@@ -55,6 +55,14 @@ def train(training_round, first, last):
     )
 
 
+def test_the_axis_of_a_single_step_reads_1(browse, manager, running):
+    running.metrics.filter(step__gt=1).delete()
+    page = browse(manager, f"/rounds/{running.pk}/")
+    wait_until(page, f"{POINTS} === 1")
+    labels = "Chart.getChart('chart-rewards').scales.x.ticks.map((t) => t.label)"
+    assert [label for label in page.evaluate(labels) if label] == ["1"]
+
+
 def test_curves_grow_without_a_reload_until_the_round_is_over(browse, manager, running):
     page = browse(manager, f"/rounds/{running.pk}/")
     expect(page.get_by_text("Training: step 12 of 40")).to_be_visible()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from django import template
-from django.db.models import Count
+from django.db.models import Count, OuterRef, Q, Subquery
 
 from annotation.models import Project
 from training.figures import used_pairs
@@ -21,7 +21,8 @@ def rounds_to_export(project: Project) -> list[TrainingRound]:
 
 @register.simple_tag
 def put_rounds(projects: Iterable[Project]) -> str:
-    """Give each project its `running_round` (or None) and `n_new`; prints nothing.
+    """Give each project its `running_round` and `failed_round` (or None) and `n_new`;
+    prints nothing.
 
     `n_new` are the sound pairs that no round has made a usable policy of: those of
     failed, cancelled and rolled-back rounds are free again. Three queries.
@@ -41,16 +42,26 @@ def put_rounds(projects: Iterable[Project]) -> str:
 
 @register.simple_tag
 def put_round(project: Project) -> str:
-    """Give one project its `running_round`; `n_new` it has from its figures."""
+    """Give one project its rounds as above; `n_new` it has from its figures."""
     _put_running([project])
     return ""
 
 
 def _put_running(projects: Iterable[Project]) -> None:
-    active = TrainingRound.objects.filter(
-        project__in=[project.pk for project in projects],
-        state__in=TrainingRound.ACTIVE,
+    """Its active round, or else its latest one where that failed; one query."""
+    State = TrainingRound.State
+    latest = TrainingRound.objects.filter(project=OuterRef("project")).order_by(
+        "-number"
     )
-    by_project = {row.project_id: row for row in active}
+    told = TrainingRound.objects.filter(
+        Q(state__in=TrainingRound.ACTIVE)
+        | Q(state=State.FAILED, pk=Subquery(latest.values("pk")[:1])),
+        project__in=[project.pk for project in projects],
+    )
+    by_project: dict[int, dict[bool, TrainingRound]] = {}
+    for row in told:
+        by_project.setdefault(row.project_id, {})[row.is_active] = row
     for project in projects:
-        project.running_round = by_project.get(project.pk)
+        rows = by_project.get(project.pk, {})
+        project.running_round = rows.get(True)
+        project.failed_round = None if True in rows else rows.get(False)

@@ -1,0 +1,63 @@
+"""Forms that are sent twice, or refused: what the person at the keyboard meets."""
+
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from annotation import projects
+from annotation.models import Role
+from tests.factories import make_project, make_user
+
+
+@pytest.fixture
+def manager(transactional_db):
+    user = make_user("manager")
+    make_project(slug="kitchen", members={user: Role.MANAGER})
+    return user
+
+
+def test_a_refused_form_is_gone_on_with_at_the_field_that_was_wrong(browse, manager):
+    browse.expected += ["422", "404"]
+    page = browse(manager, "/projects/kitchen/settings/")
+    share = page.get_by_label("Share of prompts held out")
+    share.fill("7")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert").first).to_contain_text("Nothing was saved")
+    expect(share).to_be_focused()
+    expect(share).to_be_in_viewport()
+    expect(share).to_have_value("7")
+    # Not the name that programs know it by.
+    expect(page.locator(".error")).to_contain_text("“Share of prompts held out”")
+
+    page.goto(browse.url + "/projects/kitchen/members/")
+    page.get_by_label("User name").fill("nobody")
+    page.keyboard.press("Enter")
+    expect(page.locator(".error")).to_contain_text("nobody")
+    expect(page.get_by_label("User name")).to_be_focused()
+
+    page.goto(browse.url + "/projects/kitchen/import/")
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_role("alert")).to_be_focused()
+
+
+def test_a_second_click_while_the_server_is_slow_sends_nothing_again(
+    browse, manager, monkeypatch
+):
+    calls = []
+
+    def slow(*args, **fields):
+        calls.append(1)
+        time.sleep(1)
+        return real(*args, **fields)
+
+    real = projects.change_member
+    monkeypatch.setattr(projects, "change_member", slow)
+    make_user("rita")
+    page = browse(manager, "/projects/kitchen/members/")
+    page.get_by_label("User name").fill("rita")
+    add = page.get_by_role("button", name="Add", exact=True)
+    # Playwright's own second click would wait for the page the first one asked for.
+    add.evaluate("one => { one.click(); setTimeout(() => one.click(), 300); }")
+    expect(page.get_by_text("rita is a member now")).to_be_visible()
+    assert len(calls) == 1

@@ -173,13 +173,22 @@ def test_axe_finds_nothing_on_any_page(browse, manager):
     assert not found
 
 
+def wrong_password(page):
+    page.get_by_label("Password").fill("wrong")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Sign in").click()
+
+
 def test_axe_finds_nothing_where_things_went_wrong_or_are_open(browse, manager):
-    browse.expected += ["404", "403", "422"]
+    browse.expected += ["404", "403", "422", "429"]
     page = browse(None, "/login/")
     page.get_by_label("Username").fill("nobody")
-    page.get_by_label("Password").fill("wrong")
-    page.get_by_role("button", name="Sign in").click()
+    wrong_password(page)
     found = {"login": violations(page)}
+    for _ in range(9):
+        wrong_password(page)
+    expect(page.get_by_role("heading", name="Too many wrong")).to_be_visible()
+    found["locked out"] = violations(page)
     page = browse(manager, "/projects/kitchen/settings/")
     page.get_by_label("Temperature").fill("-1")
     page.get_by_role("button", name="Save").click()

@@ -226,6 +226,8 @@ class Engine:
         else:
             states, tree = self._tree_states(rows)
         head = model.get_output_embeddings()
+        # Mamba keeps them in float32.
+        states = states.to(head.weight.dtype)
         scale, softcap = logit_transform(model.config)
         fast = self.kind != "rows" and self.savings.fast_products
         device = states.device

@@ -21,6 +21,7 @@ from training.dpo.config import Savings
 from training.dpo.forward import Engine
 from training.dpo.layer_parts import is_known
 from training.dpo.layers import replace_forward
+from training.dpo.positions import rope_settings
 from training.dpo.sharding import is_sharded
 
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (5e-2, 2e-1)}
@@ -74,9 +75,15 @@ def unfit(engine: Engine, max_length: int) -> str | None:
     kinds -= {"full_attention"}
     if kinds:
         return f"layers of {', '.join(sorted(kinds))}"
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        return f"positions ({rope['rope_type']}) that depend on a row's length"
+    for rope in rope_settings(text):
+        # Up to here rows of any length are treated alike.
+        most = getattr(text, "max_position_embeddings", None) or 0
+        if max_length <= (rope.get("original_max_position_embeddings") or most):
+            continue
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            return f"positions ({rope['rope_type']}) that depend on a row's length"
+        if rope.get("llama_4_scaling_beta") and engine.kind == "fused":
+            return "queries scaled by their position"
     if engine.kind == "tree":
         return None
     if not savings.fused_layers or not savings.split_attention:

@@ -273,6 +273,49 @@ def test_a_way_that_is_wrong_is_found_out(monkeypatch):
     assert_alike(again, scored(Engine(make_model("llama"), engine.layout), make_rows()))
 
 
+@pytest.mark.parametrize(
+    ("config", "rope", "kinds"),
+    [
+        (
+            transformers.Phi3Config,
+            {
+                **{"rope_type": "longrope", "factor": 2.0},
+                **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+            },
+            ["tree", "rows"],
+        ),
+        (
+            transformers.Ministral3Config,
+            {
+                **{"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": 0.5},
+                **{"beta_fast": 32.0, "beta_slow": 1.0},
+            },
+            ["fused", "tree"],
+        ),
+    ],
+    ids=["longrope", "scaled queries"],
+)
+def test_beginnings_are_shared_up_to_where_positions_change(config, rope, kinds):
+    """Phi-3 takes other frequencies for rows beyond the 256 tokens it was first made
+    for, Ministral 3 scales the queries there, which our own layers do not: the check's
+    rows are too short to show either."""
+    first = {"original_max_position_embeddings": 256}
+    rope = {"rope_theta": 1e4} | rope | first
+    shape = {"head_dim": 8, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    if config is transformers.Phi3Config:
+        shape |= first
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config(**SHAPE, **shape, rope_parameters=rope)
+    )
+    model.requires_grad_(False)
+    found = [
+        make_engine(model, Layout(512, None, 0), Savings(), make_rows(), longest).kind
+        for longest in (256, 257)
+    ]
+    assert found == kinds
+
+
 def test_the_check_has_every_kind_of_branch():
     from training.dpo.tree import build_tree
 

@@ -13,6 +13,7 @@ from training.dpo.batches import Layout, Row, pair_rows
 from training.dpo.check import check_rows, make_engine
 from training.dpo.config import Savings
 from training.dpo.data import Pair
+from training.dpo.errors import TrainerError
 from training.dpo.forward import Engine
 
 SHAPE = {
@@ -271,6 +272,20 @@ def test_a_way_that_is_wrong_is_found_out(monkeypatch):
     # The model is as it was: plain rows see transformers' own layers.
     again = scored(engine, make_rows())
     assert_alike(again, scored(Engine(make_model("llama"), engine.layout), make_rows()))
+
+
+def test_a_head_that_is_not_known_is_refused():
+    """Every way takes its logits from `head.py`: compared with each other they agree.
+    Here the model doubles its own."""
+    model = make_model("llama")
+    assert engine_of(model).kind == "fused"
+    head = model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(
+        TrainerError, match="LlamaForCausalLM makes its logits in a way"
+    ):
+        engine_of(model)
+    hook.remove()
 
 
 @pytest.mark.parametrize(

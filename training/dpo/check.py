@@ -23,7 +23,7 @@ from training.dpo.forward import Engine
 from training.dpo.layer_parts import is_known
 from training.dpo.layers import replace_forward
 from training.dpo.machine import on_device
-from training.dpo.positions import rope_settings
+from training.dpo.positions import changes_at, rope_settings
 from training.dpo.sharding import is_sharded
 
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (5e-2, 2e-1)}
@@ -79,17 +79,15 @@ def unfit(engine: Engine, max_length: int) -> str | None:
     kinds -= {"full_attention"}
     if kinds:
         return f"layers of {', '.join(sorted(kinds))}"
-    for rope in rope_settings(text):
-        # Up to here rows of any length are treated alike.
-        most = getattr(text, "max_position_embeddings", None) or 0
-        if max_length <= (rope.get("original_max_position_embeddings") or most):
-            continue
-        if rope.get("rope_type") in ("dynamic", "longrope"):
-            return f"positions ({rope['rope_type']}) that depend on a row's length"
-        if rope.get("llama_4_scaling_beta") and engine.kind == "fused":
-            return "queries scaled by their position"
+    first = changes_at(text)
+    if first is not None and first < max_length:
+        return f"positions that depend on a row's length, beyond {first} tokens"
     if engine.kind == "tree":
         return None
+    for rope in rope_settings(text):
+        first = rope.get("original_max_position_embeddings") or 0
+        if rope.get("llama_4_scaling_beta") and first < max_length:
+            return f"queries scaled by their position, beyond {first} tokens"
     if not savings.fused_layers or not savings.split_attention:
         return "switched off in savings"
     if engine.causal_lm.device.type != "cpu":

@@ -331,6 +331,25 @@ def test_beginnings_are_shared_up_to_where_positions_change(config, rope, kinds)
     assert found == kinds
 
 
+def test_a_row_keeps_its_positions_beside_a_longer_one():
+    """Phi-3's: rows of 60 and 70 tokens are on the two sides of the 64 where its
+    frequencies change, and would be padded into one."""
+    shape = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    shape |= {"original_max_position_embeddings": 64}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.Phi3Config(**SHAPE, **shape, rope_parameters=rope)
+    )
+    engine = Engine(model.requires_grad_(False), Layout(512, None, 0))
+    rng = random.Random(3)
+    rows = [Row([rng.randrange(97) for _ in range(n)], 50) for n in (60, 70)]
+    beside = engine.score(rows).token_logps
+    alone = torch.cat([engine.score([row]).token_logps for row in rows])
+    torch.testing.assert_close(beside, alone, rtol=1e-5, atol=1e-5)
+
+
 def test_the_check_has_every_kind_of_branch():
     from training.dpo.tree import build_tree
 

@@ -18,9 +18,12 @@ from torch import Tensor
 
 from training.dpo.batches import Layout, Row
 from training.dpo.config import Savings
+from training.dpo.errors import TrainerError
 from training.dpo.forward import Engine
 from training.dpo.layer_parts import is_known
 from training.dpo.layers import replace_forward
+from training.dpo.machine import on_device
+from training.dpo.positions import changes_at, rope_settings
 from training.dpo.sharding import is_sharded
 
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (5e-2, 2e-1)}
@@ -40,9 +43,11 @@ def make_engine(
 ) -> Engine:
     """The thriftiest way that suits `model` (PEFT's, or a transformers causal LM).
 
-    `rows`: some of the run's, for the check. `max_length`: of any row to come.
+    `rows`: some of the run's, for the check. `max_length`: of any row to come. Raises
+    TrainerError if the model makes its logits in a way that `head.py` does not know.
     """
     plain = Engine(model, layout, savings=savings, keeps_input_only=keeps_input_only)
+    _refuse_unknown_head(plain, check_rows(rows)[0])
     refused: list[str] = []
     for kind in ("fused", "tree"):
         engine = replace(plain, kind=kind)
@@ -74,11 +79,15 @@ def unfit(engine: Engine, max_length: int) -> str | None:
     kinds -= {"full_attention"}
     if kinds:
         return f"layers of {', '.join(sorted(kinds))}"
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        return f"positions ({rope['rope_type']}) that depend on a row's length"
+    first = changes_at(text)
+    if first is not None and first < max_length:
+        return f"positions that depend on a row's length, beyond {first} tokens"
     if engine.kind == "tree":
         return None
+    for rope in rope_settings(text):
+        first = rope.get("original_max_position_embeddings") or 0
+        if rope.get("llama_4_scaling_beta") and first < max_length:
+            return f"queries scaled by their position, beyond {first} tokens"
     if not savings.fused_layers or not savings.split_attention:
         return "switched off in savings"
     if engine.causal_lm.device.type != "cpu":
@@ -109,6 +118,31 @@ def check_rows(rows: Sequence[Row]) -> list[Row]:
         Row(longer[: whole + half] + other + one, whole + half),
         Row(other + prompt, max(1, len(other) // 2)),
     ]
+
+
+def _refuse_unknown_head(plain: Engine, row: Row) -> None:
+    """Raise TrainerError if the model's own log-probs of `row` are not `head.py`'s.
+
+    All ways end in that head, so comparing them with each other would not show it.
+    """
+    model = plain.causal_lm
+    if is_sharded(model):
+        return
+    with torch.no_grad():
+        found = plain.score([row]).token_logps
+        ids = on_device(row.ids, found.device)
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+    # The state before a token predicts it.
+    own = logits[row.prompt_length - 1 : -1].float().log_softmax(-1)
+    own = own.gather(1, ids[row.prompt_length :, None])[:, 0]
+    apart = (found - own).abs().mean().item()
+    # The model rounds to its dtype whatever it does to its logits.
+    if not apart <= 5 * TOLERANCES.get(model.dtype, TOLERANCES[torch.bfloat16])[0]:
+        raise TrainerError(
+            f"{type(model).__name__} makes its logits in a way that this trainer does not"
+            f" know: log-probs differ by {apart:.2g} a token from the model's own. Take"
+            " another base model."
+        )
 
 
 def _replace_layers(engine: Engine) -> list[Callable[[], None]]:

@@ -43,8 +43,9 @@ class LoraConfig:
     it is used if asked for."""
 
     target_modules: str | list[str] | None = None
-    """"all-linear" (default for a fresh adapter: every linear layer but the head), or
-    module names such as ["q_proj", "v_proj"]."""
+    """"all-linear" (default for a fresh adapter: every linear layer but the head, and
+    but out_proj of Mamba's kin, which PEFT refuses), or module names such as
+    ["q_proj", "v_proj"]. Beside a parent adapter they must be its own."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ same input gives the same run.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,7 +174,7 @@ def forward_tokens(model_config: Any, memory_bytes: int, on_gpu: bool) -> int:
     """
     text = model_config.get_text_config()
     hidden = text.hidden_size
-    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    inner = _size(text, "intermediate_size") or 4 * hidden
     per_token = 4 * text.num_hidden_layers * (16 * hidden + 4 * inner)
     fits = max(1, memory_bytes // 2 // per_token)
     busy = 16384 if on_gpu else max(512, 1 << (((1 << 18) - 1) // hidden).bit_length())
@@ -205,10 +206,24 @@ def kept_bytes(
     PEFT and the norms keep float32 copies there).
     """
     text = model_config.get_text_config()
-    hidden, heads = text.hidden_size, text.num_attention_heads
-    size = getattr(text, "head_dim", None) or hidden // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
-    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    hidden = text.hidden_size
+    # A state-space model has no heads: its states are some hidden vectors wide.
+    heads = _size(text, "num_attention_heads") or 1
+    size = _size(text, "head_dim") or hidden // heads
+    key_heads = _size(text, "num_key_value_heads") or heads
+    inner = _size(text, "intermediate_size") or 4 * hidden
     kept = 2 * hidden + 2 * heads * size + 2 * key_heads * size
     a_token = kept * number_bytes if fused else 44 * hidden + 13 * inner
     return int(text.num_hidden_layers * tokens * a_token)
+
+
+def _size(text: Any, name: str) -> int | None:
+    """A size that the config gives, the largest where layers differ in it (Gemma 4's
+    heads, Gemma 3n's inner vectors); None: it has none.
+    """
+    try:
+        found = getattr(text, name, None)
+    except RuntimeError:  # transformers': each layer has its own
+        found = [getattr(layer, name, None) for layer in text.per_layer_config]
+    sizes = found if isinstance(found, Sequence) else [found]
+    return max((size for size in sizes if size), default=None)

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from None
-    value = _parsed(raw, path.name, first=True)
+    value = _parsed(raw.removeprefix(BOM_UTF8), path.name)
     if not isinstance(value, dict):
         raise TrainerError(f"{path.name} must hold one JSON object {{…}}.")
     return value
@@ -76,9 +77,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, start=1):
-                where = f"{path.name} line {number}"
-                if raw.strip():
-                    yield number, _parsed(raw, where, first=number == 1)
+                text = raw.removeprefix(BOM_UTF8) if number == 1 else raw
+                if text.strip():
+                    yield number, _parsed(text, f"{path.name} line {number}")
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -90,10 +91,10 @@ def _unreadable(path: Path, error: OSError) -> TrainerError:
     return TrainerError(f"{path.name} in {path.parent} cannot be read: {why}.")
 
 
-def _parsed(raw: bytes, where: str, first: bool) -> Any:
-    """The JSON value in `raw`; a byte order mark may open the `first` line of a file."""
+def _parsed(raw: bytes, where: str) -> Any:
+    """The JSON value in `raw`."""
     try:
-        value = json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
+        value = json.loads(raw.decode("utf-8"))
         if b"\\ud" in raw.lower():
             # Half of a surrogate pair is JSON, but no character that can be encoded.
             json.dumps(value, ensure_ascii=False).encode()

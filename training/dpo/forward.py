@@ -38,6 +38,7 @@ from training.dpo.lanes import side_by_side
 from training.dpo.layers import Holder
 from training.dpo.linear import pick_product
 from training.dpo.machine import on_device
+from training.dpo.positions import changes_at
 from training.dpo.recompute import recomputing
 from training.dpo.sharding import is_sharded
 from training.dpo.sharding import run as run_gathered
@@ -226,6 +227,8 @@ class Engine:
         else:
             states, tree = self._tree_states(rows)
         head = model.get_output_embeddings()
+        # Mamba keeps them in float32.
+        states = states.to(head.weight.dtype)
         scale, softcap = logit_transform(model.config)
         fast = self.kind != "rows" and self.savings.fast_products
         device = states.device
@@ -289,9 +292,7 @@ def _row_states(
     device = model.get_input_embeddings().weight.device
     starts = [max(row.prompt_length, 1) for row in rows]
     hidden: list[Tensor | None] = [None] * len(rows)
-    for group in length_groups(
-        [len(row.ids) for row in rows], call_tokens or CALL_TOKENS[device.type]
-    ):
+    for group in _padded_together(model, rows, call_tokens):
         longest = max(len(rows[index].ids) for index in group)
         padded = [
             rows[index].ids + [pad_id] * (longest - len(rows[index].ids))
@@ -314,6 +315,27 @@ def _row_states(
     owners = list(range(len(targets)))
     tree = Tree([], [], [], owners, targets, owners, lengths)
     return torch.cat([part for part in hidden if part is not None]), tree
+
+
+def _padded_together(
+    model: Any, rows: Sequence[Row], call_tokens: int | None
+) -> list[list[int]]:
+    """Indexes of the rows of each call."""
+    device = model.get_input_embeddings().weight.device
+    lengths = [len(row.ids) for row in rows]
+    parts = [list(range(len(rows)))]
+    first = changes_at(model.config.get_text_config())
+    if first is not None and call_tokens is None:
+        # A row must not take the positions of a longer one beside it.
+        short = [index for index in parts[0] if lengths[index] <= first]
+        parts = [short, [index for index in parts[0] if lengths[index] > first]]
+    return [
+        [part[place] for place in group]
+        for part in parts
+        for group in length_groups(
+            [lengths[index] for index in part], call_tokens or CALL_TOKENS[device.type]
+        )
+    ]
 
 
 def score_set(

@@ -8,16 +8,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -29,6 +32,12 @@ from training.dpo.files import fsync_path
 from training.dpo.sharding import whole
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, SafetensorError)
+"""What transformers and PEFT raise over files that are torn, or hold something else."""
+
+STATE_SPACE = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+"""Model types whose `out_proj` is read past its adapter: PEFT refuses one on it."""
 
 
 def pick_device() -> torch.device:
@@ -44,7 +53,7 @@ def load_tokenizer(base_model: str, now: datetime | None = None) -> Any:
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(base_model)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise TrainerError(_cannot_load("tokenizer", base_model, error)) from error
     if now is not None and "strftime_now" in str(tokenizer.chat_template):
         # A variable of the template goes before transformers' function of that name.
@@ -105,7 +114,7 @@ def load_4bit_base(base_model: str, dtype: str, device: torch.device) -> Any:
 def _from_pretrained(base_model: str, **settings: Any) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(base_model, **settings)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise TrainerError(_cannot_load("model", base_model, error)) from error
     model.requires_grad_(False)
     return model.eval()
@@ -147,6 +156,11 @@ def attach_adapter(model: Any, config: TrainingConfig) -> Any:
         raise TrainerError(
             "The adapter has no trainable weights; check target_modules."
         )
+    if isinstance(model.get_output_embeddings(), LoraLayer):
+        raise TrainerError(
+            "The adapter would change the model's head, which is read directly: leave it"
+            " out of target_modules, or start from another adapter."
+        )
     return wrapped.eval()
 
 
@@ -170,7 +184,7 @@ def _fresh_adapter(model: Any, config: TrainingConfig) -> Any:
         )
     except ValueError as error:
         raise TrainerError(
-            f'config.json: "lora" does not fit the model: {error}'
+            f'config.json: "lora" does not fit the model: {shorten(str(error), 300)}'
         ) from error
 
 
@@ -181,9 +195,15 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
     of them fits.
     """
     if isinstance(wanted, list):
-        there = [name for name, _ in model.named_modules() if name]
+        there = {name: module for name, module in model.named_modules() if name}
         for name in wanted:
-            if not any(f".{known}".endswith(f".{name}") for known in there):
+            meant = [there[known] for known in _named(there, [name])]
+            if any(list(module.children()) for module in meant):
+                raise TrainerError(
+                    f'config.json: "lora.target_modules" names "{name}", which holds'
+                    " other modules; name the linear layers in it."
+                )
+            if not meant:
                 parts = {known.rpartition(".")[2] for known in there}
                 near = difflib.get_close_matches(name, sorted(parts), n=1, cutoff=0.0)
                 raise TrainerError(
@@ -192,13 +212,21 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
                 )
         return wanted
     head = model.get_output_embeddings()
+    unfit = {"out_proj"} if model.config.model_type in STATE_SPACE else set()
     return sorted(
         {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
         }
+        - unfit
     )
+
+
+def _named(modules: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Of `modules`, those that PEFT takes `names` in target_modules to mean."""
+    ends = tuple(f".{name}" for name in names)
+    return {module for module in modules if f".{module}".endswith(ends)}
 
 
 def _parent_adapter(model: Any, folder: str, lora: LoraConfig) -> Any:
@@ -208,7 +236,13 @@ def _parent_adapter(model: Any, folder: str, lora: LoraConfig) -> Any:
                 f'config.json: "parent_adapter" {folder} has no {name}; give a folder'
                 " saved by PEFT as safetensors."
             )
-    settings = peft.PeftConfig.from_pretrained(folder)
+    try:
+        settings = peft.PeftConfig.from_pretrained(folder)
+    except UNREADABLE as error:
+        raise TrainerError(
+            f'config.json: the adapter_config.json of "parent_adapter" {folder} cannot'
+            f" be read ({shorten(str(error), 200)})."
+        ) from error
     if not isinstance(settings, peft.LoraConfig):
         raise TrainerError(
             f'config.json: "parent_adapter" {folder} is no LoRA adapter.'
@@ -224,17 +258,38 @@ def _parent_adapter(model: Any, folder: str, lora: LoraConfig) -> Any:
             f'config.json: "lora.alpha" is {lora.alpha}, but the parent adapter has'
             f" {settings.lora_alpha}; leave it out or start a fresh adapter."
         )
+    wanted, meant = lora.target_modules, set()
+    if wanted is not None:
+        there = [name for name, _ in model.named_modules()]
+        meant = _named(there, _module_names(model, wanted))
     settings.lora_dropout = lora.dropout
     settings.inference_mode = False
     try:
-        return peft.PeftModel.from_pretrained(
-            model, folder, is_trainable=True, config=settings
-        )
-    except (RuntimeError, ValueError, OSError) as error:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            wrapped = peft.PeftModel.from_pretrained(
+                model, folder, is_trainable=True, config=settings
+            )
+    except (RuntimeError, *UNREADABLE) as error:
         first = str(error).strip().splitlines()[0]
         raise TrainerError(
             f'config.json: "parent_adapter" {folder} does not fit the base model: {first}'
         ) from error
+    # PEFT goes on, with fresh weights in their place.
+    if any("missing adapter keys" in str(warning.message) for warning in said):
+        raise TrainerError(
+            f'config.json: "parent_adapter" {folder} lacks weights of layers that its'
+            " adapter_config.json names: it is not whole, or of another model."
+        )
+    adapted = {
+        n for n, module in model.named_modules() if isinstance(module, LoraLayer)
+    }
+    if wanted is not None and meant != adapted:
+        raise TrainerError(
+            'config.json: "lora.target_modules" means other modules than the parent'
+            " adapter has; leave it out or start a fresh adapter."
+        )
+    return wrapped
 
 
 def _refuse_unserved(settings: peft.LoraConfig, folder: str) -> None:

@@ -27,15 +27,35 @@ def positions_of(model: Any) -> int | None:
     most = getattr(text, "max_position_embeddings", None)
     if not isinstance(most, int) or most < 1:
         return None
-    rope = getattr(text, "rope_parameters", None) or {}
-    # Some models have them for each kind of layer.
-    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict)]
     scaled = [
         int(kind["factor"] * (kind.get("original_max_position_embeddings") or most))
-        for kind in kinds
+        for kind in rope_settings(text)
         if kind.get("factor")
     ]
     return max([most, *scaled])
+
+
+def changes_at(text_config: Any) -> int | None:
+    """Tokens of a row beyond which its length changes its positions; None: it never does.
+
+    "longrope" (Phi-3, Phi-4 mini) then takes other frequencies for the whole row,
+    "dynamic" some of its own for each length.
+    """
+    most = getattr(text_config, "max_position_embeddings", None) or 0
+    return min(
+        (
+            rope.get("original_max_position_embeddings") or most
+            for rope in rope_settings(text_config)
+            if rope.get("rope_type") in ("dynamic", "longrope")
+        ),
+        default=None,
+    )
+
+
+def rope_settings(text_config: Any) -> list[dict[str, Any]]:
+    """The config's `rope_parameters`, of each kind of layer where these differ."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    return [kind for kind in (rope, *rope.values()) if isinstance(kind, dict)]
 
 
 def has_table(model: Any) -> bool:

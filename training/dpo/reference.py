@@ -37,7 +37,7 @@ FLUSH_SECONDS = 30.0
 PAIRS_AT_ONCE = 2048
 """Pairs whose answers are summed together; bounds what is copied to the device."""
 
-FORWARD_VERSION = 1
+FORWARD_VERSION = 2
 """Raised when a change to the forward pass moves log-probs by more than rounding."""
 
 

@@ -173,3 +173,12 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path, tokenizer):
     path.write_bytes(b'{"prompt": "\xff"}\n')
     with pytest.raises(TrainerError, match="line 1 is not UTF-8"):
         read_pairs(path, tokenizer, 512, 300)
+
+
+def test_a_byte_order_mark_may_stand_on_a_blank_line(tmp_path, tokenizer):
+    """The second line is the pair's; both lines were passed over but for the mark."""
+    path = tmp_path / "pairs.jsonl"
+    write_rows(path, [chat("one", "two", "three")])
+    path.write_bytes("\ufeff\n".encode() + path.read_bytes())
+    (pair,), _ = read_pairs(path, tokenizer, 512, len(tokenizer))
+    assert pair.line == 2

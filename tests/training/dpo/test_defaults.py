@@ -5,7 +5,12 @@ import sys
 from dataclasses import replace
 
 import pytest
-from transformers import LlamaConfig
+from transformers import (
+    Gemma3nTextConfig,
+    Gemma4TextConfig,
+    LlamaConfig,
+    MambaConfig,
+)
 
 from training.dpo.config import TrainingConfig
 from training.dpo.defaults import (
@@ -151,6 +156,24 @@ def test_layers_of_transformers_are_taken_to_keep_more():
     )
     for number_bytes in (2, 4):
         assert kept_bytes(config, 10, number_bytes, fused=False) == 11_200
+
+
+def test_sizes_that_differ_between_layers_or_are_not_there_are_estimated():
+    """Mamba has no heads, inner vectors of 16: 2 · 8 + 2 · 8 + 2 · 8 = 48 numbers a token
+    and layer. Gemma 4: 2 heads of 4 (windows) or 8, one of keys, the larger counts:
+    2 · 8 + 2 · 16 + 2 · 8 = 64. Both 2 layers, 10 tokens, float32."""
+    mamba = MambaConfig(hidden_size=8, num_hidden_layers=2, expand=2)
+    assert kept_bytes(mamba, 10, 4) == 48 * 2 * 10 * 4
+    gemma = Gemma4TextConfig(
+        **{"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1},
+        **{"head_dim": 4, "global_head_dim": 8},
+    )
+    assert kept_bytes(gemma, 10, 4) == 64 * 2 * 10 * 4
+    inner = Gemma3nTextConfig(intermediate_size=[16, 32], num_hidden_layers=2)
+    assert kept_bytes(inner, 1, 4, fused=False) == 2 * (44 * 2048 + 13 * 32)
+    for config in (mamba, gemma, inner):
+        assert forward_tokens(config, 16 << 30, on_gpu=False) >= 256
 
 
 def test_reading_a_config_needs_no_torch():

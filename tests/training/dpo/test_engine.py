@@ -13,6 +13,7 @@ from training.dpo.batches import Layout, Row, pair_rows
 from training.dpo.check import check_rows, make_engine
 from training.dpo.config import Savings
 from training.dpo.data import Pair
+from training.dpo.errors import TrainerError
 from training.dpo.forward import Engine
 
 SHAPE = {
@@ -271,6 +272,82 @@ def test_a_way_that_is_wrong_is_found_out(monkeypatch):
     # The model is as it was: plain rows see transformers' own layers.
     again = scored(engine, make_rows())
     assert_alike(again, scored(Engine(make_model("llama"), engine.layout), make_rows()))
+
+
+def test_a_head_that_is_not_known_is_refused():
+    """Every way takes its logits from `head.py`: compared with each other they agree.
+    Here the model doubles its own."""
+    model = make_model("llama")
+    assert engine_of(model).kind == "fused"
+    head = model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(
+        TrainerError, match="LlamaForCausalLM makes its logits in a way"
+    ):
+        engine_of(model)
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("config", "rope", "kinds"),
+    [
+        (
+            transformers.Phi3Config,
+            {
+                **{"rope_type": "longrope", "factor": 2.0},
+                **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+            },
+            ["tree", "rows"],
+        ),
+        (
+            transformers.Ministral3Config,
+            {
+                **{"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": 0.5},
+                **{"beta_fast": 32.0, "beta_slow": 1.0},
+            },
+            ["fused", "tree"],
+        ),
+    ],
+    ids=["longrope", "scaled queries"],
+)
+def test_beginnings_are_shared_up_to_where_positions_change(config, rope, kinds):
+    """Phi-3 takes other frequencies for rows beyond the 256 tokens it was first made
+    for, Ministral 3 scales the queries there, which our own layers do not: the check's
+    rows are too short to show either."""
+    first = {"original_max_position_embeddings": 256}
+    rope = {"rope_theta": 1e4} | rope | first
+    shape = {"head_dim": 8, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    if config is transformers.Phi3Config:
+        shape |= first
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config(**SHAPE, **shape, rope_parameters=rope)
+    )
+    model.requires_grad_(False)
+    found = [
+        make_engine(model, Layout(512, None, 0), Savings(), make_rows(), longest).kind
+        for longest in (256, 257)
+    ]
+    assert found == kinds
+
+
+def test_a_row_keeps_its_positions_beside_a_longer_one():
+    """Phi-3's: rows of 60 and 70 tokens are on the two sides of the 64 where its
+    frequencies change, and would be padded into one."""
+    shape = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    shape |= {"original_max_position_embeddings": 64}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.Phi3Config(**SHAPE, **shape, rope_parameters=rope)
+    )
+    engine = Engine(model.requires_grad_(False), Layout(512, None, 0))
+    rng = random.Random(3)
+    rows = [Row([rng.randrange(97) for _ in range(n)], 50) for n in (60, 70)]
+    beside = engine.score(rows).token_logps
+    alone = torch.cat([engine.score([row]).token_logps for row in rows])
+    torch.testing.assert_close(beside, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_the_check_has_every_kind_of_branch():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig
 
 from training.dpo import head
 from training.dpo.batches import Layout, Row
@@ -39,6 +39,21 @@ def test_scores_are_those_of_the_models_own_logits(model):
         torch.testing.assert_close(scores.entropy[part], entropy)
         torch.testing.assert_close(scores.mean_logit[part], logits.mean(-1))
         assert (scores.is_top1[part] == (logits.argmax(-1) == targets)).all()
+
+
+def test_states_in_float32_meet_a_head_in_bfloat16():
+    """Mamba's own way: it keeps its residuals in float32, whatever its weights are."""
+    config = MambaConfig(
+        hidden_size=32, state_size=4, num_hidden_layers=1, vocab_size=9
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    row = Row([5, 3, 4, 7, 8], 3)
+    with torch.no_grad():
+        found = score_rows(model, [row]).token_logps
+        logits = model(torch.tensor([row.ids])).logits[0, 2:-1]
+    wanted = logits.float().log_softmax(-1)[[0, 1], [7, 8]]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-2)
 
 
 def test_padding_and_neighbours_do_not_touch_a_row(model):

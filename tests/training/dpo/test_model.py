@@ -1,0 +1,116 @@
+"""Bases and parent adapters as people have them: torn, in part, of unusual shape."""
+
+import shutil
+
+import peft
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, FalconH1Config, MambaConfig
+
+from tests.training.dpo.runs import read_json, train_here
+from training.dpo.config import parse_config
+from training.dpo.errors import TrainerError
+from training.dpo.model import attach_adapter
+
+ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@pytest.fixture
+def parent(adapter_of, tmp_path):
+    """A copy of a parent adapter for all linear layers of the Llama."""
+    return shutil.copytree(adapter_of("llama"), tmp_path / "parent")
+
+
+def refused(make_run, **config):
+    """The sentence that a run ends with."""
+    with pytest.raises(TrainerError) as caught:
+        train_here(make_run(**({"lora": {}} | config)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_base_with_a_torn_file_is_named(make_run, base_model, tmp_path, name):
+    """As a broken download leaves it: half of the weights, a tokenizer of `{}`."""
+    torn = shutil.copytree(base_model, tmp_path / "torn")
+    path = torn / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if name != "tokenizer.json" else b"{}")
+    told = refused(make_run, base_model=str(torn))
+    assert f'of base_model "{torn}" could not be loaded' in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(WEIGHTS, b"\x08"), (ADAPTER, b"{"), (ADAPTER, b"[]")]
+)
+def test_a_parent_with_a_torn_file_is_named(make_run, parent, name, content):
+    (parent / name).write_bytes(content)
+    assert f'"parent_adapter" {parent}' in refused(make_run, parent_adapter=str(parent))
+
+
+def test_a_parent_that_lacks_weights_is_refused(make_run, parent):
+    """PEFT would go on with fresh ones in their place, and only warn."""
+    weights = load_file(parent / WEIGHTS)
+    some = {name: value for name, value in weights.items() if "layers.0" in name}
+    assert 0 < len(some) < len(weights)
+    save_file(some, parent / WEIGHTS, metadata={"format": "pt"})
+    assert "lacks weights of layers" in refused(make_run, parent_adapter=str(parent))
+
+
+def test_target_modules_beside_a_parent_must_be_its_own(make_run, parent):
+    """They were passed over without a word. The parent's: all linear layers."""
+    config = {"parent_adapter": str(parent), "epochs": 1}
+    for number, names in enumerate(("all-linear", None)):
+        run = make_run(f"{number}", **config, lora={"target_modules": names})
+        train_here(run)
+        assert read_json(run / "status.json")["state"] == "done"
+    told = refused(make_run, **config, lora={"target_modules": ["q_proj"]})
+    assert '"lora.target_modules" means other modules than the parent' in told
+
+
+def test_an_adapter_on_the_head_is_refused_however_it_is_named(
+    make_run, base_model, tmp_path
+):
+    """A pattern got past a look at names: the head's share was then neither in the
+    figures nor trained."""
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=".*(q_proj|lm_head)$")
+    peft.get_peft_model(model, lora).save_pretrained(tmp_path / "parent")
+    told = refused(make_run, parent_adapter=str(tmp_path / "parent"))
+    assert "would change the model's head" in told
+
+
+def test_a_module_that_holds_others_is_named_in_a_sentence(make_run):
+    told = refused(make_run, lora={"target_modules": ["q_proj", "self_attn"]})
+    assert 'names "self_attn", which holds other modules' in told
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        (
+            MambaConfig(
+                hidden_size=16, state_size=4, num_hidden_layers=1, vocab_size=9
+            ),
+            3,
+        ),
+        (
+            FalconH1Config(
+                **{"hidden_size": 16, "intermediate_size": 16, "vocab_size": 9},
+                **{"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16},
+                **{"mamba_d_ssm": 16, "mamba_n_heads": 1, "mamba_d_head": 16},
+                **{"mamba_d_state": 4, "num_hidden_layers": 1},
+            ),
+            8,
+        ),
+    ],
+    ids=["mamba", "falcon_h1"],
+)
+def test_a_fresh_adapter_suits_state_space_layers(config, layers):
+    """All but out_proj, which PEFT refuses: in_proj, x_proj and dt_proj of Mamba;
+    in_proj and the seven of attention and feed-forward layer of Falcon-H1."""
+    model = AutoModelForCausalLM.from_config(config)
+    wrapped = attach_adapter(model, parse_config({"base_model": "x"}))
+    trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * layers
+    assert not any("out_proj" in name for name in trained)

@@ -25,6 +25,7 @@ from annotation.models import (
     Slot,
     Verdict,
 )
+from annotation.models.pairs import FROZEN
 from annotation.nudging import hint
 from annotation.project_settings import DecideBy, ProjectSettings
 from annotation.weighing import Weights, newest_weights
@@ -301,7 +302,7 @@ def supersede(decision: Decision) -> None:
         neighbours.lock_around(pairs)
         leaving = list(pairs.filter(frozen_at=None, superseded_at=None))
         pairs.filter(frozen_at=None, superseded_at=None).update(superseded_at=now)
-        if pairs.filter(frozen_at__isnull=False).exists():
+        if pairs.filter(FROZEN).exists():
             raise Frozen(
                 _("A training round has used this judgment, so it can't be changed.")
             )

@@ -36,6 +36,7 @@ from annotation.models import (
     RuleVerdict,
     Slot,
 )
+from annotation.models.pairs import FROZEN
 from annotation.standing import standing
 from annotation.validation import BROKE, RULES
 
@@ -111,7 +112,7 @@ def my_history(project: Project, user) -> QuerySet[Judgment]:
     Not what a round has used, nor what a reviewer has decided (`is_settled`).
     """
     frozen = PreferencePair.objects.filter(
-        decision__comparison=OuterRef("comparison"), frozen_at__isnull=False
+        FROZEN, decision__comparison=OuterRef("comparison")
     )
     settled = Decision.objects.filter(
         comparison=OuterRef("comparison"),

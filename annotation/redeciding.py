@@ -18,6 +18,7 @@ from annotation.models import (
     Project,
     Slot,
 )
+from annotation.models.pairs import FROZEN
 from annotation.project_settings import DecideBy, ProjectSettings
 from annotation.weighing import Weights, newest_weights, weigh, weighing_due
 
@@ -68,11 +69,7 @@ def _changeable(project: Project) -> QuerySet[Decision]:
         Decision.objects.filter(
             Q(outcome__in=[Outcome.SPLIT, Outcome.REVIEW])
             | Exists(Slot.objects.filter(comparison=here, number=2)),
-            ~Exists(
-                PreferencePair.objects.filter(
-                    decision=OuterRef("pk"), frozen_at__isnull=False
-                )
-            ),
+            ~Exists(PreferencePair.objects.filter(FROZEN, decision=OuterRef("pk"))),
             comparison__project=project,
             comparison__purpose=Comparison.Purpose.TRAIN,
             superseded_at=None,

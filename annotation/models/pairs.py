@@ -8,6 +8,10 @@ from annotation.models.comparisons import Completion
 from annotation.models.judgments import Decision
 from annotation.models.projects import USER, Project, Prompt
 
+FROZEN = Q(frozen_at__isnull=False, superseded_at=None)
+"""Pairs that a round has taken. They all stand (`frozen_pair_stands`); that it is asked for
+lets those of a decision be found by the index that holds its pairs to one of a kind."""
+
 
 class PreferencePair(models.Model):
     """Chosen and rejected, derived from a decision (or imported); never changed."""

@@ -3,9 +3,11 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.http import Http404
 from django.utils import timezone
 
+from annotation import queries
 from annotation.deciding import decide
 from annotation.errors import (
     AlreadyUndone,
@@ -26,8 +28,16 @@ from annotation.models import (
     PreferencePair,
     Slot,
 )
+from annotation.models.pairs import FROZEN
+from annotation.redeciding import _changeable
 from annotation.stock import withdraw_stock
-from tests.factories import make_comparison, make_lease, make_policy, make_user
+from tests.factories import (
+    make_comparison,
+    make_lease,
+    make_pair,
+    make_policy,
+    make_user,
+)
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
@@ -214,6 +224,19 @@ def test_an_edit_that_changes_nothing_is_refused(lease):
     with pytest.raises(InvalidJudgment) as refused:
         submit_judgment(lease, verdict="second", edited=same)
     assert refused.value.field == "edited"
+
+
+def test_what_a_round_has_used_is_found_by_an_index(project, annotator):
+    """Undoing, the last ten and deciding anew ask it of single decisions: among millions
+    of pairs none may be looked at for that but the decision's own."""
+    pair = make_pair(project=project, annotator=annotator)
+    of_one = PreferencePair.objects.filter(FROZEN, decision=pair.decision)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET LOCAL enable_seqscan = off")
+        asked = (of_one, queries.my_history(project, annotator), _changeable(project))
+        for rows in asked:
+            assert "one_pair_a_decision_and_kind" in rows.explain()
 
 
 def test_an_edited_answer_gives_edited_over_better_over_worse(lease, annotator):

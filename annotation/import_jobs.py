@@ -10,7 +10,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -77,25 +77,27 @@ class Overtaken(Exception):
 
 # --- Making ------------------------------------------------------------------------------
 def receive(project: Project, by: Any, upload: UploadedFile) -> ImportJob:
-    """Keep an uploaded file until it is imported."""
+    """Keep an uploaded file until it is imported. Raises ImportRefused."""
     # Of its name the part that says what it holds, nothing that a path could be made of.
     is_jsonl = tables.is_named_jsonl(upload.name or "")
-    path = _own_folder() / ("upload.jsonl" if is_jsonl else "upload")
-    source = getattr(upload, "temporary_file_path", None)
-    if source is not None:
-        shutil.move(source(), path)
-    else:
-        with path.open("wb") as file:
-            for chunk in upload.chunks():
-                file.write(chunk)
-    return _make(project, by, shown(upload.name or "file"), path)
+    with _own_folder() as folder:
+        path = folder / ("upload.jsonl" if is_jsonl else "upload")
+        source = getattr(upload, "temporary_file_path", None)
+        if source is not None:
+            shutil.move(source(), path)
+        else:
+            with path.open("wb") as file:
+                for chunk in upload.chunks():
+                    file.write(chunk)
+        return _make(project, by, shown(upload.name or "file"), path)
 
 
 def receive_text(project: Project, by: Any, text: str) -> ImportJob:
     """The same for pasted lines."""
-    path = _own_folder() / "upload"
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    return _make(project, by, _("pasted lines"), path)
+    with _own_folder() as folder:
+        path = folder / "upload"
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        return _make(project, by, _("pasted lines"), path)
 
 
 def from_server(project: Project, by: Any, name: str) -> ImportJob:
@@ -121,10 +123,22 @@ def server_path(name: str) -> Path:
     return path
 
 
-def _own_folder() -> Path:
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A folder for one upload, gone again where that fails: without a row nothing would
+    ever remove it. Raises ImportRefused where the disk is full, say."""
     folder = settings.IMPORTS_DIR / uuid.uuid4().hex
-    folder.mkdir(mode=0o700, parents=True)
-    return folder
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+        yield folder
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        raise ImportRefused(
+            _("The file could not be kept on the server (%(why)s).")
+            % {"why": error.strerror or error}
+        ) from error
 
 
 def _make(
@@ -134,14 +148,10 @@ def _make(
         project=project, by=by, name=name[-200:], path=str(path), is_ours=is_ours
     )
     job.size = path.stat().st_size if path.is_file() else 0
-    try:
-        # What can't be read the preview says; there another kind may help.
-        with suppress(ImportRefused):
-            job.kind = preview(job).kind_found
-        job.save()
-    except BaseException:
-        remove_file(job)  # Without a row nothing would ever remove it.
-        raise
+    # What can't be read the preview says; there another kind may help.
+    with suppress(ImportRefused):
+        job.kind = preview(job).kind_found
+    job.save()
     return job
 
 

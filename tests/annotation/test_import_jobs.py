@@ -1,5 +1,6 @@
 """Large files: previewed, taken in by a worker, stopped, gone on with; folders, archives."""
 
+import errno
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import tracemalloc
 import zipfile
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -486,6 +488,20 @@ def test_the_file_of_a_done_import_goes_even_if_its_worker_died_before(receive):
     )
     tend_imports()
     assert not Path(job.path).parent.exists()
+
+
+@pytest.mark.parametrize("where", ["chunks", "temporary_file_path"])
+def test_an_upload_that_fills_the_disk_is_refused_and_removed(
+    project, manager, settings, tmp_path, monkeypatch, where
+):
+    settings.IMPORTS_DIR = tmp_path
+    file = SimpleUploadedFile("f.jsonl", b'{"prompt": "one"}\n')
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(file, where, Mock(side_effect=full), raising=False)
+    with pytest.raises(ImportRefused, match="No space left"):
+        import_jobs.receive(project, manager, file)
+    assert not ImportJob.objects.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_upload_that_gets_no_row_is_removed(

@@ -416,6 +416,30 @@ def test_a_killed_worker_is_gone_on_with_and_nothing_is_doubled(
     assert job.epoch == 2
 
 
+def test_a_file_that_ends_every_worker_is_given_up(project, receive, sent, monkeypatch):
+    """Rows that need more memory than there is would end one worker after another."""
+    monkeypatch.setattr(importing, "PAIR_BATCH", 4)
+    job = receive(jsonl(map(pair, range(12))))
+    import_jobs.start(job)
+    for whole in (1, 0, 0, 0):  # The first gets one batch in, the others none.
+        mend = kill_after(monkeypatch, whole, inside=True)
+        with pytest.raises(Killed):
+            import_jobs.run(job.pk)
+        mend()
+        # Set back by an hour: the dead worker's heartbeat is of the future.
+        later = timezone.now() + timedelta(hours=1)
+        ImportJob.objects.filter(pk=job.pk).update(heartbeat_at=later)
+        sent.clear()
+        import_jobs.tend()
+        assert sent == [job.pk]
+    import_jobs.run(job.pk)
+    job.refresh_from_db()
+    assert job.state == "failed" and "memory" in job.error
+    assert PreferencePair.objects.count() == job.items_done == 4
+    # Somebody who has made room may have it gone on with.
+    assert counts(done(job)) == ("done", 12, 0, 0)
+
+
 def test_a_worker_that_was_taken_for_dead_writes_nothing_more(
     project, receive, monkeypatch
 ):

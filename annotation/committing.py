@@ -4,7 +4,8 @@ SQLite syncs the disk for every commit and takes one writer at a time, so eight
 annotators wait for eight syncs. Here whoever comes while a commit is under way leaves
 their work in a line; the next to write does all that is in it, each part in a savepoint
 of its own, and commits once. Nobody is answered before that commit. A part that fails
-is rolled back alone and fails where it was asked for; a commit that fails, fails all.
+is rolled back alone and fails where it was asked for; a commit that fails, fails all,
+and so does a part that ends the whole transaction.
 
 Threads of one process only: processes queue (config/sqlite). PostgreSQL commits
 together by itself, so there each work has a transaction of its own.
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import translation
 
 T = TypeVar("T")
@@ -88,6 +89,11 @@ class _Line:
             with transaction.atomic():
                 for part in parts:
                     part.do(savepoint=len(parts) > 1)
+                    if connection.needs_rollback:
+                        # SQLite took back more than this part (on a full disk it may
+                        # end the transaction): those before it must not be told that
+                        # theirs is stored.
+                        raise part.error or OperationalError("rolled back")
         except BaseException as error:  # Not committed, so nobody's work is.
             for part in parts:
                 part.error = error

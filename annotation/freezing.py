@@ -24,6 +24,9 @@ def freeze_pairs(project: Project, pairs: Iterable[PreferencePair | int]) -> Non
     ids = iter(sorted({getattr(pair, "pk", pair) for pair in pairs}))
     now = timezone.now()
     with transaction.atomic():
+        # Before any pair, as who changes what hangs on one (neighbours.take_turn): a pair
+        # let through locks those of its prompt and then others, in no order with ours.
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         while chunk := list(islice(ids, CHUNK)):
             _freeze(project, chunk, now)
 
@@ -38,7 +41,7 @@ def _freeze(project: Project, ids: list[int], now) -> None:
     )
     # Locked in one order, as `deciding.supersede` does: an undo waits for us or we
     # for it, and the UPDATE then sees what came of it.
-    list(sound.select_for_update().order_by("pk").values_list("pk"))
+    list(sound.select_for_update(no_key=True).order_by("pk").values_list("pk"))
     sound.filter(frozen_at=None).update(frozen_at=now)
     frozen = sound.filter(frozen_at__isnull=False).count()
     if frozen != len(ids):

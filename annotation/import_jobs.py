@@ -10,9 +10,9 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,8 @@ State = ImportJob.State
 
 SILENT_AFTER = timedelta(seconds=60)
 """A running job whose worker has not been heard of for so long is gone on with."""
-NUDGED_AFTER = timedelta(seconds=10)
+MOST_ATTEMPTS = 3
+"""Workers that may die over a job, one after another, without a row being stored."""
 KEPT_FOR = timedelta(days=7)
 """Files of jobs that nobody started, or that were stopped and left."""
 PREVIEW_ROWS = 200
@@ -77,25 +78,27 @@ class Overtaken(Exception):
 
 # --- Making ------------------------------------------------------------------------------
 def receive(project: Project, by: Any, upload: UploadedFile) -> ImportJob:
-    """Keep an uploaded file until it is imported."""
+    """Keep an uploaded file until it is imported. Raises ImportRefused."""
     # Of its name the part that says what it holds, nothing that a path could be made of.
     is_jsonl = tables.is_named_jsonl(upload.name or "")
-    path = _own_folder() / ("upload.jsonl" if is_jsonl else "upload")
-    source = getattr(upload, "temporary_file_path", None)
-    if source is not None:
-        shutil.move(source(), path)
-    else:
-        with path.open("wb") as file:
-            for chunk in upload.chunks():
-                file.write(chunk)
-    return _make(project, by, shown(upload.name or "file"), path)
+    with _own_folder() as folder:
+        path = folder / ("upload.jsonl" if is_jsonl else "upload")
+        source = getattr(upload, "temporary_file_path", None)
+        if source is not None:
+            shutil.move(source(), path)
+        else:
+            with path.open("wb") as file:
+                for chunk in upload.chunks():
+                    file.write(chunk)
+        return _make(project, by, shown(upload.name or "file"), path)
 
 
 def receive_text(project: Project, by: Any, text: str) -> ImportJob:
     """The same for pasted lines."""
-    path = _own_folder() / "upload"
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    return _make(project, by, _("pasted lines"), path)
+    with _own_folder() as folder:
+        path = folder / "upload"
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        return _make(project, by, _("pasted lines"), path)
 
 
 def from_server(project: Project, by: Any, name: str) -> ImportJob:
@@ -121,10 +124,22 @@ def server_path(name: str) -> Path:
     return path
 
 
-def _own_folder() -> Path:
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A folder for one upload, gone again where that fails: without a row nothing would
+    ever remove it. Raises ImportRefused where the disk is full, say."""
     folder = settings.IMPORTS_DIR / uuid.uuid4().hex
-    folder.mkdir(mode=0o700, parents=True)
-    return folder
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+        yield folder
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        raise ImportRefused(
+            _("The file could not be kept on the server (%(why)s).")
+            % {"why": error.strerror or error}
+        ) from error
 
 
 def _make(
@@ -134,14 +149,10 @@ def _make(
         project=project, by=by, name=name[-200:], path=str(path), is_ours=is_ours
     )
     job.size = path.stat().st_size if path.is_file() else 0
-    try:
-        # What can't be read the preview says; there another kind may help.
-        with suppress(ImportRefused):
-            job.kind = preview(job).kind_found
-        job.save()
-    except BaseException:
-        remove_file(job)  # Without a row nothing would ever remove it.
-        raise
+    # What can't be read the preview says; there another kind may help.
+    with suppress(ImportRefused):
+        job.kind = preview(job).kind_found
+    job.save()
     return job
 
 
@@ -233,6 +244,7 @@ def mapping_of(
 def start(job: ImportJob, kind: str = "", mapping: dict | None = None) -> None:
     """Queue it, or go on with one that was stopped. Raises ImportState."""
     changes: dict[str, Any] = {"state": State.QUEUED, "error": "", "finished_at": None}
+    changes["attempts"] = 0
     allowed = [*ImportJob.STOPPED]
     if job.state == State.PREVIEW:
         # Once begun, another kind or mapping would make its counts untrue.
@@ -273,16 +285,26 @@ def remove_file(job: ImportJob) -> None:
 def run(job_id: int) -> None:
     """Claim the job if it waits (or its worker is silent), and bring it to an end."""
     now = timezone.now()
-    is_free = Q(state=State.QUEUED) | Q(
-        state=State.RUNNING, heartbeat_at__lt=now - SILENT_AFTER
-    )
-    claimed = ImportJob.objects.filter(is_free, pk=job_id).update(
-        state=State.RUNNING, epoch=F("epoch") + 1, heartbeat_at=now
+    claimed = ImportJob.objects.filter(_is_free(now), pk=job_id).update(
+        state=State.RUNNING,
+        epoch=F("epoch") + 1,
+        attempts=F("attempts") + 1,
+        heartbeat_at=now,
     )
     if not claimed:
         return
     job = ImportJob.objects.select_related("project").get(pk=job_id)
     ImportJob.objects.filter(pk=job_id, started_at=None).update(started_at=now)
+    if job.attempts > MOST_ATTEMPTS:
+        # Else it would end one worker after another for ever, and what they were at.
+        _fail(
+            job,
+            gettext_noop(
+                "The worker was ended several times at the same place of the file;"
+                " memory is the usual reason."
+            ),
+        )
+        return
     try:
         _take_in(job)
         _write(job, state=State.DONE, share=1.0, finished_at=timezone.now())
@@ -304,6 +326,15 @@ def run(job_id: int) -> None:
         from annotation.tasks import check_pairs
 
         send(check_pairs, expires=10)
+
+
+def _is_free(now: datetime) -> Q:
+    """Of jobs that wait, or whose worker is silent. A heartbeat of the future is
+    nobody's: the clock was set back since, and a worker that lives beats by the new one.
+    """
+    silent = Q(heartbeat_at__lt=now - SILENT_AFTER)
+    silent |= Q(heartbeat_at__gt=now + SILENT_AFTER)
+    return Q(state=State.QUEUED) | Q(silent, state=State.RUNNING)
 
 
 def _fail(job: ImportJob, reason: str) -> None:
@@ -340,6 +371,7 @@ def _store(job: ImportJob, batch: list[importing.Item], share: float) -> None:
         _keep_faults(job, batch)
         _write(
             job,
+            attempts=0,
             items_done=F("items_done") + len(batch),
             accepted=F("accepted") + stored.accepted,
             duplicates=F("duplicates") + stored.duplicates,
@@ -377,10 +409,7 @@ def _keep_faults(job: ImportJob, batch: list[importing.Item]) -> None:
 def tend() -> None:
     """For the beat: go on with what waits or fell silent; remove what was left."""
     now = timezone.now()
-    waiting = Q(state=State.QUEUED) | Q(
-        state=State.RUNNING, heartbeat_at__lt=now - SILENT_AFTER
-    )
-    for pk in ImportJob.objects.filter(waiting).values_list("pk", flat=True):
+    for pk in ImportJob.objects.filter(_is_free(now)).values_list("pk", flat=True):
         _nudge(pk)
     left = ImportJob.objects.filter(
         # One that is done, too: its worker may have died before it removed the file.

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
@@ -93,7 +94,7 @@ def update_project(
             ) != checking.rules_version(before):
                 checking.check_again(row)
                 transaction.on_commit(ask_for_checks, robust=True)
-        row.save(update_fields=["name", "guidelines", "settings"])
+        row.save(update_fields=["name", "guidelines", "settings", "decide_again_since"])
     for field in ("name", "guidelines", "settings"):
         setattr(project, field, getattr(row, field))
     return project
@@ -102,11 +103,13 @@ def update_project(
 def _ask_to_decide_again(
     project: Project, before: project_settings.ProjectSettings
 ) -> None:
-    """By a task, once saved: a project may have a million decisions."""
+    """By a task, once saved: a project may have a million decisions. The mark stays until
+    that is done, whatever becomes of the message."""
     from annotation.tasks import decide_again  # It imports services beside this one.
 
     now = project_settings.of(project)
     if (now.decide_by, now.min_posterior) != (before.decide_by, before.min_posterior):
+        project.decide_again_since = timezone.now()
         transaction.on_commit(partial(send, decide_again, project.pk), robust=True)
 
 

@@ -33,14 +33,26 @@ def bring_up_to_date(project: Project) -> int:
     weighs = project_settings.of(project).decide_by == DecideBy.WEIGHTED
     if weighs and weighing_due(project):
         weigh(project)
-    return decide_again(project)
+    return _decide_as_asked(project)
 
 
 def weigh_if_due(project: Project) -> int:
     """The same, only if there are new weights: else nothing would change."""
     if not weighing_due(project) or weigh(project) is None:
         return 0
-    return decide_again(project)
+    return _decide_as_asked(project)
+
+
+def _decide_as_asked(project: Project) -> int:
+    """Decide again by the settings of now, and take off the mark that asks for it, unless
+    they were changed once more meanwhile."""
+    now = Project.objects.get(pk=project.pk)
+    changed = decide_again(now)
+    asked = Project.objects.filter(
+        pk=project.pk, decide_again_since=now.decide_again_since
+    )
+    asked.update(decide_again_since=None)
+    return changed
 
 
 def decide_again(project: Project) -> int:

@@ -57,9 +57,13 @@ def decide_again(project_id: int) -> None:
 
 @shared_task(name="annotation.tasks.weigh_annotators")
 def weigh_annotators() -> None:
-    """New weights, and what follows of them, where enough was judged since the last."""
+    """New weights, and what follows of them, where enough was judged since the last.
+
+    Before that, what `decide_again` was to do where its message or its worker was lost."""
     for project in Project.objects.all():
-        if project_settings.of(project).decide_by == DecideBy.WEIGHTED:
+        if project.decide_again_since is not None:
+            redeciding.bring_up_to_date(project)
+        elif project_settings.of(project).decide_by == DecideBy.WEIGHTED:
             redeciding.weigh_if_due(project)
 
 

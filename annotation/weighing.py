@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from django.db import transaction
 from django.db.models import Count, Prefetch, Q
+from django.utils import timezone
 
 from annotation import dawid_skene
 from annotation.models import (
@@ -103,7 +104,9 @@ def weighing_due(project: Project) -> bool:
 
 
 def weigh(project: Project) -> Weighing | None:
-    """Fit the project's judgments and store the weights; None where there are too few."""
+    """Fit the project's judgments and store the weights; None where there are too few.
+
+    Decisions are then due to be made anew (redeciding.py)."""
     rows = _judgments(project)
     if not len(rows):
         return None
@@ -143,6 +146,7 @@ def weigh(project: Project) -> Weighing | None:
             )
             for place in range(len(annotators))
         )
+        Project.objects.filter(pk=project.pk).update(decide_again_since=timezone.now())
     return weighing
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from environs import Env
 
+from config.beat import every
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = Env()
@@ -289,30 +291,17 @@ CELERY_TASK_ROUTES = {
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
-CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "beat")
+# In memory: when a task was last sent matters to nobody after a restart.
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
-    "fill-stocks": {"task": "annotation.tasks.fill_stocks", "schedule": 5.0},
-    "check-pairs": {
-        "task": "annotation.tasks.check_pairs",
-        "schedule": 10.0,
-        # While one is at a large import, the next ones would only queue up behind it.
-        "options": {"expires": 10},
-    },
-    "tend-imports": {
-        "task": "annotation.tasks.tend_imports",
-        "schedule": 15.0,
-        "options": {"expires": 15},
-    },
-    "weigh-annotators": {
-        "task": "annotation.tasks.weigh_annotators",
-        "schedule": 300.0,
-    },
-    "refresh-figures": {
-        "task": "annotation.tasks.refresh_wanted_figures",
-        "schedule": 60.0,
-    },
-    "rerender": {"task": "annotation.tasks.rerender", "schedule": 30.0},
-    "reconcile": {"task": "training.tasks.reconcile", "schedule": 15.0},
+    "fill-stocks": every(5, "annotation.tasks.fill_stocks"),
+    # While one is at a large import, the next ones would only queue up behind it.
+    "check-pairs": every(10, "annotation.tasks.check_pairs", expires=10),
+    "tend-imports": every(15, "annotation.tasks.tend_imports", expires=15),
+    "weigh-annotators": every(300, "annotation.tasks.weigh_annotators"),
+    "refresh-figures": every(60, "annotation.tasks.refresh_wanted_figures"),
+    "rerender": every(30, "annotation.tasks.rerender"),
+    "reconcile": every(15, "training.tasks.reconcile"),
 }
 
 # --- Model and vLLM ----------------------------------------------------------------------

@@ -129,14 +129,14 @@ def _publish(
 def _give_name(staged: Path, policy: Policy) -> None:
     target = policy.adapter_path
     if target.exists():
-        # Left by a crash between rename and commit: the same number and hash.
+        # Left by a crash between rename and commit, perhaps not read-only yet.
         if files_sha256(target) != policy.adapter_sha256:
             raise DeployRefused(
                 _("The folder of %(policy)s exists with other files.")
                 % {"policy": policy}
             )
-        return
-    staged.rename(target)
+    else:
+        staged.rename(target)
     target.chmod(0o555)
     _fsync_folder(target.parent)
 

@@ -108,10 +108,13 @@ def finish_publishing() -> int:
 
 
 def nudge_waiting() -> int:
-    """Queued rounds whose message may be lost; a second message does no harm."""
-    now = timezone.now()
-    due = Q(nudged_at=None) | Q(
-        nudged_at__lt=now - timedelta(seconds=settings.ROUND_NUDGE_AFTER)
+    """Queued rounds whose message may be lost; a second message does no harm.
+
+    One sent in the future tells that the clock was set back since.
+    """
+    now, after = timezone.now(), timedelta(seconds=settings.ROUND_NUDGE_AFTER)
+    due = (
+        Q(nudged_at=None) | Q(nudged_at__lt=now - after) | Q(nudged_at__gt=now + after)
     )
     done = 0
     for round_id in TrainingRound.objects.filter(due, state=State.QUEUED).values_list(

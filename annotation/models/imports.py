@@ -52,6 +52,8 @@ class ImportJob(models.Model):
     error = models.CharField(max_length=500, blank=True)
     epoch = models.PositiveIntegerField(default=0)
     """Of the worker that may write; an earlier one's writes are refused."""
+    attempts = models.PositiveSmallIntegerField(default=0, db_default=0)
+    """Workers that took it up since rows were last stored."""
     heartbeat_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)

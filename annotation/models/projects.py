@@ -30,6 +30,8 @@ class Project(models.Model):
     """What differs from the defaults; read it through `project_settings.of(project)`."""
     rules_code = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     """validation.CODE_VERSION by which its pairs were last checked or are due."""
+    decide_again_since = models.DateTimeField(null=True, editable=False)
+    """When the weights or the way of deciding changed, until all decisions have followed."""
     members = models.ManyToManyField(
         USER, through="Membership", related_name="projects"
     )

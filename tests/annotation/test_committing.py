@@ -4,8 +4,9 @@ import threading
 import time
 
 import pytest
-from django.db import IntegrityError, connection, transaction
-from django.utils import translation
+from django.contrib.sessions.models import Session
+from django.db import IntegrityError, OperationalError, connection, transaction
+from django.utils import timezone, translation
 from django.utils.translation import gettext
 
 from annotation import committing
@@ -131,6 +132,40 @@ def test_a_commit_that_fails_fails_for_all_it_held():
         assert stored() == set()
     else:
         assert stored() == {"good"}
+    assert committed(lambda: make_project(slug="next").slug) == "next"
+
+
+def test_a_part_that_ends_the_whole_transaction_fails_for_all_it_held():
+    """As SQLite does where the disk is full: it rolls back more than the one statement."""
+    crowd = Crowd()
+
+    def fill_the_disk():
+        if connection.vendor != "sqlite":
+            raise OperationalError("full")
+        with connection.cursor() as cursor:
+            pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+            cursor.execute(f"PRAGMA max_page_count = {pages + 2}")
+        try:
+            Session.objects.create(
+                session_key="x", session_data="x" * 100_000, expire_date=timezone.now()
+            )
+        finally:
+            with connection.cursor() as cursor:
+                # The sqlite3 module's own cursor: Django's refuses by now.
+                cursor.cursor.execute("PRAGMA max_page_count = 1073741823")
+
+    crowd.ask("before", lambda: make_project(slug="before").slug)
+    if connection.vendor == "sqlite":
+        wait_for("the first", lambda: len(committing._line._waiting) == 1)
+    crowd.ask("full", fill_the_disk)
+    if connection.vendor == "sqlite":
+        wait_for("the second", lambda: len(committing._line._waiting) == 2)
+    crowd.ask("after", lambda: make_project(slug="after").slug)
+    answers = crowd.end()
+    assert isinstance(answers["full"], OperationalError)
+    told = {name for name, answer in answers.items() if answer == name}
+    assert told == stored()
+    assert told == (set() if connection.vendor == "sqlite" else {"before", "after"})
     assert committed(lambda: make_project(slug="next").slug) == "next"
 
 

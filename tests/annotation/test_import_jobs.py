@@ -1,5 +1,6 @@
 """Large files: previewed, taken in by a worker, stopped, gone on with; folders, archives."""
 
+import errno
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import tracemalloc
 import zipfile
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -414,6 +416,30 @@ def test_a_killed_worker_is_gone_on_with_and_nothing_is_doubled(
     assert job.epoch == 2
 
 
+def test_a_file_that_ends_every_worker_is_given_up(project, receive, sent, monkeypatch):
+    """Rows that need more memory than there is would end one worker after another."""
+    monkeypatch.setattr(importing, "PAIR_BATCH", 4)
+    job = receive(jsonl(map(pair, range(12))))
+    import_jobs.start(job)
+    for whole in (1, 0, 0, 0):  # The first gets one batch in, the others none.
+        mend = kill_after(monkeypatch, whole, inside=True)
+        with pytest.raises(Killed):
+            import_jobs.run(job.pk)
+        mend()
+        # Set back by an hour: the dead worker's heartbeat is of the future.
+        later = timezone.now() + timedelta(hours=1)
+        ImportJob.objects.filter(pk=job.pk).update(heartbeat_at=later)
+        sent.clear()
+        import_jobs.tend()
+        assert sent == [job.pk]
+    import_jobs.run(job.pk)
+    job.refresh_from_db()
+    assert job.state == "failed" and "memory" in job.error
+    assert PreferencePair.objects.count() == job.items_done == 4
+    # Somebody who has made room may have it gone on with.
+    assert counts(done(job)) == ("done", 12, 0, 0)
+
+
 def test_a_worker_that_was_taken_for_dead_writes_nothing_more(
     project, receive, monkeypatch
 ):
@@ -486,6 +512,20 @@ def test_the_file_of_a_done_import_goes_even_if_its_worker_died_before(receive):
     )
     tend_imports()
     assert not Path(job.path).parent.exists()
+
+
+@pytest.mark.parametrize("where", ["chunks", "temporary_file_path"])
+def test_an_upload_that_fills_the_disk_is_refused_and_removed(
+    project, manager, settings, tmp_path, monkeypatch, where
+):
+    settings.IMPORTS_DIR = tmp_path
+    file = SimpleUploadedFile("f.jsonl", b'{"prompt": "one"}\n')
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(file, where, Mock(side_effect=full), raising=False)
+    with pytest.raises(ImportRefused, match="No space left"):
+        import_jobs.receive(project, manager, file)
+    assert not ImportJob.objects.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_upload_that_gets_no_row_is_removed(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from annotation import trust
+from annotation import neighbours, trust
 from annotation.adjudicating import settle, take
 from annotation.deciding import decide
 from annotation.errors import AlreadyUndone, Frozen, PairsChanged, Settled
@@ -25,6 +26,7 @@ from annotation.models import (
     Decision,
     Judgment,
     Lease,
+    LetThrough,
     PreferencePair,
     Probe,
     Project,
@@ -36,6 +38,7 @@ from annotation.models import (
 from annotation.projects import change_member
 from annotation.redeciding import decide_again
 from annotation.reserving import SPARE, reserve
+from annotation.reviewing import let_through
 from annotation.stock import fill_stock, withdraw_stock
 from inference.services import Sampled
 from tests.factories import (
@@ -166,6 +169,42 @@ def test_of_an_undo_and_a_freeze_at_the_same_moment_exactly_one_happens():
             assert frozen is None
             assert pair.frozen_at and not pair.superseded_at and not judgment.undone_at
     assert PreferencePair.objects.count() == 12
+
+
+def test_a_pair_let_through_while_its_neighbours_are_frozen_waits_or_is_waited_for(
+    monkeypatch,
+):
+    """Of two prompts that are nearly the same: the pair let through holds the one of its
+    own prompt when the round, which holds the other's, comes to it."""
+    project = make_project(settings={"rules": {"near_duplicate": {"on": True}}})
+    rita = make_user(project=project, role=Role.REVIEWER)
+    asked = (
+        "Please explain in a few plain words why water boils earlier on a mountain {}."
+    )
+    own, other = (make_prompt(asked.format(n), project=project) for n in ("top", "hut"))
+    first, between, last = (
+        make_pair(comparison=make_comparison(prompt=prompt), state=state)
+        for prompt, state in ((own, "rejected"), (other, "accepted"), (own, "accepted"))
+    )
+    for pair in (first, between, last):
+        neighbours.note(pair, "one", "another")
+    first.verdicts.create(rule="similarity", result="reject", reason="alike")
+    are_locked, reopen_later = threading.Event(), neighbours.reopen_later
+
+    def late(pair):
+        are_locked.set()
+        time.sleep(0.3)  # Enough for the round to come to what is locked here.
+        return reopen_later(pair)
+
+    monkeypatch.setattr(neighbours, "reopen_later", late)
+
+    def freeze():
+        assert connection.vendor == "sqlite" or are_locked.wait(30)
+        freeze_pairs(project, [between, last])
+
+    word, frozen = together(lambda: let_through(first, rita, "fine"), freeze)
+    assert isinstance(word, LetThrough), word
+    assert frozen is None or isinstance(frozen, PairsChanged), frozen
 
 
 def test_two_undos_at_the_same_moment_undo_once():

@@ -1,6 +1,7 @@
 """Weights from a project's judgments, and decisions by them: stored, read, made anew."""
 
 import random
+from unittest.mock import Mock
 
 import pytest
 
@@ -274,3 +275,49 @@ def test_changing_how_a_project_decides_asks_for_its_decisions_anew(
     update_project(project, settings={"decide_by": "majority"})
     decide_again_task(project.pk)
     assert standing(waiting).winner == waiting.a
+
+
+def test_what_a_lost_message_was_to_decide_anew_the_beat_does(
+    project, people, monkeypatch, django_capture_on_commit_callbacks
+):
+    monkeypatch.setattr("annotation.projects.send", lambda *args: False)
+    project.settings["decide_by"] = "reviewer"
+    project.save()
+    waiting = judged(project, people, ["first", "first", "second"])
+    assert decide(waiting).outcome == "review"
+    with django_capture_on_commit_callbacks(execute=True):
+        update_project(project, settings={"decide_by": "majority"})
+
+    with monkeypatch.context() as patch:
+        # Its worker is killed, too.
+        patch.setattr("annotation.redeciding._decided_anew", Mock(side_effect=OSError))
+        with pytest.raises(OSError):
+            weigh_annotators()
+    assert standing(waiting).outcome == "review"
+    weigh_annotators()
+    assert standing(waiting).winner == waiting.a
+    project.refresh_from_db()
+    assert project.decide_again_since is None
+
+
+def test_a_change_while_decisions_follow_the_one_before_is_followed_too(
+    project, people, monkeypatch
+):
+    project.settings["decide_by"] = "reviewer"
+    project.save()
+    decide(judged(project, people, ["first", "first", "second"]))
+    update_project(project, settings={"decide_by": "weighted"})
+    history(project, people, many=25)
+
+    def change_meanwhile(batch, own, weights):
+        update_project(project, settings={"decide_by": "majority"})
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr("annotation.redeciding._stale", change_meanwhile)
+        decide_again_task(project.pk)
+    project.refresh_from_db()
+    assert project.decide_again_since is not None
+    decide_again_task(project.pk)
+    project.refresh_from_db()
+    assert project.decide_again_since is None

@@ -108,9 +108,11 @@ def test_a_folder_left_by_a_crash_before_the_commit_is_taken_over(
     policy = register_policy(channel, base, adapter(tmp_path))
     path = policy.adapter_path
     policy.delete()
+    path.chmod(0o700)  # As it was made, if the crash came right after the rename.
     assert (
         register_policy(channel, base, tmp_path / "run" / "adapter").name == path.name
     )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o555
 
 
 def test_the_database_refuses_the_same_files_twice_in_a_channel(channel, base):

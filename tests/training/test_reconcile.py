@@ -37,11 +37,12 @@ def test_a_fresh_and_a_busy_round_are_left_alone(queued, nudges):
     assert reconcile() == NOTHING and nudges == []
 
 
+@pytest.mark.parametrize("seconds", [31, -3600])  # The clock was set back an hour.
 def test_a_message_that_got_lost_is_sent_again_but_not_at_every_beat(
-    queued, nudges, settings
+    queued, nudges, seconds
 ):
     del nudges[:]
-    set_row(queued, nudged_at=ago(settings.ROUND_NUDGE_AFTER + 1))
+    set_row(queued, nudged_at=ago(seconds))
     assert reconcile() == NOTHING | {"nudged": 1}
     assert reconcile() == NOTHING
     assert nudges == [queued.pk]

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 
 from annotation import queries
 from annotation.batches import paged
@@ -28,7 +28,6 @@ from annotation.models import (
 )
 
 _LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
-UNUSED = [f"{side}__{name}" for side in ("chosen", "rejected") for name in _LARGE]
 _UNUSED_OF_TWO = [f"comparison__{side}__{name}" for side in "ab" for name in _LARGE]
 
 
@@ -75,11 +74,16 @@ def _rows(
 
 
 def in_full(pairs: Iterable[PreferencePair]) -> Iterable[PreferencePair]:
-    """Pairs of a queryset with what a row needs, a page in memory at a time."""
+    """Pairs of a queryset with what a row needs, a page in memory at a time.
+
+    Looked up by their ids, not joined: while PostgreSQL takes a table for empty that was
+    analysed too early, it joins each pair by reading all of that table.
+    """
     if not isinstance(pairs, QuerySet):
         return pairs
-    related = ("prompt", "chosen__edited_from", "rejected__edited_from")
-    return paged(pairs.select_related(*related).defer(*UNUSED))
+    answers = Completion.objects.defer(*_LARGE).prefetch_related("edited_from")
+    both = (Prefetch(side, answers) for side in ("chosen", "rejected"))
+    return paged(pairs.prefetch_related("prompt", *both))
 
 
 def jsonl(pairs: Iterable[PreferencePair], format: str = "trl") -> Iterator[str]:

@@ -1,40 +1,43 @@
 """Freezing: from the moment a round takes a pair, it and its decision never change."""
 
 from collections.abc import Iterable
-from itertools import islice
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from annotation.batches import in_batches
 from annotation.errors import PairsChanged
 from annotation.models import PreferencePair, Project
 
-# SQLite's oldest limit on values in one statement is 999.
-CHUNK = 500
 
-
-def freeze_pairs(project: Project, pairs: Iterable[PreferencePair | int]) -> None:
+def freeze_pairs(
+    project: Project, pairs: Iterable[PreferencePair | int] | QuerySet
+) -> None:
     """Freeze all of these pairs (rows or ids) or none.
 
-    Raises PairsChanged if one was superseded, rejected, waits to be checked again or is
-    of another project. A
-    pair that an earlier round froze stays as it is.
+    A queryset stays in the database: four statements, however many pairs. Raises
+    PairsChanged if one was superseded, rejected, waits to be checked again or is of
+    another project. A pair that an earlier round froze stays as it is.
     """
-    ids = iter(sorted({getattr(pair, "pk", pair) for pair in pairs}))
     now = timezone.now()
     with transaction.atomic():
         # Before any pair, as who changes what hangs on one (neighbours.take_turn): a pair
         # let through locks those of its prompt and then others, in no order with ours.
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-        while chunk := list(islice(ids, CHUNK)):
-            _freeze(project, chunk, now)
+        if isinstance(pairs, QuerySet):
+            _freeze(project, pairs, pairs.count(), now)
+            return
+        ids = sorted({getattr(pair, "pk", pair) for pair in pairs})
+        for batch in in_batches(ids):
+            _freeze(project, batch, len(batch), now)
 
 
-def _freeze(project: Project, ids: list[int], now) -> None:
+def _freeze(project: Project, pairs: list[int] | QuerySet, count: int, now) -> None:
     sound = PreferencePair.objects.filter(
         project=project,
-        pk__in=ids,
+        pk__in=pairs,
         state=PreferencePair.State.ACCEPTED,
         is_due=False,
         superseded_at=None,
@@ -44,10 +47,10 @@ def _freeze(project: Project, ids: list[int], now) -> None:
     list(sound.select_for_update(no_key=True).order_by("pk").values_list("pk"))
     sound.filter(frozen_at=None).update(frozen_at=now)
     frozen = sound.filter(frozen_at__isnull=False).count()
-    if frozen != len(ids):
+    if frozen != count:
         raise PairsChanged(
             _(
                 "%(count)d pairs changed while the round was being prepared. Start again."
             )
-            % {"count": len(ids) - frozen}
+            % {"count": count - frozen}
         )

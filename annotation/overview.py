@@ -11,6 +11,7 @@ from typing import Any
 
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce, NullIf, TruncDate
+from django.db.models.lookups import IsNull
 from django.utils import timezone
 
 from annotation import queries
@@ -223,17 +224,23 @@ def ready_for(user) -> QuerySet[Comparison]:
     room = Q(state="open") | Q(state="leased", expires_at__lte=now)
     here = OuterRef("pk")
     mine = Lease.objects.filter(comparison=here, annotator=user)
-    on_desk = Exists(mine.filter(outcome__in=Lease.HELD))
+    on_desk = _any(mine.filter(outcome__in=Lease.HELD))
     return Comparison.objects.filter(
         OFFERED | Q(probe__annotator=user) | on_desk,
         # Apart, not as a join from slots to leases: PostgreSQL would read all leases.
-        Exists(Slot.objects.filter(room, comparison=here)) | on_desk,
+        _any(Slot.objects.filter(room, comparison=here)) | on_desk,
         ~Exists(
             Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)
         ),
         ~Exists(mine.filter(outcome=Lease.Outcome.SKIPPED)),
         state="open",
     )
+
+
+def _any(rows: QuerySet) -> Q:
+    """Whether there are any, looked up for each row of the outer query. Of an Exists that
+    stands beside an OR, PostgreSQL first puts all rows of the table in a hash."""
+    return Q(IsNull(Subquery(rows.order_by().values("pk")[:1]), False))
 
 
 def _number(rows: QuerySet) -> Any:

@@ -144,9 +144,10 @@ def my_history(project: Project, user) -> QuerySet[Judgment]:
 
 
 def worked_here(project: Project) -> list[str]:
-    """Names of whoever ever took a pair, in order: asked person by person, since few
-    people have very many leases."""
-    theirs = Lease.objects.filter(project=project, annotator=OuterRef("pk"))
+    """Names of whoever ever judged a pair, in order: asked person by person, since few
+    people have very many judgments. Not of leases, which have no index of both: of who
+    never took one, SQLite would read all that the project has."""
+    theirs = Judgment.objects.filter(project=project, annotator=OuterRef("pk"))
     people = get_user_model().objects.filter(Exists(theirs))
     return sorted(people.values_list("username", flat=True))
 
@@ -294,9 +295,11 @@ def rule_counts(project: Project) -> dict[str, dict[str, int]]:
     objects to nothing is left out.
     """
     is_broken = Q(result=COULD_NOT_CHECK, reason__startswith=BROKE)
+    # From the objections to their pairs, as there are fewer; a pair goes with its decision.
     found = (
-        RuleVerdict.objects.filter(pair__in=standing_pairs(project).order_by())
+        RuleVerdict.objects.filter(pair__project=project, pair__superseded_at=None)
         .exclude(result=RuleVerdict.Result.PASS)
+        .order_by()
         .values("rule")
         .annotate(
             reject=Count("pk", filter=Q(result=RuleVerdict.Result.REJECT)),

@@ -223,12 +223,17 @@ def _on_gold() -> QuerySet[Judgment]:
 def _gold(
     project: Project, whose: dict[str, Any], at: datetime | None, latest: int
 ) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
-    """({username: (right, of) among the latest}, {username: judged in all})."""
+    """({username: (right, of) among the latest}, {username: judged in all}).
+
+    By the probes' project and annotator, which are the judgments': else SQLite, which
+    has no statistics, goes through all judgments of the project.
+    """
+    whose = {f"comparison__probe__{name}": value for name, value in whose.items()}
     by_person = {"partition_by": [F("annotator")]}
     newest = F("comparison__probe__pk").desc()
     rows = (
         _on_gold()
-        .filter(standing(at), project=project, **whose)
+        .filter(standing(at), comparison__probe__project=project, **whose)
         .order_by()
         .annotate(
             rank=Window(RowNumber(), order_by=newest, **by_person),

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from annotation.models import Project
 from inference.models import Deployment, Policy
@@ -27,9 +28,12 @@ MOST_ROWS = 60
 
 def with_counts() -> QuerySet[TrainingRound]:
     """Rounds with what pages name of them, each with `n_pairs`."""
+    # Counted apart: a join would carry all columns along with each of the pairs.
+    pairs = RoundPair.objects.filter(training_round=OuterRef("pk")).order_by()
+    counted = pairs.values("training_round").annotate(n=Count("*")).values("n")
     return TrainingRound.objects.select_related(
         "project", "start", "policy", "created_by"
-    ).annotate(n_pairs=Count("round_pairs"))
+    ).annotate(n_pairs=Coalesce(Subquery(counted), 0))
 
 
 def rounds_of(project: Project) -> QuerySet[TrainingRound]:

@@ -204,13 +204,14 @@ def trained_pairs(start: Policy) -> QuerySet[RoundPair]:
     )
 
 
-def count_pairs(project: Project, recipe: Recipe) -> int:
-    """How many pairs choose_pairs would give, without reading them."""
-    sound = sound_pairs(project)
+def count_pairs(project: Project, recipe: Recipe, n_sound: int) -> int:
+    """How many of the project's `n_sound` sound pairs choose_pairs would give, without
+    reading them."""
     if recipe.data == Data.ALL:
-        return sound.count()
-    seen = sound.filter(pk__in=trained_pairs(recipe.start).values("pair")).count()
-    new = sound.count() - seen
+        return n_sound
+    trained = trained_pairs(recipe.start).values("pair")
+    seen = sound_pairs(project).filter(pk__in=trained).count()
+    new = n_sound - seen
     if recipe.data == Data.NEW:
         return new
     return new + min(_replayed(new), seen)

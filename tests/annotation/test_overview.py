@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -403,3 +404,15 @@ def test_the_quality_page_sets_the_next_round_beside_all_verdicts(
     assert [(share.count, share.of) for share, _beyond in first] == [(6, 6), (6, 7)]
     assert [beyond for _share, beyond in first] == [True, False]
     assert response.context["n_standing_out"] == 1
+
+
+def test_what_waits_for_somebody_is_looked_up_one_by_one(project, annotator):
+    """PostgreSQL read all slots there ever were for it, on each look at the page."""
+    prompt = make_prompt(project=project)
+    for _ in range(30):
+        make_comparison(prompt=prompt, quota=3)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    ready = overview.ready_for(annotator).filter(project=project)
+    assert ready.count() == 30
+    assert "hashed SubPlan" not in ready.explain()

@@ -6,9 +6,10 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from annotation import project_settings
+from annotation import project_settings, queries
 from annotation.models import Judgment, PreferencePair, Role
 from annotation.settings_form import SettingsForm
+from annotation.views.pairs import filtered
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -36,16 +37,16 @@ def prompts_url(client, project, manager):
 def test_queries_of_the_prompts_page_do_not_grow_with_the_prompts(
     client, project, prompts_url, django_assert_max_num_queries
 ):
-    def queries() -> int:
+    def n_queries() -> int:
         with django_assert_max_num_queries(20) as counted:
             client.get(prompts_url)
         return len(counted)
 
     make_prompt(project=project)
-    few = queries()
+    few = n_queries()
     for _number in range(60):
         make_prompt(project=project)
-    assert queries() == few
+    assert n_queries() == few
     assert len(client.get(prompts_url, {"page": "2"}).context["prompts"]) == 11
 
 
@@ -82,19 +83,43 @@ def test_superseded_pairs_are_not_shown(client, project, pairs_url):
     assert not client.get(pairs_url).context["pairs"].object_list
 
 
+def test_pairs_of_a_rule_are_found_from_its_objections(project):
+    """Most rules have few: SQLite asked each pair of the project for them."""
+    rejected = make_pair(project=project, state="rejected")
+    rejected.verdicts.create(rule="cut_off", result="reject")
+    make_pair(project=project).verdicts.create(rule="cut_off", result="pass")
+    found = filtered(project, "", "cut_off")
+    assert list(found) == [rejected]
+    assert "CORRELATED" not in found.explain()
+
+
+def test_objections_are_counted_without_a_look_at_the_decisions(
+    project, django_assert_num_queries
+):
+    pair = make_pair(project=project, state="rejected")
+    pair.verdicts.create(rule="cut_off", result="reject")
+    gone = make_pair(project=project, state="rejected", superseded_at=timezone.now())
+    gone.verdicts.create(rule="cut_off", result="reject")
+    make_pair().verdicts.create(rule="cut_off", result="reject")
+    with django_assert_num_queries(1) as asked:
+        counts = queries.rule_counts(project)
+    assert {rule: n["reject"] for rule, n in counts.items()} == {"cut_off": 1}
+    assert "annotation_decision" not in asked[0]["sql"]
+
+
 def test_queries_of_the_pairs_page_do_not_grow_with_the_pairs(
     client, project, pairs_url, django_assert_max_num_queries
 ):
-    def queries() -> int:
+    def n_queries() -> int:
         with django_assert_max_num_queries(20) as counted:
             client.get(pairs_url)
         return len(counted)
 
     make_pair(project=project).verdicts.create(rule="empty", result="pass")
-    few = queries()
+    few = n_queries()
     for _number in range(8):
         make_pair(project=project).verdicts.create(rule="empty", result="pass")
-    assert queries() == few
+    assert n_queries() == few
 
 
 @pytest.mark.parametrize(
@@ -196,16 +221,16 @@ def test_history_never_tells_which_policy_answered(
 def test_queries_of_history_do_not_grow_and_it_has_pages(
     client, project, annotator, history_url, django_assert_max_num_queries
 ):
-    def queries() -> int:
+    def n_queries() -> int:
         with django_assert_max_num_queries(20) as counted:
             client.get(history_url)
         return len(counted)
 
     make_judgment(project=project, annotator=annotator)
-    few = queries()
+    few = n_queries()
     for _number in range(25):
         make_judgment(comparison=make_comparison(project=project), annotator=annotator)
-    assert queries() == few
+    assert n_queries() == few
     assert Judgment.objects.count() == 26
     assert len(client.get(history_url, {"page": "2"}).context["judgments"]) == 1
 

@@ -5,9 +5,11 @@ import json
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from annotation import import_jobs
+from annotation import import_jobs, queries
 from annotation.models import ImportJob, PreferencePair, Role
 from tests.factories import make_judgment, make_pair, make_project, make_user
 
@@ -30,6 +32,19 @@ def _no_broker(monkeypatch):
 def url(client, project, manager):
     client.force_login(manager)
     return reverse("imports", args=[project.slug])
+
+
+def test_the_choice_of_annotators_looks_each_one_up(project, annotator):
+    """Of who never worked here, SQLite read all leases of the project."""
+    make_user(project=project)
+    make_judgment(project=project, annotator=annotator)
+    with CaptureQueriesContext(connection) as asked:
+        assert queries.worked_here(project) == ["alice"]
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN QUERY PLAN {asked[0]['sql']}")
+            plan = "\n".join(row[-1] for row in cursor.fetchall())
+        assert "(project_id=? AND annotator_id=?)" in plan, plan
 
 
 def upload(client, url, text, name="pairs.jsonl"):

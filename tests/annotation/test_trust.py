@@ -51,6 +51,21 @@ def judge(project, annotator, comparison=None, verdict="first"):
     return submit_judgment(lease, verdict=verdict).judgment
 
 
+def test_gold_is_counted_from_its_probes_without_statistics(project, annotator):
+    """SQLite has none, and went through all judgments of the project."""
+    on_gold(project, annotator, True, False)
+    for whose in ({}, {"user": annotator}):
+        with CaptureQueriesContext(connection) as asked:
+            assert trust.checks(project, **whose)["alice"].gold.of == 2
+        (counted,) = (q["sql"] for q in asked if "ROW_NUMBER" in q["sql"])
+        if connection.vendor == "sqlite":
+            with connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN QUERY PLAN {counted}")
+                plan = "\n".join(row[-1] for row in cursor.fetchall())
+            assert "annotation_probe USING INDEX my_probes" in plan
+            assert "(comparison_id=?)" in plan, plan
+
+
 def test_right_on_gold_is_the_winner_or_the_verdict_that_was_expected(
     project, annotator
 ):

@@ -1,5 +1,7 @@
 """What a trainer writes comes into the database once, whole, and under its epoch."""
 
+import json
+
 import pytest
 from django.db import transaction
 
@@ -25,6 +27,29 @@ def test_each_step_is_kept_once_whatever_is_read_again(queued):
         ("dpo", 2, {"loss": 0.4}),
         ("sft", 2, {"loss": 2.0}),
     ]
+
+
+@pytest.mark.both_databases
+def test_margins_of_all_pairs_are_stored_by_one_statement(
+    queued, tmp_path, django_assert_num_queries
+):
+    """In the transaction that ends the round: on SQLite nobody judges meanwhile."""
+    path = tmp_path / "pairs_scored.jsonl"
+    path.write_text("")
+    ingest.store_margins(queued, path)
+    first, *others = queued.round_pairs.order_by("pair_id").values_list(
+        "pair_id", flat=True
+    )
+    scored = {pk: pk / 4 for pk in others}
+    lines = [
+        json.dumps({"id": str(pk), "margin": margin})
+        for pk, margin in [*scored.items(), (max(others) + 1, 9.0)]
+    ]
+    path.write_text("\n".join(lines))
+    with django_assert_num_queries(1):
+        ingest.store_margins(queued, path)
+    kept = dict(queued.round_pairs.values_list("pair_id", "final_margin"))
+    assert kept == {first: None, **scored}
 
 
 def test_a_half_written_line_waits_until_it_is_whole(tmp_path):

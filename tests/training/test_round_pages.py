@@ -5,16 +5,19 @@ import json
 import re
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from inference.errors import InferenceError
 from inference.models import Deployment
 from tests.factories import make_policy, make_user
 from tests.training.conftest import make_pairs
-from training import attempts, ingest
+from training import attempts, ingest, queries
 from training.models import TrainingRound
 from training.rounds import start_round
 from training.running import run_round
+from training.views import rounds
 
 pytestmark = pytest.mark.django_db
 
@@ -186,9 +189,6 @@ def test_while_a_round_runs_the_list_leads_to_it(as_manager, project, running):
 def test_the_list_takes_the_same_queries_for_many_rounds(
     as_reviewer, project, manager, django_assert_num_queries
 ):
-    from django.db import connection
-    from django.test.utils import CaptureQueriesContext
-
     make_pairs(project, 2)
 
     def count():
@@ -205,6 +205,21 @@ def test_the_list_takes_the_same_queries_for_many_rounds(
         start_round(project, manager)
         TrainingRound.objects.update(state="failed")
     assert count() == one
+
+
+def test_the_list_counts_the_pairs_of_each_round_once(project, manager):
+    """A join would carry all columns along with each pair; and sound pairs are the
+    dearest count of the page."""
+    make_pairs(project, 3)
+    start_round(project, manager)
+    found = queries.rounds_of(project)
+    assert 'JOIN "training_roundpair"' not in str(found.query)
+    assert [row.n_pairs for row in found] == [3]
+    with CaptureQueriesContext(connection) as asked:
+        assert [way["count"] for way in rounds._ways(project, None)] == [3, 3]
+    # Of all sound pairs, and of those trained on before.
+    counts = [q["sql"] for q in asked if "COUNT(*)" in q["sql"]]
+    assert sum("is_held_out" in sql for sql in counts) == 2
 
 
 # --- One round -------------------------------------------------------------------------

@@ -6,11 +6,14 @@ import json
 import os
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
 
 from annotation.errors import SettingsError
+from annotation.models import Completion, PreferencePair
 from annotation.project_settings import checked
 from inference import leftovers
 from tests.factories import (
@@ -25,7 +28,7 @@ from training import recipes, runfolder
 from training.errors import RoundRefused
 from training.models import RoundPair, TrainingRound
 from training.reconcile import reconcile
-from training.rounds import start_round
+from training.rounds import cancel_round, start_round
 
 pytestmark = pytest.mark.django_db
 
@@ -213,6 +216,46 @@ def test_a_pair_that_changes_while_the_files_are_written_refuses_the_round(
         start_round(project, manager)
     assert not TrainingRound.objects.exists() and not RoundPair.objects.exists()
     assert folders(settings) == []
+
+
+@pytest.mark.both_databases
+def test_the_transaction_takes_as_many_statements_for_any_number_of_pairs(
+    project, manager
+):
+    """SQLite's other writers wait for it."""
+
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            training_round = start_round(project, manager)
+        cancel_round(training_round)
+        asked = [query["sql"] for query in captured]
+        (began,) = (
+            place
+            for place, sql in enumerate(asked)
+            if 'INSERT INTO "training_traininground"' in sql
+        )
+        return len(asked) - began
+
+    make_pairs(project, 2)
+    few = statements()
+    prompt = make_prompt(project=project)
+    answers = Completion.objects.bulk_create(
+        Completion(prompt=prompt, source="imported", text=str(n)) for n in range(1202)
+    )
+    PreferencePair.objects.bulk_create(
+        PreferencePair(
+            project=project,
+            prompt=prompt,
+            kind="imported",
+            chosen=chosen,
+            rejected=rejected,
+            state="accepted",
+        )
+        for chosen, rejected in pairwise(answers)
+    )
+    assert statements() == few
+    assert RoundPair.objects.count() == 2 + 2 + 1201
+    assert PreferencePair.objects.filter(frozen_at=None).count() == 0
 
 
 @pytest.mark.parametrize("function", ["_write_lines", "give_name"])

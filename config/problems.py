@@ -7,6 +7,7 @@ client is told nothing but that. HTML pages have their own errors.
 
 import logging
 import re
+import sys
 from http import HTTPStatus
 from typing import Any
 
@@ -174,9 +175,16 @@ def api_not_found(request: HttpRequest) -> JsonResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """handler500: a problem document for the API, the plain page for everybody else."""
+    """handler500: a problem document for the API, the plain page for everybody else.
+
+    A page that the database was not there for is 503, as such a call is.
+    """
     if not request.path.startswith("/api/"):
-        return defaults.server_error(request)
+        page = defaults.server_error(request)
+        if isinstance(sys.exc_info()[1], OperationalError):
+            page.status_code = 503
+            page["Retry-After"] = str(RETRY_SECONDS)
+        return page
     return JsonResponse(
         document(500, _("Something went wrong here; it has been logged.")),
         status=500,

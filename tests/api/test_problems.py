@@ -4,6 +4,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 from knox.models import AuthToken
 
@@ -148,6 +149,24 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing(mona, monkeypatch):
     response = mona.get(f"{V1}/projects/demo/stats")
     assert_problem(response, 500)
     assert b"42" not in response.content
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OperationalError("gone"), 503), (RuntimeError("why"), 500)]
+)
+def test_a_page_without_its_database_may_be_asked_for_again(
+    client, mona, monkeypatch, error, status
+):
+    def fail(request):
+        raise error
+
+    monkeypatch.setattr("annotation.views.home.projects_for", fail)
+    client.force_login(mona.user)
+    client.raise_request_exception = False
+    response = client.get("/")
+    assert response.status_code == status
+    assert response.headers.get("Retry-After") == ("2" if status == 503 else None)
+    assert b"Something broke on our side" in response.content
 
 
 def test_problems_come_in_the_language_asked_for(nobody):

@@ -9,6 +9,7 @@ from django.contrib import admin
 
 from annotation import models
 from annotation.texts import sha256_of
+from annotation.validation import RULES
 
 
 class ReadOnly(admin.ModelAdmin):
@@ -40,6 +41,10 @@ class ProjectAdmin(admin.ModelAdmin):
 
     def has_add_permission(self, request):
         return False  # The page makes the channel with it.
+
+    def has_delete_permission(self, request, obj=None):
+        # What it has is protected; to find that out Django would read all of it.
+        return False
 
     @admin.display(description="settings are changed")
     def where_settings_are_changed(self, project):
@@ -95,10 +100,9 @@ class ComparisonAdmin(ReadOnly):
 class LeaseAdmin(ReadOnly):
     list_display = ["key", "project", "annotator", "comparison_id", "outcome", "flag"]
     list_display += ["created_at", "expires_at", "ended_at"]
-    list_filter = ["project", "outcome", "flag"]
+    list_filter = ["project", "outcome", "flag", "created_at"]
     list_select_related = ["project", "annotator"]
     search_fields = ["=key", "annotator__username", "=comparison__id"]
-    date_hierarchy = "created_at"
 
 
 @admin.register(models.Slot)
@@ -124,10 +128,11 @@ class JudgmentAdmin(ReadOnly):
         "verdict",
         "waits_for_review",
         ("undone_at", admin.EmptyFieldListFilter),
+        "created_at",
     ]
+    ordering = ["project_id", "-created_at"]  # As an index has them.
     list_select_related = ["project", "annotator"]
     search_fields = ["=id", "annotator__username", "=comparison__id"]
-    date_hierarchy = "created_at"
 
 
 @admin.register(models.Decision)
@@ -207,11 +212,23 @@ class LabelledAnswerAdmin(ReadOnly):
     search_fields = ["=id", "=prompt__id"]
 
 
+class ByRule(admin.SimpleListFilter):
+    """The rules there are, where Django would look for those in all verdicts."""
+
+    title = parameter_name = "rule"
+
+    def lookups(self, request, model_admin):
+        return [(rule, rule) for rule in RULES]
+
+    def queryset(self, request, queryset):
+        return queryset.filter(rule=self.value()) if self.value() else queryset
+
+
 @admin.register(models.RuleVerdict)
 class RuleVerdictAdmin(ReadOnly):
     list_display = ["pair_id", "rule", "result", "reason", "is_let_through"]
     list_display += ["checked_at"]
-    list_filter = ["result", "rule"]
+    list_filter = ["result", ByRule]
     search_fields = ["=pair__id"]
 
 

@@ -356,3 +356,23 @@ def test_the_admin_lists_every_model_and_changes_none_that_services_keep(client)
         "settings change verdicts: their pages have the pairs checked again"
     )
     assert b"pages Settings and Rules" in client.get(url).content
+
+
+def test_the_admin_reads_no_table_whole_for_its_filters_and_deletes_no_project(client):
+    """Months and rules there are were looked for in all rows, and what a project has was
+    all read before it was told that it is protected."""
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+    from django.urls import reverse
+
+    client.force_login(make_user("root", is_staff=True, is_superuser=True))
+    project = make_project()
+    for model in ("lease", "judgment", "ruleverdict"):
+        with CaptureQueriesContext(connection) as asked:
+            url = reverse(f"admin:annotation_{model}_changelist")
+            assert client.get(url).status_code == 200
+        assert not [q["sql"] for q in asked if "DISTINCT" in q["sql"]]
+    verdicts = client.get(url, {"rule": "similarity"})
+    assert verdicts.status_code == 200 and b"contradiction" in verdicts.content
+    url = reverse("admin:annotation_project_delete", args=[project.pk])
+    assert client.get(url).status_code == 403

@@ -18,6 +18,7 @@ from annotation import neighbours, project_settings, sql
 from annotation.errors import Frozen
 from annotation.models import (
     Comparison,
+    Completion,
     Decision,
     Judgment,
     Lease,
@@ -247,7 +248,8 @@ def record(
 def _make_pairs(
     comparison: Comparison, decision: Decision, judgments: Sequence[Judgment]
 ) -> None:
-    """better > worse, and edited > better where somebody improved the better one."""
+    """better > worse, and edited > better for each way in which the better one was
+    improved."""
     won = [j for j in judgments if j.winner_id == decision.winner_id]
     weight = 1.0
     if any(j.strength for j in won):
@@ -264,21 +266,32 @@ def _make_pairs(
             weight=weight,
         )
     ]
-    edits = [j.edited_id for j in won if j.edited_id]
-    if edits:
-        pairs.append(
-            PreferencePair(
-                kind=PreferencePair.Kind.EDITED,
-                chosen_id=edits[0],
-                rejected_id=decision.winner_id,
-            )
+    # Each weighs 1: how much better the winner was says nothing of its improvement.
+    pairs += [
+        PreferencePair(
+            kind=PreferencePair.Kind.EDITED,
+            chosen_id=edited_id,
+            rejected_id=decision.winner_id,
         )
+        for edited_id in _different([j.edited_id for j in won if j.edited_id])
+    ]
     for pair in pairs:
         pair.project_id = comparison.project_id
         pair.prompt_id = comparison.prompt_id
         pair.decision = decision
         sql.insert(pair)
     transaction.on_commit(ask_for_checks, robust=True)
+
+
+def _different(edits: list[int]) -> list[int]:
+    """Without those that say what an earlier one says; a query where there are several."""
+    if len(edits) < 2:
+        return edits
+    texts = dict(Completion.objects.filter(pk__in=edits).values_list("pk", "text"))
+    first: dict[str, int] = {}
+    for pk in edits:
+        first.setdefault(texts[pk].strip(), pk)
+    return list(first.values())
 
 
 def ask_for_checks() -> None:

@@ -10,7 +10,7 @@ from annotation.models.projects import USER, Project, Prompt
 
 FROZEN = Q(frozen_at__isnull=False, superseded_at=None)
 """Pairs that a round has taken. They all stand (`frozen_pair_stands`); that it is asked for
-lets those of a decision be found by the index that holds its pairs to one of a kind."""
+lets those of a decision be found by the index that holds each of its pairs to be one."""
 
 
 class PreferencePair(models.Model):
@@ -81,10 +81,17 @@ class PreferencePair(models.Model):
             models.CheckConstraint(
                 condition=~Q(chosen=F("rejected")), name="pair_of_two"
             ),
+            # By it a decision's pairs are found, too.
             models.UniqueConstraint(
-                fields=["decision", "kind"],
+                fields=["decision", "kind", "chosen"],
                 condition=Q(superseded_at=None),
-                name="one_pair_a_decision_and_kind",
+                name="pair_once_a_decision",
+            ),
+            # Of edited ones there are as many as different edits.
+            models.UniqueConstraint(
+                fields=["decision"],
+                condition=Q(superseded_at=None, kind="judged"),
+                name="one_judged_pair_a_decision",
             ),
             models.CheckConstraint(
                 condition=Q(repaired_from=None, repairer=None)

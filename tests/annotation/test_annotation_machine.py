@@ -47,6 +47,8 @@ from tests.factories import (
 )
 
 VERDICTS = ["first", "second", "tie", "both_bad"]
+EDITS = ["Better.", "Better still.", "Better.\n"]
+"""What each user makes of an answer they pick as the first one; two say the same."""
 PICK = st.integers(0, 5)
 """Which lease, judgment or pair, counted from the newest."""
 
@@ -330,10 +332,10 @@ class Annotation(RuleBasedStateMachine):
         row = Lease.objects.get(pk=key)
         if expected is not None:
             with pytest.raises(expected):
-                judge_and_take(row, self.users[user], verdict=verdict)
+                judge_and_take(row, self.users[user], **self.body(key, verdict))
             return
         submitted, following = judge_and_take(
-            row, self.users[user], verdict=verdict, has_ahead=has_ahead
+            row, self.users[user], **self.body(key, verdict), has_ahead=has_ahead
         )
         self.keep(key, slot, submitted, row)
         self.took(user, following, looks_ahead=has_ahead)
@@ -355,14 +357,18 @@ class Annotation(RuleBasedStateMachine):
         row = Lease.objects.get(pk=key)
         if expected is not None and expected != "replay":
             with pytest.raises(expected):
-                submit_judgment(row, verdict=verdict)
+                submit_judgment(row, **self.body(key, verdict))
             return
-        submitted = submit_judgment(row, verdict=verdict)
+        submitted = submit_judgment(row, **self.body(key, verdict))
         assert submitted.is_replay == (expected == "replay")
         if submitted.is_replay:
             assert submitted.judgment.pk == self.judgments[key]["id"]
             return
         self.keep(key, slot, submitted, row)
+
+    def body(self, key, verdict):
+        edited = EDITS[self.leases[key]["user"]] if verdict == "first" else ""
+        return {"verdict": verdict, "edited": edited}
 
     def keep(self, key, slot, submitted, row):
         self.give(slot, "judged", key)
@@ -557,7 +563,26 @@ class Annotation(RuleBasedStateMachine):
         for pair in PreferencePair.objects.filter(superseded_at=None):
             assert self.comparisons[pair.decision.comparison_id]["of"] is None
             assert pair.decision.superseded_at is None
-            assert pair.chosen_id == pair.decision.winner_id
+            is_judged = pair.kind == "judged"
+            better = pair.chosen_id if is_judged else pair.rejected_id
+            assert better == pair.decision.winner_id
+        for decision in Decision.objects.filter(superseded_at=None):
+            pairs = decision.pairs.filter(superseded_at=None)
+            trains = self.comparisons[decision.comparison_id]["of"] is None
+            makes_pair = trains and decision.winner_id is not None
+            assert pairs.filter(kind="judged").count() == makes_pair
+            edits = {
+                EDITS[self.leases[key]["user"]].strip()
+                for key, judgment in self.judgments.items()
+                if judgment["stands"]
+                and judgment["verdict"] == "first"
+                and judgment["winner"] == decision.winner_id
+                and self.leases[key]["comparison"] == decision.comparison_id
+            }
+            texts = pairs.filter(kind="edited").values_list("chosen__text", flat=True)
+            assert sorted(text.strip() for text in texts) == sorted(
+                edits if makes_pair else []
+            )
 
 
 @pytest.mark.both_databases

@@ -23,6 +23,7 @@ from annotation.models import (
 )
 from tests.factories import (
     make_comparison,
+    make_completion,
     make_judgment,
     make_lease,
     make_pair,
@@ -154,12 +155,25 @@ def test_a_frozen_pair_stands_accepted(broken):
     refused(PreferencePair.objects.filter(pk=pair.pk).update, **broken)
 
 
-def test_a_pair_is_of_two_answers_and_once_for_a_decision_and_kind():
+def test_a_pair_is_of_two_answers_and_once_for_a_decision_and_edit():
     pair = make_pair()
     refused(
         PreferencePair.objects.filter(pk=pair.pk).update, rejected_id=pair.chosen_id
     )
     refused(PreferencePair.objects.bulk_create, [copy_of(pair)])
+    other = make_completion(prompt=pair.prompt)
+    refused(PreferencePair.objects.bulk_create, [copy_of(pair, chosen_id=other.pk)])
+    edits = [
+        copy_of(
+            pair,
+            kind="edited",
+            chosen_id=make_completion(prompt=pair.prompt).pk,
+            rejected_id=pair.chosen_id,
+        )
+        for _ in range(2)
+    ]
+    PreferencePair.objects.bulk_create(edits)
+    refused(PreferencePair.objects.bulk_create, [copy_of(edits[0])])
 
 
 @pytest.mark.parametrize(

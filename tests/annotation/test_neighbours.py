@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotation import checking, neighbours
+from annotation import checking, exporting, neighbours, queries
 from annotation.checking import check_pair, check_waiting
-from annotation.deciding import supersede
+from annotation.deciding import decide, supersede
 from annotation.errors import NothingToDo, PairsChanged
 from annotation.freezing import freeze_pairs
 from annotation.judging import undo
@@ -100,6 +100,33 @@ def test_a_long_conversation_in_common_makes_no_near_duplicate(project, near_on)
     pairs = [unchecked(asked(q)) for q in ("And on the moon?", "Why salt it, then?")]
     check_waiting()
     assert states(*pairs) == ["accepted", "accepted"]
+
+
+def test_edits_of_one_answer_reject_neither_each_other_nor_the_judged_pair(
+    project, near_on
+):
+    """Near copies of each other on one prompt, beside what they were made of."""
+    prompt = make_prompt(QUESTION, project=project)
+    a = make_completion(GOOD, prompt=prompt)
+    b = make_completion(OTHER, prompt=prompt)
+    comparison = make_comparison(a=a, b=b, quota=3)
+    for ending in ("!", "!!", "?!"):
+        edit = make_completion(
+            GOOD + ending, prompt=prompt, source="edited", edited_from=a
+        )
+        make_judgment(comparison=comparison, edited=edit)
+    decide(comparison)
+    again = unchecked(make_prompt(QUESTION + "?", project=project))
+    assert check_waiting() == 5
+    made = PreferencePair.objects.filter(prompt=prompt)
+    assert states(*made) == ["accepted"] * 4
+    again.refresh_from_db()
+    assert again.state == "rejected"
+    assert again.near_pair == made.get(kind="judged")
+
+    # Beside the judged pair's two answers each edit is a good one, and none a bad one.
+    rows = exporting.rows(queries.sound_pairs(project), "kto")
+    assert [row["label"] for row in rows] == [True, False, True, True, True]
 
 
 def test_a_near_duplicate_returns_when_the_first_pair_no_longer_stands(

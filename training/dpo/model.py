@@ -213,14 +213,31 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
         return wanted
     head = model.get_output_embeddings()
     unfit = {"out_proj"} if model.config.model_type in STATE_SPACE else set()
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-        }
-        - unfit
-    )
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+            last = name.rpartition(".")[2]
+            (names if _is_a_product(module) else unfit).add(last)
+    return sorted(names - unfit)
+
+
+def _is_a_product(module: torch.nn.Module) -> bool:
+    """Whether it gives one row for a row; routers of experts (Phi-3.5-MoE, Llama 4) are
+    linear layers whose forward gives a tuple, which PEFT cannot add to.
+    """
+    # torch's own, bitsandbytes' and the like are; those of models are asked: Falcon's
+    # have a forward of their own, too.
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    assert isinstance(module, torch.nn.Linear)
+    row = torch.zeros_like(module.weight[:1])
+    try:
+        with torch.no_grad():
+            found = module(row)
+    # Whatever a forward of its own does with a row that it is not made for.
+    except Exception:
+        return False
+    return isinstance(found, torch.Tensor) and found.shape == (1, module.out_features)
 
 
 def _named(modules: Iterable[str], names: Iterable[str]) -> set[str]:

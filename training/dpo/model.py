@@ -213,7 +213,7 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
         return wanted
     head = model.get_output_embeddings()
     unfit = {"out_proj"} if model.config.model_type in STATE_SPACE else set()
-    names = set()
+    names: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
             last = name.rpartition(".")[2]

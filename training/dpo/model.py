@@ -116,11 +116,24 @@ def _from_pretrained(base_model: str, **settings: Any) -> Any:
         model = AutoModelForCausalLM.from_pretrained(base_model, **settings)
     except UNREADABLE as error:
         raise TrainerError(_cannot_load("model", base_model, error)) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):  # out of memory, for instance
+            raise
+        raise TrainerError(
+            f'The weights of base_model "{base_model}" have other shapes than its'
+            " config.json says (transformers' report on stderr names them); give both"
+            " of one model."
+        ) from error
     model.requires_grad_(False)
     return model.eval()
 
 
 def _cannot_load(what: str, base_model: str, error: Exception) -> str:
+    looks_like_a_path = base_model.startswith(("/", "./", "../", "~"))
+    if (looks_like_a_path or base_model.count("/") > 1) and not os.path.isdir(
+        base_model
+    ):
+        return f'config.json: "base_model": there is no folder "{base_model}".'
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
         f'The {what} of base_model "{base_model}" could not be loaded ({first});'

@@ -1,6 +1,8 @@
 """Bases and parent adapters as people have them: torn, in part, of unusual shape."""
 
+import json
 import shutil
+from functools import partial
 
 import peft
 import pytest
@@ -20,9 +22,10 @@ from training.dpo.batches import Layout, Row
 from training.dpo.check import make_engine
 from training.dpo.config import Savings, parse_config
 from training.dpo.errors import TrainerError
-from training.dpo.model import attach_adapter
+from training.dpo.model import attach_adapter, load_base, load_tokenizer
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -48,6 +51,39 @@ def test_a_base_with_a_torn_file_is_named(make_run, base_model, tmp_path, name):
     path.write_bytes(whole[: len(whole) // 2] if name != "tokenizer.json" else b"{}")
     told = refused(make_run, base_model=str(torn))
     assert f'of base_model "{torn}" could not be loaded' in told
+
+
+def test_a_base_of_another_width_than_its_config_is_refused(
+    make_run, base_model, tmp_path
+):
+    """transformers' own words point at a report that status.json has not."""
+    other = shutil.copytree(base_model, tmp_path / "other")
+    config = read_json(other / "config.json")
+    config["hidden_size"] *= 2
+    (other / "config.json").write_text(json.dumps(config))
+    told = refused(make_run, base_model=str(other))
+    assert f'"{other}" have other shapes than its config.json says' in told
+
+
+def test_other_errors_of_loading_are_not_taken_for_it(monkeypatch):
+    def full(*of_call, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_base("x", "float32", CPU)
+
+
+@pytest.mark.parametrize(
+    "name", ["/no/model", "./model", "../model", "~/model", "a/b/c"]
+)
+def test_a_base_folder_that_is_not_there_is_named(name):
+    """The hub's rules for names were told instead."""
+    for load in (load_tokenizer, partial(load_base, dtype="auto", device=CPU)):
+        with pytest.raises(TrainerError) as caught:
+            load(name)
+        wanted = f'config.json: "base_model": there is no folder "{name}".'
+        assert str(caught.value) == wanted
 
 
 @pytest.mark.parametrize(

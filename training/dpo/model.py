@@ -121,8 +121,8 @@ def _from_pretrained(base_model: str, **settings: Any) -> Any:
             raise
         raise TrainerError(
             f'The weights of base_model "{base_model}" have other shapes than its'
-            " config.json says (transformers' report on stderr names them); give both"
-            " of one model."
+            " config.json says (transformers' report on stderr names them): take both"
+            " from one model."
         ) from error
     model.requires_grad_(False)
     return model.eval()

@@ -24,7 +24,7 @@ from training.dpo.layer_parts import is_known
 from training.dpo.layers import replace_forward
 from training.dpo.machine import on_device
 from training.dpo.positions import changes_at, rope_settings
-from training.dpo.sharding import is_sharded
+from training.dpo.sharding import backbone, is_sharded
 
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (5e-2, 2e-1)}
 """By dtype: mean absolute difference of a token's log-prob, and relative difference of
@@ -92,7 +92,7 @@ def unfit(engine: Engine, max_length: int) -> str | None:
         return "switched off in savings"
     if engine.causal_lm.device.type != "cpu":
         return "our own layers are for a CPU"
-    layers = getattr(model.base_model, "layers", None)
+    layers = getattr(backbone(model), "layers", None)
     if layers is None or not all(is_known(layer) for layer in layers):
         return "layers of another structure, dropout, or base weights that train"
     return None
@@ -146,7 +146,7 @@ def _refuse_unknown_head(plain: Engine, row: Row) -> None:
 
 
 def _replace_layers(engine: Engine) -> list[Callable[[], None]]:
-    layers = list(engine.causal_lm.base_model.layers)
+    layers = list(backbone(engine.causal_lm).layers)
     return [
         replace_forward(layer, engine.holder, layer is layers[-1]) for layer in layers
     ]

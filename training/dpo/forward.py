@@ -40,7 +40,7 @@ from training.dpo.linear import pick_product
 from training.dpo.machine import on_device
 from training.dpo.positions import changes_at
 from training.dpo.recompute import recomputing
-from training.dpo.sharding import is_sharded
+from training.dpo.sharding import backbone, is_sharded
 from training.dpo.sharding import run as run_gathered
 from training.dpo.tree import LEAST_SAVED, Tree, build_tree
 from training.dpo.tree_attention import (
@@ -271,7 +271,7 @@ class Engine:
         run.keeps_input_only = self.keeps_input_only
         attention = partial(tree_attention, model, self.holder, run, fused)
         with attention() as options, self._recomputing(model, attention):
-            states = model.base_model(
+            states = backbone(model)(
                 input_ids=ids[None],
                 position_ids=positions[None],
                 use_cache=False,
@@ -299,7 +299,7 @@ def _row_states(
             for index in group
         ]
         ids = on_device([token for row in padded for token in row], device)
-        states = model.base_model(
+        states = backbone(model)(
             input_ids=ids.view(len(group), longest), use_cache=False
         ).last_hidden_state
         for place, index in enumerate(group):

@@ -7,10 +7,10 @@ are tables. A caution never stops a run. Leaves out who says them and when; see
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from training.dpo.config import TrainingConfig, loss_weights
+from training.dpo.config import LoraConfig, TrainingConfig, loss_weights
 from training.dpo.data import Answer, Pair, RowReport, prompts_of
 from training.dpo.defaults import Settled, usual_rate, usual_sft_rate
 from training.dpo.loss_facts import LOSS_FACTS
@@ -69,6 +69,10 @@ SENTENCES = {
     ),
     "learning_rate_unusual": RATE_UNUSUAL,
     "sft_learning_rate_unusual": RATE_UNUSUAL,
+    "lora_unused": (
+        "With tuning full there is no adapter, and %(names)s does nothing: leave it out,"
+        " or set tuning to lora."
+    ),
     "few_pairs": (
         "Few pairs to train on: %(count)s; below %(least)s a policy moves unsurely: judge"
         " more pairs before trusting the result."
@@ -173,7 +177,10 @@ class Caution:
 def config_cautions(
     config: TrainingConfig, settled: Settled, parameters: int
 ) -> list[Caution]:
-    """Beta and learning rate outside the usual range. `parameters`: the base's."""
+    """Beta and learning rate outside the usual range, settings that do nothing.
+
+    `parameters`: the base's.
+    """
     found = []
     for name in loss_weights(config):
         usual = LOSS_FACTS[name].beta
@@ -197,6 +204,11 @@ def config_cautions(
                 "high": f"{high:.2g}",
             }
             found.append(Caution(f"{name}_unusual", values))
+    usual_lora = asdict(LoraConfig())
+    given = [k for k, v in asdict(config.lora).items() if v != usual_lora[k]]
+    if config.tuning == "full" and given:
+        names = ", ".join(f"lora.{name}" for name in given)
+        found.append(Caution("lora_unused", {"names": names}))
     return found
 
 

@@ -116,11 +116,24 @@ def _from_pretrained(base_model: str, **settings: Any) -> Any:
         model = AutoModelForCausalLM.from_pretrained(base_model, **settings)
     except UNREADABLE as error:
         raise TrainerError(_cannot_load("model", base_model, error)) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):  # out of memory, for instance
+            raise
+        raise TrainerError(
+            f'The weights of base_model "{base_model}" have other shapes than its'
+            " config.json says (transformers' report on stderr names them): take both"
+            " from one model."
+        ) from error
     model.requires_grad_(False)
     return model.eval()
 
 
 def _cannot_load(what: str, base_model: str, error: Exception) -> str:
+    looks_like_a_path = base_model.startswith(("/", "./", "../", "~"))
+    if (looks_like_a_path or base_model.count("/") > 1) and not os.path.isdir(
+        base_model
+    ):
+        return f'config.json: "base_model": there is no folder "{base_model}".'
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
         f'The {what} of base_model "{base_model}" could not be loaded ({first});'
@@ -213,14 +226,31 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
         return wanted
     head = model.get_output_embeddings()
     unfit = {"out_proj"} if model.config.model_type in STATE_SPACE else set()
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-        }
-        - unfit
-    )
+    names: set[str] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+            last = name.rpartition(".")[2]
+            (names if _is_a_product(module) else unfit).add(last)
+    return sorted(names - unfit)
+
+
+def _is_a_product(module: torch.nn.Module) -> bool:
+    """Whether it gives one row for a row; routers of experts (Phi-3.5-MoE, Llama 4) are
+    linear layers whose forward gives a tuple, which PEFT cannot add to.
+    """
+    # torch's own, bitsandbytes' and the like are; those of models are asked: Falcon's
+    # have a forward of their own, too.
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    assert isinstance(module, torch.nn.Linear)
+    row = torch.zeros_like(module.weight[:1])
+    try:
+        with torch.no_grad():
+            found = module(row)
+    # Whatever a forward of its own does with a row that it is not made for.
+    except Exception:
+        return False
+    return isinstance(found, torch.Tensor) and found.shape == (1, module.out_features)
 
 
 def _named(modules: Iterable[str], names: Iterable[str]) -> set[str]:

@@ -1,8 +1,9 @@
 """How long a row the base model can read, and rows that are longer.
 
 A model whose positions are a table (GPT-2, OPT, GPT-J) has nothing beyond its end; one
-with rotary positions computes on, and says what it never learnt to. Leaves out how the
-latter is told; see `guardrails.py`.
+with rotary positions computes on, and says what it never learnt to; one of a kind
+("dynamic") does so by what it read before. Leaves out how rows beyond the positions
+that were learnt are told; see `guardrails.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,11 +74,30 @@ def has_table(model: Any) -> bool:
     return any(most <= table.shape[0] <= most + OFFSET for table in tables)
 
 
-def refuse_beyond_table(model: Any, rows: Mapping[str, Sequence[Pair]]) -> None:
-    """Raise TrainerError if a row, by file, is longer than the model's table."""
-    most = positions_of(model)
-    if most is None or not has_table(model):
+def most_tokens(model: Any) -> int | None:
+    """Tokens beyond which no row has log-probs of its own; None: there is no such end.
+
+    The end of a table, or where "dynamic" frequencies begin: transformers keeps those of
+    the longest row until one comes that is short, so that they depend on what came before.
+    """
+    if has_table(model):
+        return positions_of(model)
+    text = model.config.get_text_config()
+    kinds = {rope.get("rope_type") for rope in rope_settings(text)}
+    return text.max_position_embeddings if "dynamic" in kinds else None
+
+
+def refuse_too_long(model: Any, rows: Mapping[str, Sequence[Pair]]) -> None:
+    """Raise TrainerError if a row, by file, is longer than `most_tokens`."""
+    most = most_tokens(model)
+    if most is None:
         return
+    why = f"the model has positions for {most} only"
+    if not has_table(model):
+        why = (
+            f'beyond {most} the model\'s positions ("rope_type": "dynamic") depend on'
+            " the rows before"
+        )
     for name, pairs in rows.items():
         worst = max(pairs, key=lambda pair: pair.longest, default=None)
         if worst is None or worst.longest <= most:
@@ -88,6 +108,6 @@ def refuse_beyond_table(model: Any, rows: Mapping[str, Sequence[Pair]]) -> None:
             side = "completion"
         raise TrainerError(
             f'{name} line {worst.line}: the prompt and "{side}" have {worst.longest}'
-            f" tokens, but the model has positions for {most} only: set"
-            f' "max_length": {most} in config.json, or shorten the row.'
+            f' tokens, but {why}: set "max_length": {most} in config.json, or shorten'
+            " the row."
         )

@@ -41,7 +41,7 @@ from training.dpo.model import (
 )
 from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.phases import dpo_schedule, plan_phases
-from training.dpo.positions import has_table, positions_of, refuse_beyond_table
+from training.dpo.positions import most_tokens, refuse_too_long
 from training.dpo.preflight import check_room, look_ahead
 from training.dpo.process import StopFlag
 from training.dpo.progress import say
@@ -169,7 +169,7 @@ def prepare(
     )
     stop.check()
     pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
-    refuse_beyond_table(base, {"pairs.jsonl": pairs, "held_out.jsonl": held_out})
+    refuse_too_long(base, {"pairs.jsonl": pairs, "held_out.jsonl": held_out})
     settled = settle(config, base_parameters, len(pairs))
     layout, keeps_input_only = _layout(config, base, tokenizer, pairs, earlier)
     store = _reference_store(run_dir, config, source)
@@ -236,10 +236,8 @@ def prepare(
 
     if objective.unpaired:
         schedule = dpo_schedule(config, settled, len(pairs))
-        # A stray joins another prompt: it too must not reach beyond a table.
-        longest = config.max_length
-        if has_table(base):
-            longest = min(longest, positions_of(base) or longest)
+        # A stray joins another prompt: it too must not be too long for the model.
+        longest = min(config.max_length, most_tokens(base) or config.max_length)
         pairs = with_strays(pairs, schedule.first_epoch(), longest)
         in_order = replace(schedule, pairs=len(held_out), shuffle=False)
         held_out = with_strays(held_out, in_order.first_epoch(), longest)

@@ -60,10 +60,19 @@ def shard(
             module.set_force_sum_reduction_for_comms(True)
 
 
+def backbone(model: Any) -> Any:
+    """A transformers causal LM without its head: what gives the hidden states.
+
+    Llama 4's `base_model_prefix` names no attribute, and `base_model` is then the model
+    itself, head and all.
+    """
+    return model.model if model.base_model is model else model.base_model
+
+
 def decoder_layers(model: Any) -> Sequence[torch.nn.Module]:
     """The layers of a transformers causal LM's backbone."""
-    backbone = model.base_model
-    layers = getattr(backbone, "layers", None) or getattr(backbone, "h", None)
+    body = backbone(model)
+    layers = getattr(body, "layers", None) or getattr(body, "h", None)
     if not isinstance(layers, torch.nn.ModuleList):
         raise TrainerError(
             f'config.json: "sharding": the layers of {type(model).__name__} are not'

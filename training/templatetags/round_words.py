@@ -50,6 +50,10 @@ TRAINER_WARNINGS = (
         " low a one leaves it as it was; without the key one is chosen."
     ),
     gettext_noop(
+        "With tuning full there is no adapter, and %(names)s does nothing: leave it "
+        "out, or set tuning to lora."
+    ),
+    gettext_noop(
         "Few pairs to train on: %(count)s; below %(least)s a policy moves unsurely: "
         "judge more pairs before trusting the result."
     ),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.dpo.config import TrainingConfig, parse_config
+from training.dpo.config import LoraConfig, TrainingConfig, parse_config
 from training.dpo.data import Answer, Pair, RowReport
 from training.dpo.defaults import settle
 from training.dpo.guardrails import (
@@ -69,6 +69,17 @@ def test_beta_and_learning_rate_have_usual_ranges(config, parameters, due):
     config = TrainingConfig("m", **config)
     settled = settle(config, parameters, 100)
     assert codes(config_cautions(config, settled, parameters)) == due
+
+
+def test_lora_settings_that_do_nothing_are_named():
+    """No error: a sweep over `tuning` gives both kinds the same ones."""
+    lora = LoraConfig(r=4, dropout=0.1)
+    for tuning in ("lora", "qlora", "full"):
+        config = TrainingConfig("m", tuning=tuning, lora=lora)
+        said = config_cautions(config, settle(config, 2_000_000, 100), 2_000_000)
+        assert [
+            caution.values for caution in said if caution.code == "lora_unused"
+        ] == ([{"names": "lora.r, lora.dropout"}] if tuning == "full" else [])
 
 
 # --- Rows ------------------------------------------------------------------------------

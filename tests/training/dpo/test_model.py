@@ -1,18 +1,31 @@
 """Bases and parent adapters as people have them: torn, in part, of unusual shape."""
 
+import json
 import shutil
+from functools import partial
 
 import peft
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, FalconH1Config, MambaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    FalconH1Config,
+    Llama4TextConfig,
+    MambaConfig,
+    PhimoeConfig,
+)
 
 from tests.training.dpo.runs import read_json, train_here
-from training.dpo.config import parse_config
+from training.dpo.batches import Layout, Row
+from training.dpo.check import make_engine
+from training.dpo.config import Savings, parse_config
 from training.dpo.errors import TrainerError
-from training.dpo.model import attach_adapter
+from training.dpo.model import attach_adapter, load_base, load_tokenizer
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -38,6 +51,39 @@ def test_a_base_with_a_torn_file_is_named(make_run, base_model, tmp_path, name):
     path.write_bytes(whole[: len(whole) // 2] if name != "tokenizer.json" else b"{}")
     told = refused(make_run, base_model=str(torn))
     assert f'of base_model "{torn}" could not be loaded' in told
+
+
+def test_a_base_of_another_width_than_its_config_is_refused(
+    make_run, base_model, tmp_path
+):
+    """transformers' own words point at a report that status.json has not."""
+    other = shutil.copytree(base_model, tmp_path / "other")
+    config = read_json(other / "config.json")
+    config["hidden_size"] *= 2
+    (other / "config.json").write_text(json.dumps(config))
+    told = refused(make_run, base_model=str(other))
+    assert f'"{other}" have other shapes than its config.json says' in told
+
+
+def test_other_errors_of_loading_are_not_taken_for_it(monkeypatch):
+    def full(*of_call, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_base("x", "float32", CPU)
+
+
+@pytest.mark.parametrize(
+    "name", ["/no/model", "./model", "../model", "~/model", "a/b/c"]
+)
+def test_a_base_folder_that_is_not_there_is_named(name):
+    """The hub's rules for names were told instead."""
+    for load in (load_tokenizer, partial(load_base, dtype="auto", device=CPU)):
+        with pytest.raises(TrainerError) as caught:
+            load(name)
+        wanted = f'config.json: "base_model": there is no folder "{name}".'
+        assert str(caught.value) == wanted
 
 
 @pytest.mark.parametrize(
@@ -114,3 +160,47 @@ def test_a_fresh_adapter_suits_state_space_layers(config, layers):
     trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * layers
     assert not any("out_proj" in name for name in trained)
+
+
+ROWS = [Row([3, 1, 4, 1, 5, 9, 2, 6], 4), Row([3, 1, 4, 1, 7, 8], 4)]
+TINY = {
+    **{"vocab_size": 11, "hidden_size": 16, "intermediate_size": 16},
+    **{"num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0},
+    **{"bos_token_id": None, "eos_token_id": 1},
+}
+EXPERTS = {
+    "num_key_value_heads": 1,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 1,
+}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (PhimoeConfig(**TINY | EXPERTS), ATTENTION),
+        (
+            Llama4TextConfig(
+                **TINY | EXPERTS, head_dim=8, intermediate_size_mlp=16, moe_layers=[0]
+            ),
+            ATTENTION | {"gate_proj", "up_proj", "down_proj"},
+        ),
+        (
+            FalconConfig(**TINY, alibi=False),
+            {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+        ),
+    ],
+    ids=["phimoe", "llama4_text", "falcon"],
+)
+def test_a_fresh_adapter_leaves_routers_out(config, names):
+    """They are linear layers that give a tuple, on which PEFT failed; Llama 4's model
+    without its head is not where transformers says it is."""
+    model = AutoModelForCausalLM.from_config(config)
+    wrapped = attach_adapter(model, parse_config({"base_model": "x"}))
+    assert wrapped.peft_config["default"].target_modules == names
+    engine = make_engine(wrapped, Layout(512, None, 0), Savings(), ROWS, 64)
+    scores = engine.score(ROWS).token_logps
+    logits = model(torch.tensor([ROWS[0].ids])).logits[0, 3:-1]
+    wanted = logits.log_softmax(-1).gather(1, torch.tensor(ROWS[0].ids[4:])[:, None])
+    torch.testing.assert_close(scores[:4], wanted[:, 0], rtol=1e-4, atol=1e-4)

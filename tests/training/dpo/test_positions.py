@@ -1,5 +1,8 @@
 """Rows longer than the model's positions are refused or said before work starts."""
 
+import json
+import shutil
+
 import pytest
 import transformers
 from transformers import AutoModelForCausalLM
@@ -68,6 +71,27 @@ def test_a_row_beyond_learnt_positions_is_refused_by_line(family, tmp_path, loss
     assert said.startswith(f'pairs.jsonl line 3: the prompt and "{side}" have ')
     assert 'positions for 512 only: set "max_length": 512 in' in said
     assert not (run / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "kto"])
+def test_a_row_beyond_which_positions_depend_on_others_is_refused(
+    family, tmp_path, loss
+):
+    """transformers gives a row after a longer one the longer one's frequencies."""
+    base = shutil.copytree(family("llama"), tmp_path / "base")
+    config = read_json(base / "config.json")
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2}
+    (base / "config.json").write_text(json.dumps(config))
+    rows = [SHORT, SHORT | {"id": "b"}, LONG]
+    settings = ONCE | {"max_length": 4096, "loss": loss, "batch_size": 2}
+    run = write_run(tmp_path / "run", base, rows, **settings)
+    with pytest.raises(TrainerError) as raised:
+        train_here(run)
+    said = str(raised.value)
+    assert said.startswith("pairs.jsonl line 3: the prompt and ")
+    assert 'beyond 512 the model\'s positions ("rope_type": "dynamic") depend' in said
+    settings["max_length"] = 512
+    train_here(write_run(tmp_path / "shorter", base, rows, **settings))
 
 
 def test_a_stray_stays_within_learnt_positions(family, tmp_path):

@@ -359,7 +359,8 @@ class NewProjectForm(forms.Form):
         max_length=80,
         required=False,
         help_text=gettext_lazy(
-            "Latin letters, digits and hyphens; left empty, it is made from the name."
+            "Latin letters, digits, hyphens and underscores; left empty, it is made from"
+            " the name."
         ),
     )
     guidelines = forms.CharField(

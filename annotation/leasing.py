@@ -452,7 +452,8 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
     """End the lease without a verdict; the comparison isn't offered to them again.
 
     `flag` (Lease.Flag) says that something is wrong with the pair, for reviewers to
-    look at. Skipping twice changes nothing. Raises Refused (409) for a judged lease,
+    look at. Skipping twice changes nothing, but that a skip without a flag takes one
+    that comes later, with its reason. Raises Refused (409) for a judged lease,
     InvalidJudgment (422) for a flag that is not known or says nothing, and for a reason
     that is too long to be kept whole.
     """
@@ -477,6 +478,11 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
         ).update(
             outcome=Lease.Outcome.SKIPPED, skip_reason=reason, flag=flag, ended_at=now
         )
+        if flag:
+            late = {"flag": flag, "skip_reason": reason} if reason else {"flag": flag}
+            Lease.objects.filter(
+                pk=lease.pk, outcome=Lease.Outcome.SKIPPED, flag=""
+            ).update(**late)
         lease.refresh_from_db(fields=["outcome", "skip_reason", "flag", "ended_at"])
         if lease.outcome == Lease.Outcome.JUDGED:
             raise Refused(_("You have judged this pair already. Undo that first."))

@@ -185,7 +185,10 @@ def _slugs(name: str, slug: str):
         if slug != slugify(slug) or len(slug) > 80:
             raise SettingsError(
                 "slug",
-                _("A slug has up to 80 lower-case letters, digits and hyphens."),
+                _(
+                    "A slug has up to 80 lower-case letters, digits, hyphens and"
+                    " underscores."
+                ),
             )
         if slug == RESERVED:
             raise SettingsError(

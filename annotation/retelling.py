@@ -93,7 +93,10 @@ JSON_FAULTS = (
 """What Python says of a line that is no JSON."""
 
 SAMPLING_FAULTS = (
-    gettext_noop("%(name)s is out of its range: %(value)s"),
+    gettext_noop("%(name)s must be from %(least)s to %(most)s, not %(value)s"),
+    gettext_noop(
+        "%(name)s must be above %(floor)s and at most %(most)s, not %(value)s"
+    ),
     gettext_noop("%(name)s must be a number, not %(value)s"),
     gettext_noop("%(name)s must be a whole number, not %(value)s"),
     gettext_noop("%(name)s must be finite"),

@@ -114,7 +114,7 @@ def flag_words(flag: dict) -> str:
         ("strayed", True): _("Many winners are in another script than the prompt"),
     }[sway, is_more]
     value, low, high = share.percents
-    told = _("%(sentence)s: %(value)d%% (%(low)d–%(high)d) of %(of)d.") % {
+    told = _("%(sentence)s: %(value)d %% (%(low)d–%(high)d) of %(of)d.") % {
         "sentence": sentence,
         "value": value if is_more or sway == "own" else 100 - value,
         "low": low if is_more or sway == "own" else 100 - high,

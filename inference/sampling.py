@@ -28,16 +28,22 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         ranges = {
-            "temperature": 0 <= _number(self, "temperature") <= 2,
-            "top_p": 0 < _number(self, "top_p") <= 1,
-            "top_k": 0 <= _whole(self, "top_k") <= 1_000_000,
-            "min_p": 0 <= _number(self, "min_p") <= 1,
-            "repetition_penalty": 0 < _number(self, "repetition_penalty") <= 2,
-            "max_tokens": 1 <= _whole(self, "max_tokens") <= 1_000_000,
+            "temperature": ("from 0 to 2", 0 <= _number(self, "temperature") <= 2),
+            "top_p": ("above 0 and at most 1", 0 < _number(self, "top_p") <= 1),
+            "top_k": ("from 0 to 1000000", 0 <= _whole(self, "top_k") <= 1_000_000),
+            "min_p": ("from 0 to 1", 0 <= _number(self, "min_p") <= 1),
+            "repetition_penalty": (
+                "above 0 and at most 2",
+                0 < _number(self, "repetition_penalty") <= 2,
+            ),
+            "max_tokens": (
+                "from 1 to 1000000",
+                1 <= _whole(self, "max_tokens") <= 1_000_000,
+            ),
         }
-        for name, holds in ranges.items():
+        for name, (asked, holds) in ranges.items():
             if not holds:
-                raise ValueError(f"{name} is out of its range: {getattr(self, name)}")
+                raise ValueError(f"{name} must be {asked}, not {getattr(self, name)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SamplingParams":

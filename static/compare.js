@@ -201,10 +201,18 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 });
 
 // --- After a swap ----------------------------------------------------------------------
+// A chat opens at its end; a last question that is longer than the box, at its beginning.
+function showQuestion() {
+  const box = pair().querySelector(".prompt");
+  const question = box?.querySelector(".turn + .question");
+  if (question) box.scrollTop += question.getBoundingClientRect().top - box.getBoundingClientRect().top;
+}
+
 function showPair() {
   applyKeys();
   restoreDraft();
   prepareEditors();
+  requestAnimationFrame(showQuestion); // only then the box has its size
   afterPairCame();
   // The place to read on from, for the keyboard and for screen readers.
   pair().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
@@ -228,6 +236,7 @@ applyKeys();
 restoreDraft();
 prepareEditors();
 restoreDocks();
+showQuestion();
 showLeftBehind();
 if (pair().dataset.lease && kept("judged")[0]?.[1] === pair().dataset.lease) {
   // Drawn by the server while the pick was still being stored: this pair is judged.

@@ -118,8 +118,9 @@ class LeaseDetail(APIView):
     @extend_schema(
         operation_id="leases_skip",
         summary="Skip it: it is not offered to you again",
-        description="Reason and flag may also come in a JSON body:"
-        ' `{"reason": …, "flag": "unsafe"}`. The flag `other` needs a reason.',
+        description="Reason and flag may also come in a JSON body, which goes before"
+        ' the address: `{"reason": …, "flag": "unsafe"}`. The flag `other` needs a reason.'
+        " A pair skipped without a flag takes one that comes later.",
         request=SkipBody,
         parameters=[
             OpenApiParameter("reason", str, description="why, if you like"),
@@ -135,7 +136,8 @@ class LeaseDetail(APIView):
     def delete(self, request: Request, key: UUID) -> Response:
         lease = leasing.lease_for(request.user, key)
         # Many clients cannot send a body with DELETE, so ?reason= is read as well.
-        body = SkipBody(data=data_of(request) or request.query_params.dict())
+        asked, sent = request.query_params.dict(), data_of(request) or {}
+        body = SkipBody(data=asked | sent if isinstance(sent, dict) else sent)
         body.is_valid(raise_exception=True)
         leasing.skip(lease, **body.validated_data)
         return Response(status=204)

@@ -3,14 +3,20 @@
 JSON for every call but the import, whose body is handed on as a stream.
 """
 
+import codecs
+import json
 from typing import IO, Any
 
 from django.conf import settings
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import APIException, ParseError, UnsupportedMediaType
 from rest_framework.negotiation import DefaultContentNegotiation
-from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.parsers import BaseParser, JSONParser, get_encoding
 from rest_framework.renderers import JSONRenderer
+from rest_framework.utils.json import strict_constant
+
+from annotation.files.faults import BadRow
+from annotation.files.tables import unique
 
 
 class TooLarge(APIException):
@@ -24,13 +30,21 @@ class LengthNeeded(APIException):
 
 
 class SafeJSONParser(JSONParser):
-    """JSON, where a body nested without end is a client's error like any other."""
+    """JSON, where a body nested without end is a client's error like any other, and a
+    key that comes twice as well: of two verdicts neither is the one that was meant."""
 
     def parse(self, stream, media_type=None, parser_context=None):
+        text = codecs.getreader(get_encoding(parser_context or {}))(stream)
         try:
-            return super().parse(stream, media_type, parser_context)
+            return json.load(
+                text, parse_constant=strict_constant, object_pairs_hook=unique
+            )
+        except BadRow as doubled:
+            raise ParseError(f"JSON: {doubled}") from None
         except RecursionError:
             raise ParseError(_("The JSON is nested too deeply.")) from None
+        except ValueError as wrong:
+            raise ParseError(f"JSON parse error - {wrong}") from None
 
 
 class RawBodyParser(BaseParser):

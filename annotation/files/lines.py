@@ -95,8 +95,10 @@ class Lines:
         self.number = 0
         """Of the line given last."""
         self.too_long: set[int] = set()
-        start = stream.peek(3)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        start = stream.peek(4)
+        # Without its mark UTF-16 is known by the NULs between Latin letters.
+        zeros = [place for place, byte in enumerate(start[:4]) if not byte]
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros in ([0, 2], [1, 3]):
             raise ImportRefused(_("The file is UTF-16. Save it as UTF-8."))
         if start.startswith(_BOM):
             stream.read(len(_BOM))

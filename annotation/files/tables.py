@@ -92,7 +92,7 @@ def _json_rows(lines: Lines) -> Numbered:
     """
     faults: list[BadRow] = []
     decoder = json.JSONDecoder(
-        object_pairs_hook=_noted(_unique, faults), parse_int=_noted(int, faults)
+        object_pairs_hook=_noted(unique, faults), parse_int=_noted(int, faults)
     )
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     text, line, is_open = "", lines.number + 1, False
@@ -169,7 +169,7 @@ def parsed(line: bytes | str) -> Row:
     """One JSON object. Raises BadRow."""
     try:
         text = line.decode("utf-8") if isinstance(line, bytes) else line
-        row = json.loads(text, object_pairs_hook=_unique)
+        row = json.loads(text, object_pairs_hook=unique)
     except UnicodeDecodeError as wrong:
         raise _not_utf8(wrong) from None
     except json.JSONDecodeError as wrong:
@@ -225,7 +225,8 @@ def depth(value: Any) -> int:
     return deepest
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> Row:
+def unique(pairs: list[tuple[str, Any]]) -> Row:
+    """An object of JSON (json's object_pairs_hook). Raises BadRow naming a doubled key."""
     row = dict(pairs)
     if len(row) != len(pairs):
         names = [name for name, _value in pairs]

@@ -245,6 +245,8 @@ def test_a_line_too_long_within_a_cell_makes_no_record_of_the_rest(project, cell
         (b"question,answer\na,b\n", "question, answer"),
         (b"prompt,prompt\na,b\n", "one column"),
         ('{"prompt": "a"}'.encode("utf-16"), "UTF-16"),
+        ('{"prompt": "问"}'.encode("utf-16-le"), "UTF-16"),
+        ("prompt\n问\n".encode("utf-16-be"), "UTF-16"),
     ],
 )
 def test_a_file_that_cannot_be_read_at_all_is_refused(project, file, named):

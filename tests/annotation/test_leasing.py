@@ -123,6 +123,22 @@ def test_skipping_twice_changes_nothing(project, annotator, other_annotator):
     assert Slot.objects.get().lease_id == held.pk
 
 
+def test_a_flag_that_comes_after_the_skip_is_kept_and_the_first_flag_stays(
+    project, annotator
+):
+    make_comparison(project=project)
+    lease = take_lease(project, annotator)
+    skip(lease, "too long")
+    skip(lease, flag="unsafe")
+    lease.refresh_from_db()
+    assert (lease.flag, lease.skip_reason) == ("unsafe", "too long")
+
+    skip(lease, "half a sentence", flag="broken")
+    skip(lease, "nothing")
+    lease.refresh_from_db()
+    assert (lease.flag, lease.skip_reason) == ("unsafe", "too long")
+
+
 def test_a_judged_lease_cannot_be_skipped(annotator, project):
     lease = make_lease(comparison=make_comparison(project=project), annotator=annotator)
     make_judgment(lease=lease)

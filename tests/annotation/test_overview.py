@@ -386,7 +386,7 @@ def test_the_start_of_a_round_warns_of_what_its_pairs_would_teach(
     for _ in range(2):
         make_pair(project=project, annotator=annotator)
     page = text(client.get(url))
-    assert "The answer shown first wins too often: 100% (61–100) of 6." in page
+    assert "The answer shown first wins too often: 100 % (61–100) of 6." in page
     assert reverse("quality", args=[project.slug]) + "#next-round" in page
 
 

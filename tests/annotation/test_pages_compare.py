@@ -525,6 +525,7 @@ def test_what_a_round_has_taken_cannot_be_undone_and_the_page_says_so(
 def test_an_empty_desk_says_what_it_waits_for_and_asks_again(signed_in, project):
     text = html(signed_in.get(compare_url(project)))
     assert "No prompts have been imported yet" in text
+    assert "Waiting for the next pair" in text and "on its way" not in text
     make_prompt(project=project)
     text = html(signed_in.get(compare_url(project)))
     assert "vllm: not running" in text

@@ -52,7 +52,12 @@ def test_home_tells_a_manager_what_is_missing_until_a_round(client, project, man
     make_prompt(project=project)
     assert "Nothing has been judged yet" in html(client.get(reverse("home")))
     judgment = make_judgment(project=project, verdict="first")
-    assert "no sound pair yet" in html(client.get(reverse("home")))
+    lost = "The overview says where they are lost"
+    home = html(client.get(reverse("home")))
+    assert "no sound pair yet" in home and lost in home
+    overview = html(client.get(reverse("project", args=[project.slug])))
+    assert lost not in overview
+    assert "“From judgments to training” below says where they are lost" in overview
     make_pair(judgment=judgment)
     assert "of them new: 1. A round can start" in html(client.get(reverse("home")))
 

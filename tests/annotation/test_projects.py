@@ -45,6 +45,12 @@ def test_the_address_of_the_page_new_project_is_no_slug(base):
     assert refused.value.field == "slug"
 
 
+def test_what_a_slug_may_hold_is_told_as_it_is(base):
+    assert create_project("Mine", make_user(), slug="a_b-1").slug == "a_b-1"
+    with pytest.raises(SettingsError, match="hyphens and underscores"):
+        create_project("Mine", make_user(), slug="a.b")
+
+
 def test_slugs_are_made_of_any_name_and_never_twice(base):
     creator = make_user()
     slugs = [create_project(name, creator).slug for name in ("Same", "Same", "中文")]

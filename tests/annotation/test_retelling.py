@@ -5,6 +5,7 @@ from django.utils import translation
 
 from annotation.retelling import retold
 from annotation.validation import PairFacts, run_rule
+from inference.sampling import SamplingParams
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,19 @@ def test_every_reason_of_a_rule_is_told_in_chinese(rule, changes, params, chines
     """Widths: 8 and 5 Chinese characters of two columns. Similarity: the only character
     in common is the full stop, 1 − (7 + 4)/13 = 0.154."""
     assert retold(run_rule(rule, facts(**changes), params).reason) == chinese
+
+
+@pytest.mark.parametrize(
+    ("sampling", "chinese"),
+    [
+        ({"temperature": -1.0}, "temperature必须在0到2之间，而不是-1.0"),
+        ({"top_p": 0}, "top_p必须大于0且不超过1，而不是0"),
+    ],
+)
+def test_the_range_of_a_sampling_parameter_is_told_in_chinese(sampling, chinese):
+    with pytest.raises(ValueError) as wrong:
+        SamplingParams.from_dict(sampling)
+    assert retold(str(wrong.value)) == chinese
 
 
 def test_sentences_within_sentences_are_told_too():

@@ -211,7 +211,7 @@ def test_every_flag_there_can_be_has_words():
 def test_words_say_who_won_not_only_that_it_is_odd():
     (flag,) = flags(report(first=share(300, 1000)))
     assert flag_words(flag) == (
-        "The answer shown second wins too often: 70% (67–73) of 1000."
+        "The answer shown second wins too often: 70 % (67–73) of 1000."
     )
     (flag,) = flags(report(longer=share(700, 1000)), "bob")
     assert flag_words(flag).startswith("bob: Longer answers win")

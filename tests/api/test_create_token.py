@@ -39,5 +39,7 @@ def test_an_unknown_or_inactive_user_is_said_so():
     make_user("gone", is_active=False)
     with pytest.raises(CommandError, match="no user “ghost”"):
         create_token("ghost")
+    with pytest.raises(CommandError, match="no user"):
+        create_token("\udcff")  # as Python hands on a byte that is no UTF-8
     with pytest.raises(CommandError, match="not active"):
         create_token("gone")

@@ -66,6 +66,16 @@ def test_a_pair_is_flagged_by_the_body_or_the_query(project, alice):
     assert flagged.count() == 2
 
 
+def test_a_reason_in_the_address_goes_with_a_flag_in_the_body(project, alice):
+    make_comparison(project=project)
+    url = f"{V1}/leases/{alice.post(LEASES).json()['key']}"
+    assert alice.delete(url).status_code == 204
+    body = {"flag": "unsafe"}
+    assert alice.delete(f"{url}?reason=insults", body, format="json").status_code == 204
+    lease = Lease.objects.get()
+    assert (lease.flag, lease.skip_reason) == ("unsafe", "insults")
+
+
 @pytest.mark.parametrize(
     ("body", "field"), [({"flag": "boring"}, "flag"), ({"flag": "other"}, "reason")]
 )

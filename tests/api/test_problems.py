@@ -8,7 +8,7 @@ from django.db import OperationalError
 from django.test import Client
 from knox.models import AuthToken
 
-from annotation.models import Lease
+from annotation.models import Judgment, Lease
 from tests.api.helpers import V1, assert_problem
 from tests.factories import make_comparison, make_lease, make_user
 
@@ -73,6 +73,22 @@ def test_json_nested_without_end_is_400(mona):
     body = "[" * 100_000
     response = mona.patch(f"{V1}/projects/demo", body, content_type="application/json")
     assert_problem(response, 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ('{"verdict": "first", "verdict": "second"}', "verdict"),
+        ('{"verdict": "first", "edited": {"text": "a", "text": "b"}}', "text"),
+    ],
+)
+def test_a_key_that_comes_twice_is_400_and_named(alice, body, key):
+    lease = make_lease(annotator=alice.user)
+    url = f"{V1}/leases/{lease.key}/judgment"
+    response = alice.post(url, body, content_type="application/json")
+    assert_problem(response, 400)
+    assert f"“{key}” is there twice" in response.json()["detail"]
+    assert not Judgment.objects.exists()
 
 
 def test_a_body_that_is_not_utf8_is_400(mona):

@@ -15,7 +15,7 @@ def test_four_keys_judge_and_each_brings_the_next_pair(desk):
         expect(question(page)).to_contain_text(f"Question number {number}?")
         page.keyboard.press(key)
     expect(
-        page.get_by_role("heading", name="The next pair is on its way")
+        page.get_by_role("heading", name="Waiting for the next pair")
     ).to_be_visible()
     assert verdicts() == ["first", "second", "tie", "both_bad"]
 
@@ -45,7 +45,7 @@ def test_s_skips_and_the_pair_does_not_come_back(desk):
     page = desk(pairs=1)
     page.keyboard.press("s")
     expect(
-        page.get_by_role("heading", name="The next pair is on its way")
+        page.get_by_role("heading", name="Waiting for the next pair")
     ).to_be_visible()
     assert verdicts() == []
     assert Lease.objects.get().outcome == "skipped"

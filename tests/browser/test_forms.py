@@ -3,11 +3,12 @@
 import time
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import expect
 
 from annotation import projects
-from annotation.models import Role
-from tests.factories import make_project, make_user
+from annotation.models import Project, Role
+from tests.factories import make_comparison, make_lease, make_project, make_user
 
 
 @pytest.fixture
@@ -61,3 +62,38 @@ def test_a_second_click_while_the_server_is_slow_sends_nothing_again(
     add.evaluate("one => { one.click(); setTimeout(() => one.click(), 300); }")
     expect(page.get_by_text("rita is a member now")).to_be_visible()
     assert len(calls) == 1
+
+
+def test_removing_a_member_asks_first_also_by_keyboard(browse, manager):
+    project = Project.objects.get()
+    make_user("dora", project=project)
+    page = browse(manager, "/projects/kitchen/members/")
+    names = project.memberships.values_list("user__username", flat=True)
+    row = page.get_by_role("listitem").filter(has_text="dora")
+    row.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("dora can no longer open this project")).to_be_visible()
+    assert "dora" in names.all()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("dora is no longer a member")).to_be_visible()
+    assert "dora" not in names.all()
+
+
+def test_withdrawing_a_flagged_pair_asks_first_also_without_javascript(browse, manager):
+    comparison = make_comparison(project=Project.objects.get())
+    lease = make_lease(
+        comparison=comparison,
+        annotator=manager,
+        outcome="skipped",
+        flag="unsafe",
+        ended_at=timezone.now(),
+    )
+    page = browse(manager, "/projects/kitchen/flagged/", javascript=False)
+    withdraw = page.get_by_role("button", name="Withdraw the pair", exact=True)
+    expect(withdraw).to_be_hidden()
+    page.locator(f"#confirm-{lease.key} > summary").click()
+    withdraw.click()
+    expect(page.get_by_text("Withdrawn: nobody is offered this pair")).to_be_visible()
+    comparison.refresh_from_db()
+    assert comparison.state == "withdrawn"

@@ -258,6 +258,25 @@ def test_a_long_question_is_read_from_its_beginning_a_chat_from_its_end(browse):
         expect(page.get_by_text("And then?")).to_be_in_viewport()
 
 
+def test_the_long_last_question_of_a_chat_is_read_from_its_beginning(browse):
+    """On a page opened anew as on a pair that is swapped in."""
+    lines = "\n\n".join(f"Line {number}." for number in range(1, 200))
+    user, pair = shown("First?", "An answer.")
+    answer = {"role": "assistant", "content": lines}
+    question = {"role": "user", "content": f"Summarise this:\n\n{lines}"}
+    pair.prompt.messages = [*pair.prompt.messages, answer, question]
+    pair.prompt.save()
+    for size in (WIDE, (640, 400)):
+        page = browse(user, "/projects/kitchen/compare/", size=size)
+        begins = page.get_by_text("Summarise this:")
+        expect(begins).to_be_in_viewport()
+        page.keyboard.press("1")
+        expect(page.locator(".done")).to_contain_text("Saved")
+        page.keyboard.press("u")
+        expect(page.locator(".done")).to_contain_text("Undone")
+        expect(begins).to_be_in_viewport()
+
+
 def test_one_long_answer_leaves_what_can_be_done_on_the_next_screen(browse):
     user, comparison = shown("How?", "A line.\n\n" * 400)
     pair = make_pair(comparison=comparison, annotator=user, state="rejected")

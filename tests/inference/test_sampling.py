@@ -38,5 +38,19 @@ def test_a_wrong_field_is_named(field, value):
         SamplingParams.from_dict({field: value})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("temperature", -1.0, "temperature must be from 0 to 2, not -1.0"),
+        ("top_p", 0, "top_p must be above 0 and at most 1, not 0"),
+        ("max_tokens", 0, "max_tokens must be from 1 to 1000000, not 0"),
+    ],
+)
+def test_what_is_out_of_its_range_is_told_the_range(field, value, told):
+    with pytest.raises(ValueError) as wrong:
+        SamplingParams.from_dict({field: value})
+    assert str(wrong.value) == told
+
+
 def test_whole_numbers_may_come_as_floats_from_json():
     assert SamplingParams.from_dict({"max_tokens": 20.0}).max_tokens == 20

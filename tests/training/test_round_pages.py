@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 from django.db import connection
@@ -263,6 +264,26 @@ def test_supervised_steps_come_first_and_have_no_rewards(as_reviewer, running):
         line["name"]: line["points"] for line in series_in(as_reviewer.get(url))["loss"]
     }
     assert lines == {"loss": [[11, 0.69]]}
+
+
+def test_a_round_without_a_worker_waits_for_one_whatever_it_computes_on(
+    as_reviewer, project, manager
+):
+    make_pairs(project, 3)
+    queued = start_round(project, manager)
+    page = as_reviewer.get(reverse("round", args=[queued.pk])).content.decode()
+    assert "Waiting for a worker." in page and "GPU" not in page
+
+
+def test_what_happened_on_another_day_is_told_with_the_day(as_reviewer, running):
+    first, *later = running.events.all()
+    then = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    running.events.filter(pk=first.pk).update(at=then)
+    page = as_reviewer.get(reverse("round", args=[running.pk])).content.decode()
+    told = re.findall(r'<time class="muted numeric"[^>]*>([^<]*)</time>', page)
+    assert re.fullmatch(r"2026-01-02 \d\d:00:00", told[0])
+    assert len(told) == 1 + len(later) > 1
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", at) for at in told[1:])
 
 
 def test_no_inline_code_or_style_is_on_the_page(as_manager, running):

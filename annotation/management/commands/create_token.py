@@ -7,6 +7,8 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from knox.models import AuthToken
 
+from annotation import texts
+
 
 class Command(BaseCommand):
     help = "Make an API token for USERNAME and print it."
@@ -16,7 +18,9 @@ class Command(BaseCommand):
 
     def handle(self, *args, **options) -> None:
         name = options["username"]
-        user = get_user_model().objects.filter(username=name).first()
+        users = get_user_model().objects.filter(username=name)
+        # Bytes that are no UTF-8 come as half characters, which no database may be asked.
+        user = None if texts.problem(name) else users.first()
         if user is None:
             raise CommandError(
                 f"There is no user “{name}”. Make one in the admin, or with "

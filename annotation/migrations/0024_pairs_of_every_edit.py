@@ -40,7 +40,7 @@ def pair_the_other_edits(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('annotation', '0021_let_through_seen'),
+        ('annotation', '0023_import_attempts'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

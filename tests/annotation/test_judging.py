@@ -351,7 +351,7 @@ def test_edits_that_made_no_pair_before_are_paired_by_the_migration(
     reviewer = make_user(project=project, role="reviewer")
     repair(first, reviewer, chosen="A1, repaired", rejected=a.text)
 
-    name = "annotation.migrations.0023_pairs_of_every_edit"
+    name = "annotation.migrations.0024_pairs_of_every_edit"
     pair_the_other_edits = import_module(name).pair_the_other_edits
     for _ in range(2):
         pair_the_other_edits(apps, None)

@@ -48,7 +48,7 @@ from tests.factories import (
 
 VERDICTS = ["first", "second", "tie", "both_bad"]
 EDITS = ["Better.", "Better still.", "Better.\n"]
-"""What each user makes of an answer they pick as the first one; two say the same."""
+"""What each user makes of the answer they pick; two say the same."""
 PICK = st.integers(0, 5)
 """Which lease, judgment or pair, counted from the newest."""
 
@@ -294,6 +294,16 @@ class Annotation(RuleBasedStateMachine):
         if self.held_by(user) is not None:
             self.judge_lease(self.held_by(user), verdict)
 
+    @rule()
+    def all_pick_the_same(self):
+        """What one comparison's judgments seldom do by chance."""
+        for user in range(3):
+            self.take(user)
+            if (key := self.held_by(user)) is not None:
+                row = Lease.objects.select_related("comparison").get(pk=key)
+                is_a_first = row.first_id == row.comparison.a_id
+                self.judge_lease(key, "first" if is_a_first else "second")
+
     @rule(user=st.integers(0, 2), outcome=st.sampled_from(["", "ahead"]))
     def let_the_held_one_expire(self, user, outcome):
         if self.held_by(user, outcome) is not None:
@@ -367,7 +377,9 @@ class Annotation(RuleBasedStateMachine):
         self.keep(key, slot, submitted, row)
 
     def body(self, key, verdict):
-        edited = EDITS[self.leases[key]["user"]] if verdict == "first" else ""
+        edited = (
+            EDITS[self.leases[key]["user"]] if verdict in ("first", "second") else ""
+        )
         return {"verdict": verdict, "edited": edited}
 
     def keep(self, key, slot, submitted, row):
@@ -575,7 +587,6 @@ class Annotation(RuleBasedStateMachine):
                 EDITS[self.leases[key]["user"]].strip()
                 for key, judgment in self.judgments.items()
                 if judgment["stands"]
-                and judgment["verdict"] == "first"
                 and judgment["winner"] == decision.winner_id
                 and self.leases[key]["comparison"] == decision.comparison_id
             }

@@ -65,10 +65,18 @@ def checked(
             )
         if not edited.strip():
             raise InvalidJudgment("edited", _("The edited answer is empty."))
-        winner = lease.first if verdict == Verdict.FIRST else lease.second
+        winner, other = lease.first, lease.second
+        if verdict == Verdict.SECOND:
+            winner, other = other, winner
         if edited.strip() == winner.text.strip():
             raise InvalidJudgment(
                 "edited", _("The edited answer is the same as the one it improves.")
+            )
+        if edited.strip() == other.text.strip():
+            # Its pair would say the opposite of the verdict.
+            raise InvalidJudgment(
+                "edited",
+                _("The edited answer is the same as the other one; pick that one."),
             )
     html = render_markdown(edited) if edited else ""
     won = _checked_criteria(lease, criteria) if criteria else {}

@@ -229,6 +229,13 @@ def test_an_edit_that_changes_nothing_is_refused(lease):
     assert refused.value.field == "edited"
 
 
+def test_an_edit_into_the_other_answer_is_refused(lease):
+    """It would say that the other one is the better one after all."""
+    with pytest.raises(InvalidJudgment) as refused:
+        submit_judgment(lease, verdict="second", edited=f"{lease.first.text} ")
+    assert refused.value.field == "edited"
+
+
 def test_what_a_round_has_used_is_found_by_an_index(project, annotator):
     """Undoing, the last ten and deciding anew ask it of single decisions: among millions
     of pairs none may be looked at for that but the decision's own."""
@@ -237,6 +244,11 @@ def test_what_a_round_has_used_is_found_by_an_index(project, annotator):
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SET LOCAL enable_seqscan = off")
+            # As if there were many: of one pair every index is as good as another.
+            cursor.execute(
+                "UPDATE pg_class SET reltuples = 1000000, relpages = 1"
+                " WHERE relname = 'annotation_preferencepair'"
+            )
         asked = (of_one, queries.my_history(project, annotator), _changeable(project))
         for rows in asked:
             assert "pair_once_a_decision" in rows.explain()

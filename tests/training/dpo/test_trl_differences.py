@@ -2,7 +2,9 @@
 docs/trainer.md is really that one, and nothing else moves with it.
 """
 
+import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import create_model_from_path
 
 from tests.training.dpo.families import build, build_adapter
-from tests.training.dpo.runs import PAIRS, chat, write_rows
+from tests.training.dpo.runs import PAIRS, chat, read_json, write_rows
 from tests.training.dpo.trl_oracle import (
     STEP_KEYS,
     apart,
@@ -205,6 +207,24 @@ def test_dropout_of_the_adapter_is_used_if_asked_for(both):
     set_dropout(run.model, False)
     logps = ours.in_order(ours.figures.chosen_logps, range(3))
     assert (logps - theirs.policy[:3]).abs().min() > 1e-2
+
+
+def test_dropout_inside_a_models_code_is_off(family, adapter_of, tmp_path):
+    """TRL switches off modules of dropout; Llama's attention has none, but a number."""
+    base = shutil.copytree(family("llama"), tmp_path / "base")
+    config = read_json(base / "config.json") | {"attention_dropout": 0.5}
+    (base / "config.json").write_text(json.dumps(config))
+    made_of = (base, adapter_of("llama"), PAIRS[:3])
+    trainer = trl_dpo(*made_of, tmp_path / "trl")
+    trainer.train()
+    run = our_run(*made_of, tmp_path / "run")
+    theirs = trainer.passes[0]
+    ours = our_step(run, range(3), theirs.weights)
+    logps = ours.in_order(ours.figures.chosen_logps, range(3))
+    assert (logps - theirs.policy[:3]).abs().min() > 1e-2
+    without = our_run(family("llama"), *made_of[1:], tmp_path / "without")
+    wanted = our_step(without, range(3), theirs.weights)
+    assert torch.equal(logps, wanted.in_order(wanted.figures.chosen_logps, range(3)))
 
 
 def test_experts_are_balanced_by_no_loss(both):

@@ -113,7 +113,9 @@ def load_4bit_base(base_model: str, dtype: str, device: torch.device) -> Any:
 
 def _from_pretrained(base_model: str, **settings: Any) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(base_model, **settings)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            base_model, output_loading_info=True, **settings
+        )
     except UNREADABLE as error:
         raise TrainerError(_cannot_load("model", base_model, error)) from error
     except RuntimeError as error:
@@ -124,6 +126,12 @@ def _from_pretrained(base_model: str, **settings: Any) -> Any:
             " config.json says (transformers' report on stderr names them): take both"
             " from one model."
         ) from error
+    # transformers goes on, with random ones in their place.
+    if missing := sorted(loaded["missing_keys"]):
+        raise TrainerError(
+            f'The weights of base_model "{base_model}" lack {len(missing)} of those that'
+            f" its config.json asks for, such as {missing[0]}: take both from one model."
+        )
     model.requires_grad_(False)
     return model.eval()
 

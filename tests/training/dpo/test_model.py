@@ -65,6 +65,18 @@ def test_a_base_of_another_width_than_its_config_is_refused(
     assert f'"{other}" have other shapes than its config.json says' in told
 
 
+def test_a_base_that_lacks_weights_is_refused(make_run, base_model, tmp_path):
+    """transformers makes random ones in their place, and only warns."""
+    other = shutil.copytree(base_model, tmp_path / "other")
+    config = read_json(other / "config.json")
+    config["num_hidden_layers"] += 1
+    (other / "config.json").write_text(json.dumps(config))
+    told = refused(make_run, base_model=str(other))
+    # Seven products and two norms of a layer of Llama's.
+    assert f'"{other}" lack 9 of those that its config.json asks for' in told
+    assert f"such as model.layers.{config['num_hidden_layers'] - 1}." in told
+
+
 def test_other_errors_of_loading_are_not_taken_for_it(monkeypatch):
     def full(*of_call, **settings):
         raise torch.OutOfMemoryError("CUDA out of memory.")

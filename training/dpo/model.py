@@ -224,6 +224,12 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
                     f'config.json: "lora.target_modules" names "{name}", which holds'
                     " other modules; name the linear layers in it."
                 )
+            linear = [layer for layer in meant if isinstance(layer, torch.nn.Linear)]
+            if not all(map(_is_a_product, linear)):
+                raise TrainerError(
+                    f'config.json: "lora.target_modules" names "{name}", whose layers'
+                    " give more than a row for a row, as routers do; leave it out."
+                )
             if not meant:
                 parts = {known.rpartition(".")[2] for known in there}
                 near = difflib.get_close_matches(name, sorted(parts), n=1, cutoff=0.0)

@@ -216,3 +216,11 @@ def test_a_fresh_adapter_leaves_routers_out(config, names):
     logits = model(torch.tensor([ROWS[0].ids])).logits[0, 3:-1]
     wanted = logits.log_softmax(-1).gather(1, torch.tensor(ROWS[0].ids[4:])[:, None])
     torch.testing.assert_close(scores[:4], wanted[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_router_that_is_named_is_refused():
+    model = AutoModelForCausalLM.from_config(PhimoeConfig(**TINY | EXPERTS))
+    lora = {"target_modules": ["q_proj", "router"]}
+    config = parse_config({"base_model": "x", "lora": lora})
+    with pytest.raises(TrainerError, match='names "router", whose layers give more'):
+        attach_adapter(model, config)

@@ -112,10 +112,10 @@ def load_4bit_base(base_model: str, dtype: str, device: torch.device) -> Any:
 
 
 def _from_pretrained(base_model: str, **settings: Any) -> Any:
+    # Typed as if it gave the model alone.
+    load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            base_model, output_loading_info=True, **settings
-        )
+        model, loaded = load(base_model, output_loading_info=True, **settings)
     except UNREADABLE as error:
         raise TrainerError(_cannot_load("model", base_model, error)) from error
     except RuntimeError as error:

@@ -219,6 +219,14 @@ def make_pair(
     )
 
 
+def make_unchecked(prompt, chosen, rejected, **chosen_fields):
+    """The pair that a judgment of two such answers makes, before its rules."""
+    a = make_completion(chosen, prompt=prompt, **chosen_fields)
+    b = make_completion(rejected, prompt=prompt)
+    lease = make_lease(comparison=make_comparison(a=a, b=b))
+    return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+
+
 def make_gold(*, project=None, a=None, b=None, expected="winner", **fields):
     """A gold item of two fresh answers, of which `a` is the better one."""
     prompt = fields.pop("prompt", None) or (

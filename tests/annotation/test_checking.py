@@ -31,6 +31,7 @@ from tests.factories import (
     make_pair,
     make_project,
     make_prompt,
+    make_unchecked,
     make_user,
 )
 from tests.training.dpo.families import chatml_tokenizer
@@ -44,10 +45,7 @@ OTHER = "It depends: pressure falls with height and the boiling point with it."
 
 def unchecked(project, chosen=GOOD, rejected=OTHER, held_out=False, **chosen_fields):
     prompt = make_prompt(project=project, is_held_out=held_out)
-    a = make_completion(chosen, prompt=prompt, **chosen_fields)
-    b = make_completion(rejected, prompt=prompt)
-    lease = make_lease(comparison=make_comparison(a=a, b=b))
-    return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+    return make_unchecked(prompt, chosen, rejected, **chosen_fields)
 
 
 def test_a_sound_pair_is_accepted_with_every_verdict_stored(project):

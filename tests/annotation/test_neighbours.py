@@ -19,10 +19,9 @@ from tests.factories import (
     make_comparison,
     make_completion,
     make_judgment,
-    make_lease,
-    make_pair,
     make_project,
     make_prompt,
+    make_unchecked,
     make_user,
 )
 
@@ -37,10 +36,7 @@ QUESTION = (
 
 
 def unchecked(prompt, chosen=GOOD, rejected=OTHER):
-    a = make_completion(chosen, prompt=prompt)
-    b = make_completion(rejected, prompt=prompt)
-    lease = make_lease(comparison=make_comparison(a=a, b=b))
-    return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+    return make_unchecked(prompt, chosen, rejected)
 
 
 def states(*pairs):

@@ -9,13 +9,10 @@ from annotation.models import PreferencePair, Role
 from annotation.reviewing import let_through, repair
 from annotation.settings_form import RulesForm
 from tests.factories import (
-    make_comparison,
-    make_completion,
-    make_judgment,
-    make_lease,
     make_pair,
     make_project,
     make_prompt,
+    make_unchecked,
     make_user,
 )
 
@@ -32,10 +29,7 @@ def html(response) -> str:
 
 def checked(project, chosen=GOOD, rejected=OTHER, question=""):
     prompt = make_prompt(question, project=project)
-    a = make_completion(chosen, prompt=prompt)
-    b = make_completion(rejected, prompt=prompt)
-    lease = make_lease(comparison=make_comparison(a=a, b=b))
-    pair = make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+    pair = make_unchecked(prompt, chosen, rejected)
     check_waiting()
     pair.refresh_from_db()
     return pair

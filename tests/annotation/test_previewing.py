@@ -14,13 +14,10 @@ from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.reviewing import let_through
 from tests.factories import (
-    make_comparison,
     make_completion,
-    make_judgment,
-    make_lease,
-    make_pair,
     make_project,
     make_prompt,
+    make_unchecked,
     make_user,
 )
 
@@ -31,10 +28,7 @@ OTHER = "It depends: pressure falls with height and the boiling point with it."
 
 def unchecked(project, chosen, rejected=OTHER, prompt=None, **fields):
     prompt = prompt or make_prompt(project=project)
-    a = make_completion(chosen, prompt=prompt, **fields)
-    b = make_completion(rejected, prompt=prompt)
-    lease = make_lease(comparison=make_comparison(a=a, b=b))
-    return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+    return make_unchecked(prompt, chosen, rejected, **fields)
 
 
 @pytest.fixture

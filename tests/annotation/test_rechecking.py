@@ -23,12 +23,10 @@ from annotation.queries import funnel
 from annotation.reviewing import let_through
 from tests.factories import (
     make_comparison,
-    make_completion,
-    make_judgment,
-    make_lease,
     make_pair,
     make_project,
     make_prompt,
+    make_unchecked,
     make_user,
 )
 from training.errors import RoundRefused
@@ -41,10 +39,7 @@ OTHER = "It depends: pressure falls with height and the boiling point with it."
 
 def unchecked(project, width):
     prompt = make_prompt(project=project)
-    a = make_completion("x" * width, prompt=prompt)
-    b = make_completion(OTHER, prompt=prompt)
-    lease = make_lease(comparison=make_comparison(a=a, b=b))
-    return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+    return make_unchecked(prompt, "x" * width, OTHER)
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from tests.factories import (
     make_comparison,
     make_completion,
     make_judgment,
-    make_lease,
     make_pair,
     make_prompt,
+    make_unchecked,
     make_user,
 )
 
@@ -41,10 +41,7 @@ def rita(project):
 
 def checked(project, chosen=GOOD, rejected=OTHER):
     prompt = make_prompt(project=project)
-    a = make_completion(chosen, prompt=prompt)
-    b = make_completion(rejected, prompt=prompt)
-    lease = make_lease(comparison=make_comparison(a=a, b=b))
-    pair = make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+    pair = make_unchecked(prompt, chosen, rejected)
     check_pair(pair)
     return pair
 

@@ -5,12 +5,10 @@ from annotation.checking import check_pair
 from annotation.models import Comparison, LetThrough, PreferencePair
 from tests.api.helpers import V1, assert_problem
 from tests.factories import (
-    make_comparison,
-    make_completion,
-    make_judgment,
     make_lease,
     make_pair,
     make_prompt,
+    make_unchecked,
 )
 
 PAIRS = f"{V1}/projects/demo/pairs"
@@ -21,10 +19,7 @@ OTHER = "It depends: pressure falls with height and the boiling point with it."
 
 def checked(project, chosen=GOOD, rejected=OTHER):
     prompt = make_prompt(project=project)
-    a = make_completion(chosen, prompt=prompt)
-    b = make_completion(rejected, prompt=prompt)
-    lease = make_lease(comparison=make_comparison(a=a, b=b))
-    pair = make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+    pair = make_unchecked(prompt, chosen, rejected)
     check_pair(pair)
     return pair
 

@@ -8,12 +8,14 @@ found in neighbours.py, what a reviewer let through is heard in reviewing.py.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from itertools import chain, islice
 from typing import Any
 
 from django.db import DatabaseError, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 
 from annotation import neighbours, project_settings, validation
+from annotation.batches import paged
 from annotation.exporting import answer_messages, prompt_messages
 from annotation.models import (
     Completion,
@@ -157,39 +159,30 @@ def check_waiting(project: Project | None = None, most: int | None = None) -> in
     standing = PreferencePair.objects.filter(superseded_at=None)
     if project is not None:
         standing = standing.filter(project=project)
-    count, checked = TokenCounter(), 0
-    for waiting in (standing.filter(is_due=True), standing.filter(state=UNCHECKED)):
-        left = None if most is None else most - checked
-        checked += _check_each(waiting, count, left)
-    return checked
-
-
-def _check_each(
-    waiting: QuerySet[PreferencePair], count: TokenCounter, most: int | None
-) -> int:
-    waiting = waiting.select_related(
+    standing = standing.select_related(
         "project", "prompt", "chosen__edited_from", "rejected__edited_from"
-    ).order_by("pk")
-    checked, last = 0, 0
-    while (most is None or checked < most) and (
-        batch := list(waiting.filter(pk__gt=last)[:BATCH])
-    ):
-        for pair in batch:
-            try:
-                check_pair(pair, count)
-            except DatabaseError:
-                raise
-            except Exception:
-                # Unchecked, which is shown; neither the others nor rounds wait for it.
-                logger.exception("Pair %s could not be checked", pair.pk)
-                PreferencePair.objects.filter(pk=pair.pk, frozen_at=None).update(
-                    state=UNCHECKED, is_due=False
-                )
-                neighbours.reopen_kept_away(pair)
-                continue
-            checked += 1
-        last = batch[-1].pk
-    return checked
+    )
+    # Each in the order of its index: else an idle look reads all pairs there are.
+    due = paged(standing.filter(is_due=True), "project_id", "pk", size=BATCH)
+    unchecked = paged(standing.filter(state=UNCHECKED), "pk", size=BATCH)
+    count = TokenCounter()
+    return sum(_is_checked(pair, count) for pair in islice(chain(due, unchecked), most))
+
+
+def _is_checked(pair: PreferencePair, count: TokenCounter) -> bool:
+    try:
+        check_pair(pair, count)
+    except DatabaseError:
+        raise
+    except Exception:
+        # Unchecked, which is shown; neither the others nor rounds wait for it.
+        logger.exception("Pair %s could not be checked", pair.pk)
+        PreferencePair.objects.filter(pk=pair.pk, frozen_at=None).update(
+            state=UNCHECKED, is_due=False
+        )
+        neighbours.reopen_kept_away(pair)
+        return False
+    return True
 
 
 def check_again(project: Project) -> None:

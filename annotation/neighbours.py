@@ -109,6 +109,13 @@ def is_still_so(pair: PreferencePair, seen: Others, is_near_asked: bool) -> bool
     return not is_near_asked or _near(pair, _bands(pair))[0] == seen.near
 
 
+def is_near_still_so(pair: PreferencePair) -> bool:
+    """Whether its last check found the prompt that is most like its own as it is now.
+    What came or left meanwhile reopens accepted pairs alone."""
+    near, _n_own = _near(pair, _bands(pair))
+    return _nearest(pair, near) == (pair.near_likeness, pair.near_pair_id)
+
+
 def _hash(text: str) -> int:
     """64 bits of a text, whitespace at both ends aside."""
     digest = hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).digest()

@@ -119,9 +119,14 @@ def _apply(pair: PreferencePair, word: LetThrough | None) -> None:
         pair.save(update_fields=["state"])
         if not neighbours.asks_for_near(project_settings.of(pair.project)):
             return
-        is_accepted = pair.state == State.ACCEPTED
-        reopen = neighbours.reopen_later if is_accepted else neighbours.reopen_kept_away
-        if reopen(pair):
+        if pair.state == State.REJECTED:
+            is_to_check = neighbours.reopen_kept_away(pair) > 0
+        elif neighbours.is_near_still_so(pair):
+            is_to_check = neighbours.reopen_later(pair) > 0
+        else:
+            pair.state, is_to_check = State.UNCHECKED, True
+            pair.save(update_fields=["state"])
+        if is_to_check:
             transaction.on_commit(ask_for_checks, robust=True)
 
 

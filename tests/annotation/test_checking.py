@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from annotation import checking, tasks, validation
@@ -14,6 +16,7 @@ from annotation.judging import submit_judgment
 from annotation.leasing import skip, take_lease
 from annotation.models import Completion, Decision, PreferencePair, RuleVerdict
 from annotation.queries import (
+    WAITS_FOR_CHECK,
     annotator_counts,
     funnel,
     held_out_pairs,
@@ -166,6 +169,28 @@ def test_checking_many_pairs_costs_no_query_for_what_is_shared(
     # Once for all: stale ones reopened (a transaction, and on PostgreSQL two locks).
     with django_assert_max_num_queries(8 + 10 * 15):
         assert check_waiting() == 10
+
+
+def test_an_idle_look_reads_indexes_of_what_waits(project):
+    """SQLite went through all pairs there are, every ten seconds."""
+    with CaptureQueriesContext(connection) as asked:
+        assert check_waiting() == 0
+    assert len(asked) == 2
+    if connection.vendor == "sqlite":
+        for query, index in zip(asked, ("pairs_due", "unchecked_pairs"), strict=True):
+            with connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN QUERY PLAN {query['sql']}")
+                plan = "\n".join(row[-1] for row in cursor.fetchall())
+            assert f"INDEX {index}" in plan and "TEMP" not in plan, plan
+
+
+def test_no_more_pairs_are_checked_than_asked_for(project):
+    for is_due in (True, True, False, False):
+        state = "accepted" if is_due else "unchecked"
+        make_pair(project=project, is_due=is_due, state=state)
+    assert check_waiting(most=3) == 3
+    waits = PreferencePair.objects.filter(WAITS_FOR_CHECK)
+    assert [pair.state for pair in waits] == ["unchecked"]
 
 
 def test_freezing_is_all_or_nothing(project):

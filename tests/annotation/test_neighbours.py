@@ -352,6 +352,22 @@ def test_a_pair_that_leaves_reopens_none_whose_verdict_stays_true(project):
     assert states(two, three, against) == ["accepted", "accepted", "rejected"]
 
 
+def test_of_near_same_pairs_let_through_one_after_the_other_one_stays(
+    project, near_on, rita
+):
+    """While the second was rejected for its width, nothing told it of the first."""
+    pairs = [
+        unchecked(make_prompt(QUESTION + mark, project=project), chosen="Too short.")
+        for mark in ("", "!")
+    ]
+    settle()
+    assert states(*pairs) == ["rejected", "rejected"]
+    for pair in pairs:
+        let_through(pair, rita, "fine")
+    settle()
+    assert states(*pairs) == ["accepted", "rejected"]
+
+
 def test_nothing_to_do_costs_two_looks_however_many_pairs_contradict(
     project, django_assert_num_queries
 ):

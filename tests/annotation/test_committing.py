@@ -144,10 +144,14 @@ def test_a_part_that_ends_the_whole_transaction_fails_for_all_it_held():
             raise OperationalError("full")
         with connection.cursor() as cursor:
             pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+            # What earlier tests left free is filled first.
+            free = cursor.execute("PRAGMA freelist_count").fetchone()[0]
+            size = cursor.execute("PRAGMA page_size").fetchone()[0]
             cursor.execute(f"PRAGMA max_page_count = {pages + 2}")
+        long = "x" * (size * (free + 25))
         try:
             Session.objects.create(
-                session_key="x", session_data="x" * 100_000, expire_date=timezone.now()
+                session_key="x", session_data=long, expire_date=timezone.now()
             )
         finally:
             with connection.cursor() as cursor:

@@ -166,7 +166,8 @@ def check_waiting(project: Project | None = None, most: int | None = None) -> in
     due = paged(standing.filter(is_due=True), "project_id", "pk", size=BATCH)
     unchecked = paged(standing.filter(state=UNCHECKED), "pk", size=BATCH)
     count = TokenCounter()
-    return sum(_is_checked(pair, count) for pair in islice(chain(due, unchecked), most))
+    checked = (1 for pair in chain(due, unchecked) if _is_checked(pair, count))
+    return sum(islice(checked, most))
 
 
 def _is_checked(pair: PreferencePair, count: TokenCounter) -> bool:

@@ -193,6 +193,20 @@ def test_no_more_pairs_are_checked_than_asked_for(project):
     assert [pair.state for pair in waits] == ["unchecked"]
 
 
+def test_who_cannot_be_checked_takes_nobody_elses_turn(project, monkeypatch):
+    broken, sound = unchecked(project), unchecked(project)
+
+    def check(pair, count):
+        if pair == broken:
+            raise ZeroDivisionError("so it goes")
+        return check_pair(pair, count)
+
+    monkeypatch.setattr(checking, "check_pair", check)
+    assert check_waiting(most=1) == 1
+    sound.refresh_from_db()
+    assert sound.state == "accepted"
+
+
 def test_freezing_is_all_or_nothing(project):
     sound = [make_pair(project=project) for _ in range(3)]
     freeze_pairs(project, sound[:1])

@@ -29,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 from training.dpo.config import SEEDS, LoraConfig, TrainingConfig
 from training.dpo.errors import TrainerError
 from training.dpo.files import fsync_path
+from training.dpo.progress import say
 from training.dpo.sharding import whole
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -239,13 +240,19 @@ def _module_names(model: Any, wanted: str | list[str] | None) -> list[str]:
                 )
         return wanted
     head = model.get_output_embeddings()
-    unfit = {"out_proj"} if model.config.model_type in STATE_SPACE else set()
     names: set[str] = set()
+    routers: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
             last = name.rpartition(".")[2]
-            (names if _is_a_product(module) else unfit).add(last)
-    return sorted(names - unfit)
+            (names if _is_a_product(module) else routers).add(last)
+    if routers:
+        say(
+            f"The adapter leaves out {', '.join(sorted(routers))}: such layers do not"
+            " give a row for a row, as routers don't."
+        )
+    unfit = {"out_proj"} if model.config.model_type in STATE_SPACE else set()
+    return sorted(names - routers - unfit)
 
 
 def _is_a_product(module: torch.nn.Module) -> bool:

@@ -8,7 +8,7 @@ from django.db import connection
 from annotation.judging import judge_and_take
 from annotation.leasing import take_lease
 from annotation.models import Judgment, PreferencePair, Slot
-from tests.bench import judging, million
+from tests.bench import judging, loop, million
 from tests.bench.__main__ import PARTS, main
 from tests.bench.clients import Turn
 from tests.bench.figures import (
@@ -28,6 +28,10 @@ FAST = Figure("a/speed", 3.0, "pairs/s", "TRL", 1.2, Budget("ratio", "≥", 2.0)
 BIG = Figure("a/memory", 1500.0, "MiB", "TRL", 1000.0, Budget("ratio", "≤", 0.5))
 SLOW = Figure("b/p95", 60.5, "ms", budget=Budget("value", "≤", 60))
 PLAIN = Figure("b/p50", 12.0, "ms")
+LEASE = {
+    "key": "k",
+    "comparison": {"first": {"text": "short"}, "second": {"text": "longer"}},
+}
 
 
 def test_a_figure_is_one_json_line_with_its_ratio_and_whether_it_met_its_budget():
@@ -130,10 +134,44 @@ def test_a_refused_request_is_counted_and_not_timed():
     assert [turn.take(), turn.take(), turn.take()] == [1, 2, None]
 
 
-def test_sampling_without_a_server_says_that_it_was_left_out(capsys):
-    assert main(["sampling"]) == 0
+def test_orchestration_is_what_is_neither_training_nor_loading():
+    """Asked at 100, trained from 102 to 192, registered at 193, serving at 200: of 100
+    seconds 90 are the trainer's and 7 loading, so 3 are ours."""
+    figure = loop.orchestration(100, 102, 192, 193, 200, "")
+    assert (figure.value, figure.met) == (pytest.approx(0.03), True)
+    assert loop.orchestration(100, 105, 192, 193, 200, "").met is False
+
+
+def test_an_annotator_of_the_bench_waits_and_prefers_the_longer_answer():
+    """Nothing ready at first, then a pair whose second answer is longer, then refused."""
+    asked, answers = (
+        [],
+        [
+            (204, None),
+            (201, LEASE),
+            (201, {"judgment": {"id": "a-b"}, "next": LEASE}),
+            (410, None),
+        ],
+    )
+    crowd = loop.Crowd()
+
+    def ask(path: str, body: dict) -> tuple[int, dict | None]:
+        asked.append((path, body))
+        if len(answers) == 1:
+            crowd.end.set()
+        return answers.pop(0)
+
+    loop.annotator(crowd, pause=0.0)(ask, Turn(0))
+    judged = ("/api/v1/leases/k/judgment", {"verdict": "second"})
+    assert asked[2:] == [judged, judged]
+    assert (crowd.turn.acknowledged, crowd.turn.refused) == (["ab"], [410])
+    assert len(crowd.waits) == 1
+
+
+def test_the_first_start_is_left_out_where_it_should_be_quick(capsys):
+    assert main(["start", "--quick"]) == 0
     told = capsys.readouterr()
-    assert "sampling: left out" in told.err and not told.out
+    assert "start: left out" in told.err and not told.out
 
 
 @pytest.mark.parametrize(

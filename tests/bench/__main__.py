@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from config.ops.steps import exit_on_sigterm
-from tests.bench import judging, sampling, trainer
+from tests.bench import judging, loop, start, trainer
 from tests.bench.figures import Figure, as_line, markdown, setting, table
 from tests.bench.options import Options, kept_figures, parse
 from tests.bench.processes import BenchError
@@ -19,7 +19,8 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "trainer": trainer.measure,
     "judging": judging.measure,
     "scale": judging.measure_scale,
-    "sampling": sampling.measure,
+    "loop": loop.measure,
+    "start": start.measure,
 }
 
 

@@ -35,7 +35,6 @@ class Options:
     savings: Sequence[str] = ()
     judgments: int | None = None
     comparisons: int | None = None
-    url: str = ""
     keep: Path | None = None
     kept: list[Figure] = field(default_factory=list)
 
@@ -98,7 +97,6 @@ def parse(arguments: Sequence[str], known: Sequence[str], folder: Path) -> Optio
     parser.add_argument(
         "--comparisons", type=int, help="scale: in the large project (1,000,000)"
     )
-    parser.add_argument("--url", default="", help="sampling: a vLLM that is up")
     found = parser.parse_args(arguments)
     for name in found.names:
         if name not in known:
@@ -125,7 +123,6 @@ def parse(arguments: Sequence[str], known: Sequence[str], folder: Path) -> Optio
         savings=[shape for shape in savings if shape in shapes],
         judgments=found.judgments,
         comparisons=found.comparisons,
-        url=found.url,
         keep=found.keep,
     )
 

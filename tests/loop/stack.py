@@ -12,17 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
-
-from django.conf import settings
 
 from config.ops.tether import descendants
 
 T = TypeVar("T")
-ROOT = Path(settings.BASE_DIR)
+ROOT = Path(__file__).resolve().parents[2]
 NOT_FOR_THE_STACK = {
     "SECRET_KEY",
     "STATIC_MANIFEST",
@@ -30,6 +28,8 @@ NOT_FOR_THE_STACK = {
     "DATABASE_URL",
     "MAKELEVEL",
 }
+IMPATIENT = {"ROUND_HEARTBEAT_LIMIT": "8", "ROUND_NUDGE_AFTER": "4"}
+"""A dead worker is noticed sooner than a person would want to wait in a test."""
 
 
 def free_port() -> int:
@@ -60,6 +60,7 @@ class Stack:
     data_dir: Path
     port: int
     vllm_port: int
+    settings: Mapping[str, str] = field(default_factory=lambda: IMPATIENT)
     process: subprocess.Popen | None = None
 
     @property
@@ -72,13 +73,12 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if k not in NOT_FOR_THE_STACK}
-        return env | {
+        return {
+            **env,
             "DATA_DIR": str(self.data_dir),
             "PORT": str(self.port),
             "VLLM_PORT": str(self.vllm_port),
-            # A dead worker is noticed sooner than a person would want to wait here.
-            "ROUND_HEARTBEAT_LIMIT": "8",
-            "ROUND_NUDGE_AFTER": "4",
+            **self.settings,
         }
 
     def build_starter(self, steps: int) -> None:

@@ -28,6 +28,12 @@ def manager(project):
 
 
 @pytest.fixture
+def signed_in(client, annotator):
+    client.force_login(annotator)
+    return client
+
+
+@pytest.fixture
 def nudges(monkeypatch):
     """The projects whose stock was asked to be filled, instead of a broker."""
     sent: list[int] = []

@@ -25,8 +25,8 @@ from annotation.errors import ImportRefused, ImportState
 from annotation.files import parts
 from annotation.models import ImportFault, ImportJob, PreferencePair, Prompt
 from annotation.tasks import run_import, tend_imports
-from tests.annotation.test_races import together
 from tests.factories import make_project, make_user
+from tests.threads import together
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 

@@ -1,7 +1,9 @@
 """A project with its people, and nobody who answers at the broker or at vLLM."""
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 
+from annotation import import_jobs
 from annotation.models import Role
 from annotation.nudging import forget_hints
 from tests.factories import make_project, make_user
@@ -48,3 +50,21 @@ def nudges(monkeypatch):
         "annotation.tasks.check_pairs.apply_async", lambda **options: None
     )
     return sent
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The jobs that workers were told of, instead of a broker."""
+    jobs: list[int] = []
+    monkeypatch.setattr("annotation.import_jobs._nudge", jobs.append)
+    monkeypatch.setattr("annotation.import_jobs.send", lambda *args, **options: None)
+    return jobs
+
+
+@pytest.fixture
+def receive(project, manager, sent):
+    def receive(data, name="file"):
+        data = data if isinstance(data, bytes) else data.encode()
+        return import_jobs.receive(project, manager, SimpleUploadedFile(name, data))
+
+    return receive

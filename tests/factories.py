@@ -163,6 +163,13 @@ def make_lease(*, comparison=None, annotator=None, project=None, **fields):
     return lease
 
 
+def expire(lease):
+    """As if its time had been over for a second."""
+    past = timezone.now() - timedelta(seconds=1)
+    Lease.objects.filter(pk=lease.pk).update(expires_at=past)
+    Slot.objects.filter(lease=lease).update(expires_at=past)
+
+
 def make_judgment(*, lease=None, verdict="first", **fields):
     """A standing judgment and its filled slot; decides nothing."""
     if lease is None:

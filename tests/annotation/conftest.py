@@ -4,9 +4,10 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from annotation import import_jobs
+from annotation.leasing import take_lease
 from annotation.models import Role
 from annotation.nudging import forget_hints
-from tests.factories import make_project, make_user
+from tests.factories import make_comparison, make_project, make_user
 
 
 @pytest.fixture
@@ -27,6 +28,12 @@ def other_annotator(project):
 @pytest.fixture
 def manager(project):
     return make_user("mallory", project=project, role=Role.MANAGER)
+
+
+@pytest.fixture
+def lease(project, annotator):
+    make_comparison(project=project)
+    return take_lease(project, annotator)
 
 
 @pytest.fixture

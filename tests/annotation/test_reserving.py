@@ -17,8 +17,8 @@ from annotation.overview import waiting_for
 from annotation.reserving import SPARE, reserve
 from annotation.stock import withdraw_open, withdraw_stock
 from tests.annotation.pages import HTMX, html, without_chance
-from tests.annotation.test_leasing import expire
 from tests.factories import (
+    expire,
     make_comparison,
     make_completion,
     make_gold,

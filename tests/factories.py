@@ -234,6 +234,19 @@ def make_unchecked(prompt, chosen, rejected, **chosen_fields):
     return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
 
 
+def make_imported(prompt, chosen="", rejected="", **fields):
+    """An accepted pair of two such answers that came from a file."""
+    fields.setdefault("state", PreferencePair.State.ACCEPTED)
+    return PreferencePair.objects.create(
+        project=prompt.project,
+        prompt=prompt,
+        kind="imported",
+        chosen=make_completion(chosen, prompt=prompt, source="imported"),
+        rejected=make_completion(rejected, prompt=prompt, source="imported"),
+        **fields,
+    )
+
+
 def make_gold(*, project=None, a=None, b=None, expected="winner", **fields):
     """A gold item of two fresh answers, of which `a` is the better one."""
     prompt = fields.pop("prompt", None) or (

@@ -12,7 +12,7 @@ from annotation.models import Decision, Judgment, PreferencePair
 from tests.annotation.exported import body, rows
 from tests.factories import (
     make_comparison,
-    make_completion,
+    make_imported,
     make_judgment,
     make_pair,
     make_prompt,
@@ -78,14 +78,7 @@ def judged_by(project, *verdicts):
 def test_pairs_are_narrowed_by_agreement_annotator_and_date(project):
     alone, _ = judged_by(project, "first")
     split, (one, two, _three) = judged_by(project, "first", "first", "second")
-    imported = PreferencePair.objects.create(
-        project=project,
-        prompt=alone.prompt,
-        kind="imported",
-        chosen=make_completion(prompt=alone.prompt, source="imported"),
-        rejected=make_completion(prompt=alone.prompt, source="imported"),
-        state="accepted",
-    )
+    imported = make_imported(alone.prompt)
     Judgment.objects.filter(pk=one.pk).update(undone_at="2026-01-01T00:00Z")
     # Of split's standing judgments one of two is for what won.
     assert ids(project) == {alone.pk, split.pk, imported.pk}

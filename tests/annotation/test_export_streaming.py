@@ -10,10 +10,10 @@ from django.test.utils import CaptureQueriesContext
 from annotation import batches, downloads, export_filters, exporting
 from annotation.batches import paged
 from annotation.export_filters import wanted
-from annotation.models import Completion, Judgment, PreferencePair
+from annotation.models import Completion, Judgment
 from tests.annotation.exported import rows
 from tests.factories import (
-    make_completion,
+    make_imported,
     make_judgment,
     make_pair,
     make_project,
@@ -63,15 +63,7 @@ def test_pairs_are_exported_by_keys_while_statistics_are_wrong():
     project = make_project()
     prompt = make_prompt(project=project)
     for _ in range(20):
-        sides = [make_completion(prompt=prompt, source="imported") for _ in range(2)]
-        chosen, rejected = sides
-        PreferencePair.objects.create(
-            project=project,
-            prompt=prompt,
-            kind="imported",
-            chosen=chosen,
-            rejected=rejected,
-        )
+        make_imported(prompt, state="unchecked")
     pairs = export_filters.pairs(project, wanted({"which": "all"}))
     with CaptureQueriesContext(connection) as asked:
         assert len(list(exporting.jsonl(pairs))) == 20

@@ -26,6 +26,17 @@ def other_annotator(project):
 
 
 @pytest.fixture
+def reviewer(project):
+    return make_user("rita", project=project, role=Role.REVIEWER)
+
+
+@pytest.fixture
+def rita(reviewer):
+    """The reviewer, where others review beside her."""
+    return reviewer
+
+
+@pytest.fixture
 def manager(project):
     return make_user("mallory", project=project, role=Role.MANAGER)
 

@@ -10,6 +10,7 @@ from annotation import project_settings, queries
 from annotation.models import Judgment, Role
 from annotation.settings_form import SettingsForm
 from annotation.views.pairs import filtered
+from tests.annotation.pages import html
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -22,10 +23,6 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.both_databases
-
-
-def html(response) -> str:
-    return response.content.decode()
 
 
 # --- Prompts -----------------------------------------------------------------------------

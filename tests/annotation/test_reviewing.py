@@ -35,11 +35,6 @@ OTHER = "It depends: pressure falls with height and the boiling point with it."
 SHORT = "Too short."
 
 
-@pytest.fixture
-def rita(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
-
-
 def checked(project, chosen=GOOD, rejected=OTHER):
     prompt = make_prompt(project=project)
     pair = make_unchecked(prompt, chosen, rejected)

@@ -163,6 +163,19 @@ def make_lease(*, comparison=None, annotator=None, project=None, **fields):
     return lease
 
 
+def make_flag(project, annotator=None, kind="unsafe", reason="", **fields):
+    """A lease that ended with a flag; without a project, of one of its own."""
+    fields.setdefault("ended_at", timezone.now())
+    return make_lease(
+        project=project,
+        annotator=annotator,
+        outcome="skipped",
+        flag=kind,
+        skip_reason=reason,
+        **fields,
+    )
+
+
 def expire(lease):
     """As if its time had been over for a second."""
     past = timezone.now() - timedelta(seconds=1)

@@ -163,6 +163,26 @@ def make_lease(*, comparison=None, annotator=None, project=None, **fields):
     return lease
 
 
+def make_flag(project, annotator=None, kind="unsafe", reason="", **fields):
+    """A lease that ended with a flag; without a project, of one of its own."""
+    fields.setdefault("ended_at", timezone.now())
+    return make_lease(
+        project=project,
+        annotator=annotator,
+        outcome="skipped",
+        flag=kind,
+        skip_reason=reason,
+        **fields,
+    )
+
+
+def expire(lease):
+    """As if its time had been over for a second."""
+    past = timezone.now() - timedelta(seconds=1)
+    Lease.objects.filter(pk=lease.pk).update(expires_at=past)
+    Slot.objects.filter(lease=lease).update(expires_at=past)
+
+
 def make_judgment(*, lease=None, verdict="first", **fields):
     """A standing judgment and its filled slot; decides nothing."""
     if lease is None:
@@ -225,6 +245,19 @@ def make_unchecked(prompt, chosen, rejected, **chosen_fields):
     b = make_completion(rejected, prompt=prompt)
     lease = make_lease(comparison=make_comparison(a=a, b=b))
     return make_pair(judgment=make_judgment(lease=lease), state="unchecked")
+
+
+def make_imported(prompt, chosen="", rejected="", **fields):
+    """An accepted pair of two such answers that came from a file."""
+    fields.setdefault("state", PreferencePair.State.ACCEPTED)
+    return PreferencePair.objects.create(
+        project=prompt.project,
+        prompt=prompt,
+        kind="imported",
+        chosen=make_completion(chosen, prompt=prompt, source="imported"),
+        rejected=make_completion(rejected, prompt=prompt, source="imported"),
+        **fields,
+    )
 
 
 def make_gold(*, project=None, a=None, b=None, expected="winner", **fields):

@@ -12,11 +12,11 @@ from django.conf import settings
 from django.contrib import admin
 from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
-from django.utils import timezone
 
 from annotation.models import ImportJob
 from tests.factories import (
     make_comparison,
+    make_flag,
     make_gold,
     make_judgment,
     make_lease,
@@ -193,13 +193,7 @@ def world(db, tmp_path):
     gold = make_gold(project=project)
     judgment = make_judgment(project=project, annotator=users["annotator"])
     lease = make_lease(project=project, annotator=users["annotator"])
-    flagged = make_lease(
-        project=project,
-        annotator=users["reviewer"],
-        outcome="skipped",
-        flag="broken",
-        ended_at=timezone.now(),
-    )
+    flagged = make_flag(project, users["reviewer"], "broken")
     training_round = TrainingRound.objects.create(
         project=project, number=1, start=project.base, reference="base", data="all"
     )

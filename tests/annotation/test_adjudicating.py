@@ -54,11 +54,6 @@ def project():
 
 
 @pytest.fixture
-def rita(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
-
-
-@pytest.fixture
 def ruth(project):
     return make_user("ruth", project=project, role=Role.REVIEWER)
 

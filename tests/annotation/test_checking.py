@@ -29,6 +29,7 @@ from inference.errors import InferenceError
 from tests.factories import (
     make_comparison,
     make_completion,
+    make_imported,
     make_judgment,
     make_lease,
     make_pair,
@@ -238,14 +239,7 @@ def test_only_accepted_standing_pairs_off_held_out_prompts_train(project):
     make_pair()
     for purpose in ("gold", "repeat", "head_to_head"):
         make_pair(comparison=make_comparison(project=project, purpose=purpose))
-    imported = PreferencePair.objects.create(
-        project=project,
-        prompt=sound.prompt,
-        kind="imported",
-        state="accepted",
-        chosen=make_completion(prompt=sound.prompt, source="imported"),
-        rejected=make_completion(prompt=sound.prompt, source="imported"),
-    )
+    imported = make_imported(sound.prompt)
 
     assert set(sound_pairs(project)) == {sound, imported}
     assert set(held_out_pairs(project)) == {held}

@@ -11,21 +11,15 @@ from annotation.judging import submit_judgment, undo
 from annotation.leasing import end_lapsed, skip, take_lease
 from annotation.models import Comparison, Lease, Role, Slot
 from annotation.tasks import fill_stocks
-from tests.factories import make_comparison, make_judgment, make_lease, make_user
+from tests.factories import (
+    make_comparison,
+    make_flag,
+    make_judgment,
+    make_lease,
+    make_user,
+)
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
-
-
-def flag(project, annotator, kind="unsafe", reason="", **fields):
-    return make_lease(
-        project=project,
-        annotator=annotator,
-        outcome="skipped",
-        flag=kind,
-        skip_reason=reason,
-        ended_at=timezone.now(),
-        **fields,
-    )
 
 
 @pytest.fixture
@@ -35,8 +29,8 @@ def url(client, project):
 
 
 def test_reviewers_find_flags_newest_first_and_by_kind(client, project, annotator, url):
-    flag(project, annotator, "unsafe", "it insults people")
-    flag(project, annotator, "language")
+    make_flag(project, annotator, "unsafe", "it insults people")
+    make_flag(project, annotator, "language")
     make_lease(project=project, annotator=annotator, outcome="skipped")
     response = client.get(url)
     assert [lease.flag for lease in response.context["leases"]] == [
@@ -49,7 +43,7 @@ def test_reviewers_find_flags_newest_first_and_by_kind(client, project, annotato
 
 
 def test_flags_of_other_projects_are_not_shown(client, project, annotator, url):
-    flag(None, annotator)
+    make_flag(None, annotator)
     assert not client.get(url).context["leases"]
 
 
@@ -59,11 +53,11 @@ def test_queries_of_the_page_do_not_grow_with_the_flags(
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
-    flag(project, annotator)
+    make_flag(project, annotator)
     with CaptureQueriesContext(connection) as one:
         client.get(url)
     for _number in range(5):
-        flag(project, annotator)
+        make_flag(project, annotator)
     with django_assert_num_queries(len(one)):
         client.get(url)
 

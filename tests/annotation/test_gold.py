@@ -24,11 +24,6 @@ from tests.factories import (
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
 
-@pytest.fixture
-def reviewer(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
-
-
 def imported(project, author, *lines):
     return gold.import_gold(project, author, BytesIO("\n".join(lines).encode()))
 

@@ -11,21 +11,6 @@ pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
 
 @pytest.fixture
-def annotator(project):
-    return make_user("alice", project=project)
-
-
-@pytest.fixture
-def manager(project):
-    return make_user("mary", project=project, role=Role.MANAGER)
-
-
-@pytest.fixture
-def reviewer(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
-
-
-@pytest.fixture
 def pairs(project, annotator):
     """Alice's usual 20 s twenty-four times, and one pair that took her 1 s: far below a
     third of her median. Bob takes 1 s always, which is his pace; one pair is his."""

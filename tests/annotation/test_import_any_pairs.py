@@ -15,7 +15,7 @@ from annotation.files.lines import Unpacked
 from annotation.files.writing import written
 from annotation.importing import MAX_PAIR_LINE
 from annotation.queries import standing_pairs
-from tests.annotation.test_import_pairs import (
+from tests.annotation.pair_rows import (
     CALL,
     RESULT,
     SYSTEM,

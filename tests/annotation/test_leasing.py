@@ -11,6 +11,7 @@ from annotation.errors import InvalidJudgment, Refused
 from annotation.leasing import lease_for, shows_a_first, skip, take_lease
 from annotation.models import Comparison, Lease, Slot
 from tests.factories import (
+    expire,
     make_comparison,
     make_judgment,
     make_lease,
@@ -19,12 +20,6 @@ from tests.factories import (
 )
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
-
-
-def expire(lease):
-    past = timezone.now() - timedelta(seconds=1)
-    Lease.objects.filter(pk=lease.pk).update(expires_at=past)
-    Slot.objects.filter(lease=lease).update(expires_at=past)
 
 
 def test_the_oldest_waiting_comparison_is_given_first(project, annotator):

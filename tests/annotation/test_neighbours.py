@@ -49,11 +49,6 @@ def settle():
 
 
 @pytest.fixture
-def rita(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
-
-
-@pytest.fixture
 def near_on(project):
     project.settings = {"rules": {"near_duplicate": {"on": True}}}
     project.save()

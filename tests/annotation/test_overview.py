@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from annotation import annotators, overview
-from annotation.models import Decision, Judgment, PreferencePair, Role
+from annotation.models import Decision, Judgment, PreferencePair
 from annotation.standing import last_full_hour
 from tests.factories import (
     make_comparison,
@@ -26,11 +26,6 @@ from tests.factories import (
 from training.models import RoundPair, TrainingRound
 
 pytestmark = pytest.mark.both_databases
-
-
-@pytest.fixture
-def reviewer(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotation import project_settings, queries
-from annotation.models import Judgment, PreferencePair, Role
+from annotation.models import Judgment, Role
 from annotation.settings_form import SettingsForm
 from annotation.views.pairs import filtered
+from tests.annotation.pages import html
 from tests.factories import (
     make_comparison,
     make_completion,
+    make_imported,
     make_judgment,
     make_lease,
     make_pair,
@@ -21,10 +23,6 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.both_databases
-
-
-def html(response) -> str:
-    return response.content.decode()
 
 
 # --- Prompts -----------------------------------------------------------------------------
@@ -130,14 +128,7 @@ def test_the_export_streams_the_sound_pairs_alone(
 ):
     pair = make_pair(project=project)
     make_pair(project=project, state="rejected")
-    PreferencePair.objects.create(
-        project=project,
-        prompt=make_prompt(project=project, is_held_out=True),
-        chosen=pair.chosen,
-        rejected=pair.rejected,
-        kind="imported",
-        state="accepted",
-    )
+    make_imported(make_prompt(project=project, is_held_out=True))
     url = reverse("export_pairs", args=[project.slug])
     response = client.get(url, {"format": format})
     lines = b"".join(response.streaming_content).decode().splitlines()

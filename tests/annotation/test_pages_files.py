@@ -11,15 +11,12 @@ from django.urls import reverse
 
 from annotation import import_jobs, queries
 from annotation.models import ImportJob, PreferencePair, Role
+from tests.annotation.pages import html
 from tests.factories import make_judgment, make_pair, make_project, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
 PAIR = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
-
-
-def html(response):
-    return response.content.decode()
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from django.urls import reverse
 from annotation.models import Project, Role
 from inference.errors import InferenceError
 from inference.models import Replica
+from tests.annotation.pages import html
 from tests.factories import (
     make_base,
     make_comparison,
@@ -19,10 +20,6 @@ from tests.factories import (
 from training.models import TrainingRound
 
 pytestmark = pytest.mark.both_databases
-
-
-def html(response) -> str:
-    return response.content.decode()
 
 
 # --- Home ---------------------------------------------------------------------------

@@ -6,20 +6,15 @@ from django.urls import reverse
 from annotation.adjudicating import shown_to
 from annotation.deciding import decide
 from annotation.models import Decision, ReviewClaim, Role
+from tests.annotation.pages import HTMX, html
 from tests.factories import make_comparison, make_judgment, make_project, make_user
 
 pytestmark = pytest.mark.django_db
-HTMX = {"HTTP_HX_REQUEST": "true"}
 
 
 @pytest.fixture
 def project():
     return make_project(settings={"stock": 0, "quota": 2}, guidelines="Be **kind**.")
-
-
-@pytest.fixture
-def rita(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
 
 
 @pytest.fixture
@@ -39,10 +34,6 @@ def split(project, **fields):
 
 def address(project, name="review", *ids):
     return reverse(name, args=[project.slug, *ids])
-
-
-def html(response):
-    return response.content.decode()
 
 
 def test_it_shows_prompt_answers_and_what_annotators_said_without_names(
@@ -127,7 +118,7 @@ def test_settling_brings_the_next_in_the_same_request(signed_in, project, rita):
             "note": "Both say six\r\nminutes. ",
             "category": "edge_case",
         },
-        **HTMX,
+        headers=HTMX,
     )
     assert response.status_code == 200
     assert response.context["desk"].comparison == two
@@ -138,7 +129,7 @@ def test_settling_brings_the_next_in_the_same_request(signed_in, project, rita):
     assert decision.category == "edge_case"
 
     response = signed_in.post(
-        address(project, "settle", two.pk), {"verdict": "undecidable"}, **HTMX
+        address(project, "settle", two.pk), {"verdict": "undecidable"}, headers=HTMX
     )
     assert "Nothing waits for a reviewer" in html(response)
     assert "Decided: Left out" in html(response)
@@ -160,9 +151,9 @@ def test_undo_brings_it_back_with_what_was_typed(signed_in, project):
     signed_in.post(
         address(project, "settle", one.pk),
         {"verdict": "tie", "note": "my words", "category": "subjective"},
-        **HTMX,
+        headers=HTMX,
     )
-    response = signed_in.post(address(project, "undo_settled", one.pk), **HTMX)
+    response = signed_in.post(address(project, "undo_settled", one.pk), headers=HTMX)
     assert response.context["desk"].comparison == one
     text = html(response)
     assert "Undone" in text and "my words" in text
@@ -178,12 +169,14 @@ def test_coming_too_late_says_so_and_keeps_what_was_typed(signed_in, project):
     response = signed_in.post(
         address(project, "settle", comparison.pk),
         {"verdict": "first", "note": "an hour of work"},
-        **HTMX,
+        headers=HTMX,
     )
     assert response.status_code == 409
     assert "Another reviewer has decided this pair." in html(response)
     assert "an hour of work" in html(response)
-    response = signed_in.post(address(project, "undo_settled", comparison.pk), **HTMX)
+    response = signed_in.post(
+        address(project, "undo_settled", comparison.pk), headers=HTMX
+    )
     assert response.status_code == 403
 
 
@@ -195,7 +188,7 @@ def test_what_makes_no_decision_is_422_with_the_pair_still_there(
 ):
     comparison = split(project)
     response = signed_in.post(
-        address(project, "settle", comparison.pk), sent | {"note": "kept"}, **HTMX
+        address(project, "settle", comparison.pk), sent | {"note": "kept"}, headers=HTMX
     )
     assert response.status_code == 422
     assert response.context["desk"].comparison == comparison

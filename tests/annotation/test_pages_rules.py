@@ -8,6 +8,7 @@ from annotation.checking import check_waiting
 from annotation.models import PreferencePair, Role
 from annotation.reviewing import let_through, repair
 from annotation.settings_form import RulesForm
+from tests.annotation.pages import HTMX, html
 from tests.factories import (
     make_pair,
     make_project,
@@ -20,11 +21,6 @@ pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
 GOOD = "Water boils at a hundred degrees at sea level, lower on a mountain."
 OTHER = "It depends: pressure falls with height and the boiling point with it."
-HTMX = {"HTTP_HX_REQUEST": "true"}
-
-
-def html(response) -> str:
-    return response.content.decode()
 
 
 def checked(project, chosen=GOOD, rejected=OTHER, question=""):
@@ -114,7 +110,9 @@ def test_a_wrong_rule_is_422_named_at_its_field_and_nothing_is_saved(
         response = client.post(url, filled_in(project, **{field: value}))
         assert response.status_code == 422
         assert list(response.context["form"].errors) == [field.replace("__", ".")]
-    response = client.post(preview_url, filled_in(project, **{field: value}), **HTMX)
+    response = client.post(
+        preview_url, filled_in(project, **{field: value}), headers=HTMX
+    )
     assert response.status_code == 422
     assert "need another look" in html(response) and "<html" not in html(response)
     project.refresh_from_db()
@@ -125,9 +123,9 @@ def test_a_number_out_of_its_range_is_told_the_range_written_out(
     client, project, preview_url
 ):
     data = filled_in(project, rules__max_length__max_tokens="9999999")
-    assert "from 1 to 1000000." in html(client.post(preview_url, data, **HTMX))
+    assert "from 1 to 1000000." in html(client.post(preview_url, data, headers=HTMX))
     data = filled_in(project, rules__similarity__max_ratio="2")
-    assert "from 0 to 1." in html(client.post(preview_url, data, **HTMX))
+    assert "from 0 to 1." in html(client.post(preview_url, data, headers=HTMX))
 
 
 def test_the_preview_says_what_it_cannot_know(client, project, preview_url):
@@ -135,19 +133,19 @@ def test_the_preview_says_what_it_cannot_know(client, project, preview_url):
     pair.verdicts.filter(rule="max_length").update(
         result="could_not_check", reason="the tokens could not be counted"
     )
-    plain = html(client.post(preview_url, filled_in(project), **HTMX))
+    plain = html(client.post(preview_url, filled_in(project), headers=HTMX))
     assert "The tokens of 1 pair are not counted yet" in plain
     assert "Of what is known now" in plain and "Near duplicates are" not in plain
     data = filled_in(project, rules__near_duplicate__on="on")
     assert "Near duplicates are foretold" in html(
-        client.post(preview_url, data, **HTMX)
+        client.post(preview_url, data, headers=HTMX)
     )
 
 
 def test_the_preview_names_the_pairs_that_would_be_lost(client, project, preview_url):
     pair = checked(project, question="Why does water boil early?")
     data = filled_in(project, rules__chosen_width__min_columns="100")
-    part = html(client.post(preview_url, data, **HTMX))
+    part = html(client.post(preview_url, data, headers=HTMX))
     assert part.lstrip().startswith('<section id="preview"')
     whole = html(client.post(preview_url, data))
     for text in (part, whole):
@@ -181,7 +179,7 @@ def test_queries_of_the_rules_page_do_not_grow(
         data = filled_in(project, rules__chosen_width__min_columns="100")
         with django_assert_max_num_queries(25) as counted:
             client.get(rules_url)
-            client.post(preview_url, data, **HTMX)
+            client.post(preview_url, data, headers=HTMX)
         return len(counted)
 
     checked(project), checked(project, "Short.")

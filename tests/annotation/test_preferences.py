@@ -20,12 +20,6 @@ def filled_in(**changes):
     return data | {"beat": "120", "break_minutes": "50", "text_size": ""} | changes
 
 
-@pytest.fixture
-def signed_in(client, annotator):
-    client.force_login(annotator)
-    return client
-
-
 def test_no_two_acts_share_a_key_by_default():
     assert keys.clashes(keys.defaults()) == {}
     assert all(keys.is_key(key) for key in keys.defaults().values())

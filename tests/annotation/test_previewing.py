@@ -14,7 +14,7 @@ from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.reviewing import let_through
 from tests.factories import (
-    make_completion,
+    make_imported,
     make_project,
     make_prompt,
     make_unchecked,
@@ -154,14 +154,7 @@ def test_pairs_whose_tokens_are_not_counted_yet_are_said(project, monkeypatch):
     update_project(project, settings={"rules": {"max_length": {"on": False}}})
     prompt = make_prompt(project=project)
     for text in ("x" * 60, "y" * 60, "z" * 60):
-        answers = [
-            make_completion(text, prompt=prompt, source="imported")
-            for text in (text, OTHER)
-        ]
-        PreferencePair.objects.create(
-            **{"project": project, "prompt": prompt, "kind": "imported"},
-            **{"chosen": answers[0], "rejected": answers[1]},
-        )
+        make_imported(prompt, text, OTHER, state="unchecked")
     settle()
     counted = project.pairs.first()
     counted.verdicts.create(rule="max_length", result="pass", measured=5)

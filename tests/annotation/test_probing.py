@@ -47,11 +47,6 @@ def project(db):
     return make_project(settings=ALWAYS_GOLD)
 
 
-def set_settings(project, **settings):
-    project.settings = {"stock": 0, **settings}
-    project.save()
-
-
 def long_ago(*judgments):
     for judgment in judgments:
         Judgment.objects.filter(pk=judgment.pk).update(

@@ -1,147 +1,15 @@
-"""Models' markdown as HTML that can do nothing but be read."""
+"""Models' markdown shown as it is meant: code, formulas, links, scripts, colours."""
 
 import hashlib
 import re
-import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.rendering import (
-    RENDERER_VERSION,
-    highlighting,
-    markdown,
-    render_markdown,
-)
-from annotation.rendering.formulas import MAX_FORMULA
-
-PAYLOADS = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "![track](https://evil.example/x.png)",
-    "![x](javascript:alert(1))",
-    "[click](javascript:alert(1))",
-    "[click](data:text/html;base64,PHNjcmlwdD4=)",
-    "[click](//evil.example)",
-    "[click](/projects/demo/)",
-    "<a href='javascript:alert(1)'>x</a>",
-    "<style>*{display:none}</style>",
-    "<form action=/><button hx-post=/leases/>A is better</button></form>",
-    "<div hx-get='/x' hx-trigger='load'>",
-    "<svg/onload=alert(1)>",
-    "`<script>`\n\n```html\n<script>alert(1)</script>\n```",
-    '```"><img src=x onerror=alert(1)>\nx\n```',
-    '[x](https://a.example "onmouseover=alert(1)")',
-    "<https://a.example/\"onclick='alert(1)>",
-    "| a |\n|:-:|\n| <b onclick=alert(1)>x |",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    r"$\text{<script>alert(1)</script>}$",
-    r"$\text{</mtext></math><img src=x onerror=alert(1)>}$",
-    r"$\href{javascript:alert(1)}{x}$ $\url{javascript:x}$",
-    r"$\style{position:fixed}{x} \class{verdict}{x} \cssId{pair}{x}$",
-    r"$\color{red;background:url(//evil.example)}{x}$",
-    r"$\includegraphics{https://evil.example/x.png}$",
-    r"$$\def\a{\a\a}\a \newcommand{\b}{\b}\b \let\c\d$$",
-    r"$$\begin{align}\label{\"onclick=alert(1)}x\ref{x}\tag{<b>}\end{align}$$",
-    r"$<annotation-xml encoding='text/html'><p onclick=alert(1)>$",
-    r"\(\mspace{-900em}\rule{900em}{900em}\hspace{-900em}\raisebox{900em}{x}\kern-900em\)",
-    r"$\text{<style>*{display:none}</style><mglyph><svg>}$",
-    "- [ ] <input onfocus=alert(1) autofocus>",
-    "x[^1]\n\n[^1]: <script>alert(1)</script>",
-    '[^"onclick=alert(1)]\n\n[^"onclick=alert(1)]: x',
-]
-PARTS = [
-    *PAYLOADS,
-    *("`", "*", "> ", "- ", "\n", "\n\n", "[", "](", ")", "<", "\0", "|", "$", "$$"),
-    *(r"\(", r"\)", r"\[", r"\]", r"\begin{align}", r"\end{align}", r"\frac{", "}"),
-    *("```html\n", "\n```\n", "مرحبا", "中文。", "**", "[^1]", "\\"),
-]
-
-
-class Tags(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.found = []
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def parsed(html):
-    tags = Tags()
-    tags.feed(html)
-    return tags
-
-
-def check(html):
-    for tag, attributes in parsed(html).found:
-        assert tag in markdown.TAGS, tag
-        allowed = markdown.ATTRIBUTES.get(tag, set())
-        assert set(attributes) - {"class"} <= allowed, (tag, attributes)
-        names = set((attributes.get("class") or "").split())
-        assert names <= markdown.CLASSES.get(tag, set()), (tag, attributes)
-        if tag == "a":
-            assert re.match(r"(https?|mailto):", attributes.get("href", "https:"))
-            assert attributes["rel"] == "nofollow noopener noreferrer"
-        assert "900em" not in attributes.values()
-
-
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_nothing_that_acts_or_fetches_gets_through(payload):
-    check(render_markdown(payload))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(PARTS) | st.text(max_size=8), max_size=10).map("".join))
-def test_no_mixture_of_it_does_either(text):
-    check(render_markdown(text))
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            [*(rf"\{name} " for name in ("frac", "sqrt", "left(", "right)", "over"))]
-            + [*(rf"\{name}{{" for name in ("text", "mathbf", "overset", "boxed"))]
-            + [
-                *(
-                    "{",
-                    "}",
-                    "^",
-                    "_",
-                    "&",
-                    r"\\",
-                    "'",
-                    "x",
-                    "2",
-                    "<",
-                    '"',
-                    "#1",
-                    "%",
-                    "中",
-                )
-            ]
-            + [
-                r"\begin{cases}",
-                r"\end{cases}",
-                r"\hspace{99em}",
-                r"\limits",
-                r"\tag{1}",
-            ]
-        ),
-        max_size=30,
-    ).map("".join),
-    st.sampled_from(["${}$", "$${}$$", r"\({}\)", "$$\n{}\n$$"]),
-)
-def test_no_formula_is_an_error_or_more_than_mathml(latex, delimiters):
-    check(render_markdown(delimiters.replace("{}", latex)))
+from annotation.rendering import RENDERER_VERSION, highlighting, render_markdown
+from tests.annotation.rendered import parsed
 
 
 def test_markdown_is_shown_as_it_is_meant():
@@ -256,14 +124,6 @@ def test_a_numbered_formula_keeps_the_number_its_writer_gave():
     assert "(7)" in parsed(render_markdown(r"$$x = 1 \tag{7}$$")).text
 
 
-def test_the_longest_formulas_end_no_process():
-    """math-core recurses natively: the bound holds for the hungriest of its tokens."""
-    for token in ("{", "^", "_", r"\sqrt ", r"\frac", r"\left(", "x^{", r"\bf{"):
-        latex = (token * MAX_FORMULA)[: MAX_FORMULA - 2]
-        check(render_markdown(f"$${latex}$$"))
-        check(render_markdown(f"\\[\n{latex}\n\\]"))
-
-
 # --- Pictures, links, lists, notes ---------------------------------------------------------
 def test_a_picture_is_a_link_so_that_no_stranger_learns_who_reads():
     html = render_markdown("![a cat](https://a.example/cat.png)")
@@ -363,83 +223,6 @@ def test_east_asian_blocks_say_their_language():
 )
 def test_emphasis_works_beside_east_asian_marks(text, bold):
     assert f"<strong>{bold}</strong>" in render_markdown(text)
-
-
-# --- Bounds -------------------------------------------------------------------------------
-def test_text_without_end_or_without_sense_is_shown_plain():
-    """What takes markdown-it time that grows with the square isn't given to it."""
-    for endless in ("[" * 20_000, "![" * 10_000, "x" * 100_001):
-        assert render_markdown(endless).startswith("<pre")
-        check(render_markdown(endless))
-    check(render_markdown("<b>" * 20_000))
-    check(render_markdown("**a " * 2000))
-
-
-@pytest.mark.parametrize("depth", [10, 38, 60, 5000])
-def test_what_is_nested_deep_is_shown_all_the_same(depth):
-    assert "deep" in render_markdown("> " * depth + "deep")
-    assert "deep" in render_markdown("- " * depth + "deep")
-
-
-GROWING = [
-    *(
-        "*a ",
-        "**a",
-        "_*",
-        "~~a ",
-        "`a",
-        "`` ` ",
-        "<a ",
-        "<!--",
-        "&amp;",
-        "\\",
-        "\\(",
-        "\\[",
-    ),
-    *("$", "$a ", "$$ ", "$a$ ", "\\[\n", "$$\n", "\\begin{align}\n", "- a\n", "> a\n"),
-    *(
-        "a\n",
-        "# a\n",
-        "```\n",
-        "|",
-        "|a|b|\n|-|-|\n",
-        "![](a)",
-        "<http://a>",
-        "مرحبا ",
-        "**“好”**的",
-    ),
-    *("```java\na\n```\n", "- a\n\n  \\[\n  \\[\n  x\n"),
-]
-
-
-@pytest.mark.parametrize("part", GROWING)
-def test_twice_the_text_is_about_twice_the_work(part):
-    """Counted in calls, Python's and those into C; the expressions of markdown-it and
-    of formulas look at most a formula's length ahead."""
-
-    def calls(length):
-        text, count = (part * length)[:length], 0
-
-        def tell(_frame, event, _argument):
-            nonlocal count
-            count += event in ("call", "c_call")
-
-        sys.setprofile(tell)
-        try:
-            render_markdown(text)
-        finally:
-            sys.setprofile(None)
-        return count
-
-    assert calls(8_000) < 2.6 * calls(4_000) + 5_000
-
-
-def test_a_text_of_full_length_comes_out_whole():
-    paragraph = "Some *text* with $x^2$, `code` and مرحبا and 中文。\n\n"
-    text = (paragraph * 3000)[: markdown.MAX_CHARS]
-    html = render_markdown(text)
-    assert not html.startswith("<pre")
-    assert html.count("<math>") == text.count("$x^2$")
 
 
 # --- Versions ------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from annotation.models import Comparison, Judgment, Lease, Probe, Slot
 from annotation.overview import waiting_for
 from annotation.reserving import SPARE, reserve
 from annotation.stock import withdraw_open, withdraw_stock
-from tests.annotation.test_leasing import expire
-from tests.annotation.test_pages_compare import HTMX, html, without_chance
+from tests.annotation.pages import HTMX, html, without_chance
 from tests.factories import (
+    expire,
     make_comparison,
     make_completion,
     make_gold,
@@ -374,12 +374,6 @@ def test_who_never_asks_pays_nothing_and_who_does_no_more(project, annotator):
 
 
 # --- The page -------------------------------------------------------------------------
-@pytest.fixture
-def signed_in(client, annotator):
-    client.force_login(annotator)
-    return client
-
-
 def ahead_url(project) -> str:
     return reverse("ahead", args=[project.slug])
 

@@ -20,6 +20,7 @@ from annotation.validation import RULES, RuleResult
 from tests.factories import (
     make_comparison,
     make_completion,
+    make_imported,
     make_judgment,
     make_pair,
     make_prompt,
@@ -32,11 +33,6 @@ pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 GOOD = "Water boils at a hundred degrees at sea level, lower on a mountain."
 OTHER = "It depends: pressure falls with height and the boiling point with it."
 SHORT = "Too short."
-
-
-@pytest.fixture
-def rita(project):
-    return make_user("rita", project=project, role=Role.REVIEWER)
 
 
 def checked(project, chosen=GOOD, rejected=OTHER):
@@ -357,13 +353,7 @@ def test_undoing_the_judgment_ends_the_repaired_pair_too(project, rita):
 
 def test_an_imported_pair_is_repaired_as_an_imported_one(project, rita):
     prompt = make_prompt(project=project)
-    old = PreferencePair.objects.create(
-        project=project,
-        prompt=prompt,
-        kind="imported",
-        chosen=make_completion(SHORT, prompt=prompt, source="imported"),
-        rejected=make_completion(OTHER, prompt=prompt, source="imported"),
-    )
+    old = make_imported(prompt, SHORT, OTHER, state="unchecked")
     made = repair(old, rita, chosen=GOOD, rejected=OTHER)
     check_waiting()
     assert list(sound_pairs(project)) == [made]

@@ -11,6 +11,7 @@ from annotation.words import flag_words
 from tests.factories import (
     make_comparison,
     make_completion,
+    make_imported,
     make_judgment,
     make_lease,
     make_pair,
@@ -91,19 +92,7 @@ def test_an_undone_judgment_and_a_tie_sway_nothing(project, annotator, judged):
 
 
 def test_an_imported_pair_counts_though_nobody_judged_it(project):
-    prompt = make_prompt("How long?", project=project)
-    chosen, rejected = (
-        make_completion(text, prompt=prompt, source="imported", policy=None)
-        for text in (LONG, SHORT)
-    )
-    PreferencePair.objects.create(
-        project=project,
-        prompt=prompt,
-        kind="imported",
-        chosen=chosen,
-        rejected=rejected,
-        state="accepted",
-    )
+    make_imported(make_prompt("How long?", project=project), LONG, SHORT)
     found = of_pairs(sound_pairs(project))
     assert counts(found, "first", "longer") == [(0, 0), (1, 1)]
     assert bias(project) is None

@@ -5,6 +5,7 @@ from annotation.checking import check_pair
 from annotation.models import Comparison, LetThrough, PreferencePair
 from tests.api.helpers import V1, assert_problem
 from tests.factories import (
+    make_flag,
     make_lease,
     make_pair,
     make_prompt,
@@ -143,22 +144,10 @@ def test_a_pair_needs_the_same_queries_whatever_was_said_of_it(
 
 
 # --- Flags -----------------------------------------------------------------------------
-def flag(project, alice, kind="unsafe", reason="", **fields):
-    return make_lease(
-        project=project,
-        annotator=alice.user,
-        outcome="skipped",
-        flag=kind,
-        skip_reason=reason,
-        ended_at=timezone.now(),
-        **fields,
-    )
-
-
 def test_flags_are_listed_and_such_a_pair_is_withdrawn_once(rita, alice, project):
-    lease = flag(project, alice, "unsafe", "it insults people")
-    flag(project, alice, "language")
-    flag(None, alice)
+    lease = make_flag(project, alice.user, "unsafe", "it insults people")
+    make_flag(project, alice.user, "language")
+    make_flag(None, alice.user)
     answer = rita.get(FLAGS).json()
     assert [row["flag"] for row in answer["results"]] == ["language", "unsafe"]
     (row,) = rita.get(f"{FLAGS}?flag=unsafe").json()["results"]
@@ -176,7 +165,7 @@ def test_flags_are_listed_and_such_a_pair_is_withdrawn_once(rita, alice, project
 
 def test_what_nobody_flagged_is_not_withdrawn_here(rita, alice, project):
     held = make_lease(project=project, annotator=alice.user)
-    elsewhere = flag(None, alice)
+    elsewhere = make_flag(None, alice.user)
     for lease in (held, elsewhere):
         assert_problem(rita.post(f"{FLAGS}/{lease.key}/withdraw"), 404)
     assert_problem(alice.get(FLAGS), 403)
@@ -185,10 +174,10 @@ def test_what_nobody_flagged_is_not_withdrawn_here(rita, alice, project):
 def test_the_list_of_flags_needs_the_same_queries_for_one_and_for_many(
     rita, alice, project, django_assert_num_queries, django_assert_max_num_queries
 ):
-    flag(project, alice)
+    make_flag(project, alice.user)
     with django_assert_max_num_queries(5) as counted:
         rita.get(FLAGS)
     for _ in range(5):
-        flag(project, alice)
+        make_flag(project, alice.user)
     with django_assert_num_queries(len(counted)):
         rita.get(FLAGS)

@@ -8,7 +8,6 @@ from django.core.management import call_command
 from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections
-from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from knox.models import AuthToken
 from schemathesis.checks import not_a_server_error
@@ -22,6 +21,7 @@ from annotation.deciding import decide
 from tests.factories import (
     make_base,
     make_comparison,
+    make_flag,
     make_gold,
     make_judgment,
     make_lease,
@@ -87,9 +87,7 @@ def world(db, monkeypatch):
         make_judgment(comparison=split, verdict=verdict)
     decide(split)
     lease = make_lease(project=project, annotator=manager)
-    flagged = make_lease(
-        project=project, outcome="skipped", flag="other", ended_at=timezone.now()
-    )
+    flagged = make_flag(project, kind="other")
     rejected = make_pair(project=project, state="rejected")
     rejected.verdicts.create(rule="similarity", result="reject", measured=0.95)
     policy = make_policy(project=project, rejected_reason="for the test")

@@ -25,11 +25,11 @@ from tests.bench.figures import Budget, Figure, load
 from tests.bench.options import Options
 from tests.bench.processes import (
     background,
-    free_port,
     run_shown,
     run_to_end,
     running,
 )
+from tests.processes import free_port
 
 CROWDS = (8, 50)
 """Annotators at once."""

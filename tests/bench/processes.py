@@ -6,7 +6,6 @@ child begins at the size of whoever started it.
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -82,12 +81,6 @@ def background(
                 raise BenchError(f"{command[0]} did not start:\n{tail(log)}")
             time.sleep(0.05)
         yield
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from tests.factories import (
     judge_gold,
     make_comparison,
     make_completion,
+    make_flag,
     make_gold,
     make_judgment,
-    make_lease,
     make_pair,
     make_project,
     make_prompt,
@@ -92,12 +92,10 @@ def manager(transactional_db):
     make_pair(comparison=make_comparison(a=seen[0], b=seen[1]))
     make_judgment(project=project, annotator=user, verdict="tie", comment="both fine")
     make_judgment(project=project, annotator=user, undone_at="2026-01-01T00:00Z")
-    make_lease(
-        project=project,
-        annotator=user,
-        outcome="skipped",
-        flag="unsafe",
-        skip_reason="https://example.org/words-without-any-space-for-the-phone" * 3,
+    make_flag(
+        project,
+        user,
+        reason="https://example.org/words-without-any-space-for-the-phone" * 3,
         ended_at="2026-01-01T00:00Z",
     )
     rejected = make_pair(pk=1001, project=project, annotator=user, state="rejected")

@@ -3,12 +3,16 @@
 import time
 
 import pytest
-from django.utils import timezone
 from playwright.sync_api import expect
 
 from annotation import projects
 from annotation.models import Project, Role
-from tests.factories import make_comparison, make_lease, make_project, make_user
+from tests.factories import (
+    make_comparison,
+    make_flag,
+    make_project,
+    make_user,
+)
 
 
 @pytest.fixture
@@ -82,13 +86,7 @@ def test_removing_a_member_asks_first_also_by_keyboard(browse, manager):
 
 def test_withdrawing_a_flagged_pair_asks_first_also_without_javascript(browse, manager):
     comparison = make_comparison(project=Project.objects.get())
-    lease = make_lease(
-        comparison=comparison,
-        annotator=manager,
-        outcome="skipped",
-        flag="unsafe",
-        ended_at=timezone.now(),
-    )
+    lease = make_flag(comparison.project, manager, comparison=comparison)
     page = browse(manager, "/projects/kitchen/flagged/", javascript=False)
     withdraw = page.get_by_role("button", name="Withdraw the pair", exact=True)
     expect(withdraw).to_be_hidden()

@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from annotation.models import Role
 from annotation.rendering import markdown, render_markdown
-from tests.annotation.test_rendering import PAYLOADS
+from tests.annotation.rendered import PAYLOADS
 from tests.browser.conftest import NARROW, WIDE, wait_until
 from tests.browser.test_every_page import violations
 from tests.factories import (

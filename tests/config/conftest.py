@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import is_alive
+
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "config"
 PATIENCE = 30
@@ -25,15 +27,6 @@ def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
         assert time.monotonic() < until, f"waited {PATIENCE} s in vain: {what}"
         time.sleep(0.02)
     return answer
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def parent_of(pid: int) -> int:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.config.conftest import Running, is_alive, parent_of, wait_for
+from tests.config.conftest import Running, parent_of, wait_for
+from tests.processes import is_alive
 
 
 def test_a_killed_part_starts_again_and_the_terminal_says_so(running: Running):

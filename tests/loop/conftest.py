@@ -8,7 +8,8 @@ from functools import cache
 import pytest
 from playwright.sync_api import Page
 
-from tests.loop.stack import Stack, free_port, is_alive
+from tests.loop.stack import Stack
+from tests.processes import free_port, is_alive
 from training.client import Client
 
 STARTER_STEPS = 60

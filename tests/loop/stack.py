@@ -8,7 +8,6 @@ model. What a test needs of its inside it asks through the API, the browser or
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,12 +31,6 @@ IMPATIENT = {"ROUND_HEARTBEAT_LIMIT": "8", "ROUND_NUDGE_AFTER": "4"}
 """A dead worker is noticed sooner than a person would want to wait in a test."""
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 def wait_for(what: str, probe: Callable[[], T], seconds: float) -> T:
     """The first true answer of `probe`; AssertionError naming `what` after `seconds`."""
     until = time.monotonic() + seconds
@@ -45,14 +38,6 @@ def wait_for(what: str, probe: Callable[[], T], seconds: float) -> T:
         assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
         time.sleep(0.25)
     return answer
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @dataclass

@@ -20,7 +20,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import wait_until
-from tests.loop.stack import Stack, is_alive, wait_for
+from tests.loop.stack import Stack, wait_for
+from tests.processes import is_alive
 from training.client import Client, Lease, Round
 
 pytestmark = pytest.mark.loop

@@ -15,8 +15,8 @@ from annotation.deciding import decide
 from tests.factories import (
     make_comparison,
     make_completion,
+    make_flag,
     make_judgment,
-    make_lease,
     make_pair,
     make_policy,
     make_project,
@@ -136,14 +136,7 @@ def kitchen(base):
             comment="没说时间",
         )
     decide(split)
-    make_lease(
-        comparison=comparison(project, 11),
-        annotator=manager,
-        outcome="skipped",
-        flag="unsafe",
-        skip_reason="会伤人",
-        ended_at=timezone.now(),
-    )
+    make_flag(project, manager, reason="会伤人", comparison=comparison(project, 11))
     unsound = make_pair(
         comparison=comparison(project, 9, "短。"), annotator=manager, state="unchecked"
     )

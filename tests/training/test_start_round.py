@@ -4,12 +4,11 @@ import errno
 import hashlib
 import json
 import os
-import threading
 import time
 from itertools import pairwise
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from annotation.errors import SettingsError
@@ -23,6 +22,7 @@ from tests.factories import (
     make_policy,
     make_prompt,
 )
+from tests.threads import together
 from tests.training.conftest import make_pairs
 from training import recipes, runfolder
 from training.errors import RoundRefused
@@ -152,24 +152,10 @@ def test_a_second_round_is_refused_while_one_runs(project, manager):
 @pytest.mark.django_db(transaction=True)
 def test_of_many_starts_at_once_one_wins_and_the_others_are_told(project, manager):
     make_pairs(project, 4)
-    ready = threading.Barrier(5)
-    outcomes = []
-
-    def press_the_button():
-        ready.wait()
-        try:
-            outcomes.append(start_round(project, manager).state)
-        except RoundRefused as refusal:
-            outcomes.append(refusal.status)
-        finally:
-            connections.close_all()
-
-    threads = [threading.Thread(target=press_the_button) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(map(str, outcomes)) == ["409"] * 4 + ["queued"]
+    outcomes = together(*[lambda: start_round(project, manager)] * 5)
+    (started,) = [one for one in outcomes if isinstance(one, TrainingRound)]
+    refused = [one.status for one in outcomes if isinstance(one, RoundRefused)]
+    assert (started.state, refused) == ("queued", [409] * 4), outcomes
     assert TrainingRound.objects.count() == 1
     assert RoundPair.objects.count() == 4
 

@@ -1,0 +1,145 @@
+"""Which pairs an export holds: filters, wrong parameters, the pairs of a round."""
+
+from datetime import UTC, datetime
+
+import pytest
+from django.utils import timezone
+
+from annotation import downloads, export_filters
+from annotation.errors import ExportRefused
+from annotation.export_filters import wanted
+from annotation.models import Decision, Judgment, PreferencePair
+from tests.annotation.exported import body, rows
+from tests.factories import (
+    make_comparison,
+    make_imported,
+    make_judgment,
+    make_pair,
+    make_prompt,
+)
+from training.models import RoundPair, TrainingRound
+from training.queries import pairs_of
+
+pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
+
+
+def ids(project, **params):
+    found = export_filters.pairs(project, wanted(params))
+    return set(found.values_list("pk", flat=True))
+
+
+def test_pairs_are_narrowed_by_state_kind_and_verdict_of_a_rule(project):
+    sound, rejected = (
+        make_pair(project=project),
+        make_pair(project=project, state="rejected"),
+    )
+    unsure = make_pair(project=project)
+    waiting = make_pair(project=project, state="unchecked")
+    prompt = make_prompt(project=project, is_held_out=True)
+    held_out = make_pair(comparison=make_comparison(prompt=prompt))
+    make_pair(project=project, superseded_at="2026-01-01T00:00Z")
+    make_pair()
+    rejected.verdicts.create(rule="similarity", result="reject")
+    rejected.verdicts.create(rule="cut_off", result="pass")
+    unsure.verdicts.create(rule="max_length", result="could_not_check")
+    everything = {p.pk for p in (sound, rejected, unsure, waiting, held_out)}
+
+    assert ids(project) == {sound.pk, unsure.pk}
+    assert ids(project, which="held_out") == {held_out.pk}
+    assert ids(project, which="accepted") == {sound.pk, unsure.pk, held_out.pk}
+    assert ids(project, which="unchecked") == {waiting.pk}
+    assert ids(project, which="all") == everything
+    assert ids(project, which="all", rule="similarity") == {rejected.pk}
+    assert ids(project, which="all", rule="cut_off") == set()
+    assert ids(project, which="all", rule="cut_off", verdict="pass") == {rejected.pk}
+    assert ids(project, verdict="could_not_check") == {unsure.pk}
+    assert ids(project, which="all", kind="edited") == set()
+    assert ids(project, kind="judged") == {sound.pk, unsure.pk}
+
+
+def judged_by(project, *verdicts):
+    """A decided pair for a, judged by one person after the other."""
+    comparison = make_comparison(project=project, quota=len(verdicts))
+    judgments = [make_judgment(comparison=comparison, verdict=v) for v in verdicts]
+    decision = Decision.objects.create(
+        comparison=comparison, outcome="winner", winner=comparison.a
+    )
+    pair = PreferencePair.objects.create(
+        project=project,
+        prompt=comparison.prompt,
+        decision=decision,
+        chosen=comparison.a,
+        rejected=comparison.b,
+        state="accepted",
+    )
+    return pair, judgments
+
+
+def test_pairs_are_narrowed_by_agreement_annotator_and_date(project):
+    alone, _ = judged_by(project, "first")
+    split, (one, two, _three) = judged_by(project, "first", "first", "second")
+    imported = make_imported(alone.prompt)
+    Judgment.objects.filter(pk=one.pk).update(undone_at="2026-01-01T00:00Z")
+    # Of split's standing judgments one of two is for what won.
+    assert ids(project) == {alone.pk, split.pk, imported.pk}
+    assert ids(project, agreement="0") == {alone.pk, split.pk}
+    assert ids(project, agreement="0.5") == {alone.pk, split.pk}
+    assert ids(project, agreement="0.51") == {alone.pk}
+    assert ids(project, agreement="1") == {alone.pk}
+    assert ids(project, annotator=two.annotator.username) == {split.pk}
+    assert ids(project, annotator=one.annotator.username) == set()
+    assert ids(project, annotator="nobody") == set()
+    PreferencePair.objects.filter(pk=alone.pk).update(
+        created_at=datetime(2026, 5, 4, 23, 59, tzinfo=UTC)
+    )
+    assert ids(project, until="2026-05-04") == {alone.pk}
+    assert ids(project, until="2026-05-03") == set()
+    assert ids(project, since="2026-05-05") == {split.pk, imported.pk}
+    assert ids(project, since="2026-05-04T23:59:00Z", until="2026-05-05") == {alone.pk}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("which", "frozen"),
+        ("kind", "made up"),
+        ("rule", "taste"),
+        ("verdict", "maybe"),
+        ("agreement", "high"),
+        ("agreement", "1.5"),
+        ("agreement", "nan"),
+        ("since", "yesterday"),
+        ("since", "2026-13-01"),
+        ("until", "9999-12-31"),
+        ("format", "docx"),
+        ("annotator", "a\0b"),
+        ("annotator", "\ud800"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_its_name(project, name, value):
+    with pytest.raises(ExportRefused) as refused:
+        downloads.pairs(project, {name: value})
+    assert (refused.value.field, refused.value.status) == (name, 422)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00:00"])
+def test_a_day_that_no_database_holds_is_refused(project, settings, text):
+    """Midnight of the first day in Shanghai is in the year before the first in UTC."""
+    assert downloads.pairs(project, {"since": text})
+    settings.TIME_ZONE = "Asia/Shanghai"
+    with timezone.override("Asia/Shanghai"), pytest.raises(ExportRefused):
+        downloads.pairs(project, {"since": text})
+
+
+def test_the_pairs_of_a_round_come_through_the_same_filters(project):
+    taken, other = make_pair(project=project), make_pair(project=project)
+    training_round = TrainingRound.objects.create(
+        project=project, number=1, start=project.base, reference="base", data="all"
+    )
+    RoundPair.objects.create(training_round=training_round, pair=taken)
+    within = pairs_of(training_round.pk)
+    for format in downloads.PAIR_FORMATS:
+        assert body(downloads.pairs(project, {"format": format}, within))
+    (row,) = rows(downloads.pairs(project, {}, within))
+    assert row["id"] == str(taken.pk) != str(other.pk)
+    assert rows(downloads.pairs(project, {"kind": "edited"}, within)) == []

@@ -25,8 +25,9 @@ from tests.bench.figures import Budget, Figure
 from tests.bench.judge_page import figures_of_the_page
 from tests.bench.judging import NONE, differences
 from tests.bench.options import Options
-from tests.bench.processes import BenchError, free_port, run_to_end
+from tests.bench.processes import BenchError, run_to_end
 from tests.loop.stack import Stack, wait_for
+from tests.processes import free_port
 from training.client import Client, ProblemError, Round
 
 ANNOTATORS = 8

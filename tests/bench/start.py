@@ -18,8 +18,9 @@ import httpx
 
 from tests.bench.figures import ROOT, Budget, Figure, load
 from tests.bench.options import Options
-from tests.bench.processes import BenchError, free_port, tail
+from tests.bench.processes import BenchError, tail
 from tests.loop.stack import NOT_FOR_THE_STACK
+from tests.processes import free_port
 
 LONGEST = 1800.0
 BUDGETS = {"first": Budget("value", "≤", 360), "again": Budget("value", "≤", 60)}

@@ -219,6 +219,7 @@ def other_base(project: Project) -> Policy | None:
 def ready_for(user) -> QuerySet[Comparison]:
     """Open comparisons with room that the user has neither judged nor skipped, and the
     one on their own desk or reserved for it, whatever it is: a probe of theirs, maybe.
+    A probe that an undo took off the desk may never come again, so it isn't ready.
     """
     now = timezone.now()
     room = Q(state="open") | Q(state="leased", expires_at__lte=now)
@@ -226,7 +227,7 @@ def ready_for(user) -> QuerySet[Comparison]:
     mine = Lease.objects.filter(comparison=here, annotator=user)
     on_desk = _any(mine.filter(outcome__in=Lease.HELD))
     return Comparison.objects.filter(
-        OFFERED | Q(probe__annotator=user) | on_desk,
+        OFFERED | on_desk,
         # Apart, not as a join from slots to leases: PostgreSQL would read all leases.
         _any(Slot.objects.filter(room, comparison=here)) | on_desk,
         ~Exists(

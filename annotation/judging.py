@@ -350,10 +350,7 @@ def _undo(judgment: Judgment) -> uuid.UUID:
     reopen(comparison)
     for lease in held:
         other = rows[lease.comparison_id]
-        leasing.free(lease.pk, other)
-        leasing.end(lease.pk, Lease.Outcome.EXPIRED, now)
-        if other.state == Comparison.State.WITHDRAWN:
-            decide_locked(other)
+        leasing.give_back(lease.pk, other, Lease.Outcome.EXPIRED)
     minutes = project_settings.of(judgment.project).lease_minutes
     key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
     freed = Slot.objects.filter(

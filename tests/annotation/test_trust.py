@@ -295,6 +295,19 @@ def test_the_person_is_told_of_the_last_full_hour_only(project, annotator):
     assert not trust.is_told(project, make_user(project=project))
 
 
+def test_how_often_one_hurried_is_told_of_the_last_full_hour_too(project, annotator):
+    """Twenty-four judgments of 20 s and one of 1 s an hour ago, and one of 1 s now."""
+    for seconds in [20.0] * 24 + [1.0]:
+        make_judgment(project=project, annotator=annotator, seconds=seconds)
+    Judgment.objects.update(created_at=timezone.now() - timedelta(hours=1))
+    make_judgment(project=project, annotator=annotator, seconds=1.0)
+
+    told = trust.told_to(project, annotator).too_fast
+    assert (told.count, told.of) == (1, 25)
+    known = trust.checks(project)["alice"].too_fast  # what managers read
+    assert (known.count, known.of) == (2, 26)
+
+
 def test_the_figures_cost_the_same_queries_for_many_people(
     project, django_assert_num_queries
 ):

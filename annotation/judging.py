@@ -31,7 +31,6 @@ from annotation.deciding import (
 )
 from annotation.errors import (
     AlreadyUndone,
-    Frozen,
     InvalidJudgment,
     OtherBody,
     Settled,
@@ -47,20 +46,6 @@ from annotation.models import (
     Slot,
 )
 from annotation.stock import nudge
-
-__all__ = [
-    "AlreadyUndone",
-    "Frozen",
-    "InvalidJudgment",
-    "OtherBody",
-    "Submitted",
-    "TooLate",
-    "criteria_seen",
-    "judge_and_take",
-    "judgment_for",
-    "submit_judgment",
-    "undo",
-]
 
 
 @dataclass(frozen=True)

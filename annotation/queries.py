@@ -21,10 +21,8 @@ from django.db.models import (
     Value,
     When,
 )
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation.leasing import free_slots
 from annotation.models import (
     Comparison,
     Decision,
@@ -34,7 +32,6 @@ from annotation.models import (
     PreferencePair,
     Project,
     RuleVerdict,
-    Slot,
 )
 from annotation.models.pairs import FROZEN
 from annotation.standing import standing
@@ -93,17 +90,6 @@ def alike_decisions(project: Project) -> QuerySet[Decision]:
 def labelled_answers(project: Project) -> QuerySet[LabelledAnswer]:
     """Those that were imported without a partner, of what may train."""
     return LabelledAnswer.objects.filter(project=project, prompt__is_held_out=False)
-
-
-def waiting(project: Project) -> int:
-    """Comparisons that somebody could be given now."""
-    free = Slot.objects.filter(free_slots(timezone.now()), comparison=OuterRef("pk"))
-    return Comparison.objects.filter(
-        Exists(free),
-        project=project,
-        state=Comparison.State.OPEN,
-        purpose__in=Comparison.OFFERED,
-    ).count()
 
 
 def my_history(project: Project, user) -> QuerySet[Judgment]:

@@ -344,7 +344,7 @@ def test_submitting_costs_one_query_more_with_a_floor_and_none_without(annotator
 def test_probes_are_left_out_of_whatever_speaks_of_training(project, annotator):
     """Gold and repeats, decided and with an open slot: nothing counts them but what
     counts a person's work."""
-    assert fresh(project) == queries.waiting(project) == 0
+    assert fresh(project) == 0
     source = make_judgment(project=project, annotator=annotator, undone_at=None)
     before = (
         queries.funnel(project),
@@ -372,6 +372,6 @@ def test_probes_are_left_out_of_whatever_speaks_of_training(project, annotator):
         list(export(project, "kto")),
     )
     assert sways.bias(project) == bias
-    assert fresh(project) == queries.waiting(project) == 0
+    assert fresh(project) == 0
     assert not queries.standing_pairs(project)
     assert not queries.alike_decisions(project)

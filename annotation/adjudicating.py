@@ -215,8 +215,8 @@ def _finding(comparison: Comparison, reviewer, verdict: str) -> Finding:
 def undo(project: Project, comparison_id: int, user, *, is_manager: bool) -> Decision:
     """Take a reviewer's decision back: the judgments count again, as if never settled.
 
-    What was taken back is returned. Raises Http404, NotYours (somebody else's, and the user is no manager), AlreadyUndone
-    and Frozen (409).
+    What was taken back is returned. Raises Http404, NotYours (somebody else's, and the
+    user is no manager), AlreadyUndone and Frozen (409).
     """
     with transaction.atomic():
         comparison = _locked_of(project, comparison_id)

@@ -72,16 +72,16 @@ def locked_with_slot(lease: Lease) -> tuple[Comparison, int | None]:
     return _COMPARISON.row(row[1:]), row[0]
 
 
-_COUNT = """
-UPDATE annotation_comparison SET judged = (SELECT COUNT(*) FROM annotation_judgment j
-    WHERE j.comparison_id = annotation_comparison.id AND j.undone_at IS NULL)
-WHERE id = %s"""
-
-
 def locked_all(comparison_ids: Collection[int]) -> dict[int, Comparison]:
     """`locked` for several, {id: row}: in order, so that two never wait for each other."""
     rows = Comparison.objects.select_for_update(no_key=True, of=("self",))
     return {row.pk: row for row in rows.filter(pk__in=comparison_ids).order_by("pk")}
+
+
+_COUNT = """
+UPDATE annotation_comparison SET judged = (SELECT COUNT(*) FROM annotation_judgment j
+    WHERE j.comparison_id = annotation_comparison.id AND j.undone_at IS NULL)
+WHERE id = %s"""
 
 
 def count_judgments(comparison_id: int) -> None:

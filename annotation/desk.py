@@ -17,7 +17,7 @@ from annotation import project_settings, queries
 from annotation.leasing import prompt_shown
 from annotation.models import Judgment, Lease, Project
 from annotation.overview import midnight
-from annotation.pages import completion_html, message_turns
+from annotation.pages import completion_html, prompt_parts
 from annotation.retelling import retold
 from annotation.words import verdict_words
 from inference.queries import readiness, stopped_on_purpose
@@ -90,16 +90,11 @@ def lay_out(
     }
     if lease is None:
         return Desk(lease=None, **shared)
-    turns = message_turns(prompt_shown(lease))
-    systems = [turn["html"] for turn in turns if turn["role"] == "system"]
-    turns = [turn for turn in turns if turn["role"] != "system"]
     return Desk(
         lease=lease,
         first=completion_html(lease.first),
         second=completion_html(lease.second),
-        system=SafeString("".join(systems)),
-        earlier=turns[:-1],
-        question=turns[-1] if turns else None,
+        **prompt_parts(prompt_shown(lease)),
         **shared,
     )
 

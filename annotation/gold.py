@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation import texts
+from annotation.deciding import locked_all
 from annotation.errors import BadExplanation, GoldRefused
 from annotation.files import tables
 from annotation.files.faults import BadRow, Messages
@@ -34,6 +35,7 @@ from annotation.models import (
     Prompt,
 )
 from annotation.rendering import render_markdown
+from annotation.stock import withdraw_open
 
 MAX_EXPLANATION = 2000
 MAX_ANSWER = 100_000
@@ -112,15 +114,23 @@ def from_judgment(judgment: Judgment, author: Any, explanation: str = "") -> Gol
 
 
 def retire(gold: GoldItem, by: Any, *, was_wrong: bool = False) -> GoldItem:
-    """Hand it out no more. `was_wrong`: judgments on it count for nobody any longer.
+    """Hand it out no more; who has it on their desk may finish. `was_wrong`: judgments on
+    it count for nobody any longer.
 
     A second time changes nothing but this: what was retired may still be called wrong.
     """
-    GoldItem.objects.filter(pk=gold.pk, retired_at=None).update(
-        retired_at=timezone.now(), retired_by=by, was_wrong=was_wrong
-    )
-    if was_wrong:
-        GoldItem.objects.filter(pk=gold.pk, was_wrong=False).update(was_wrong=True)
+    with transaction.atomic():
+        GoldItem.objects.filter(pk=gold.pk, retired_at=None).update(
+            retired_at=timezone.now(), retired_by=by, was_wrong=was_wrong
+        )
+        if was_wrong:
+            GoldItem.objects.filter(pk=gold.pk, was_wrong=False).update(was_wrong=True)
+        # One that an undo put off, or that is reserved ahead, would still come.
+        probes = Comparison.objects.filter(probe__gold=gold.pk)
+        unjudged = probes.filter(state=Comparison.State.OPEN)
+        for comparison in locked_all(unjudged.values_list("pk", flat=True)).values():
+            if comparison.state == Comparison.State.OPEN:
+                withdraw_open(comparison)
     gold.refresh_from_db(fields=["retired_at", "retired_by", "was_wrong"])
     return gold
 

@@ -8,11 +8,13 @@ how often it happened to somebody, in trust.py.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from statistics import median
 from typing import Any
 
 from annotation import pace
 from annotation.models import Decision, Judgment, PreferencePair, Project, Role
+from annotation.standing import standing
 
 PACE_SAMPLE = 2000
 """Of the project's latest judgments, from which everybody's pace is taken."""
@@ -29,10 +31,11 @@ class Hurried:
     """Seconds that this person usually takes for answers of this length."""
 
 
-def paces(project: Project) -> dict[str, list[float]]:
-    """{username: paces of their judgments among the project's latest}; one query."""
+def paces(project: Project, at: datetime | None = None) -> dict[str, list[float]]:
+    """{username: paces of their judgments among the project's latest}; one query.
+    With `at`, as it was then."""
     rows = (
-        Judgment.objects.filter(project=project, undone_at=None)
+        Judgment.objects.filter(standing(at), project=project)
         .order_by("-created_at")
         .values_list(
             "annotator__username",

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from django.utils.translation import gettext_lazy, gettext_noop
 
 from annotation import importing, storing
 from annotation.batches import in_batches
+from annotation.clocks import not_lately
 from annotation.dataset_folder import holds_no_new_pair, holds_no_prompt
 from annotation.errors import ImportRefused, ImportState
 from annotation.files import messages as chats
@@ -285,7 +286,7 @@ def remove_file(job: ImportJob) -> None:
 def run(job_id: int) -> None:
     """Claim the job if it waits (or its worker is silent), and bring it to an end."""
     now = timezone.now()
-    claimed = ImportJob.objects.filter(_is_free(now), pk=job_id).update(
+    claimed = ImportJob.objects.filter(_is_free(), pk=job_id).update(
         state=State.RUNNING,
         epoch=F("epoch") + 1,
         attempts=F("attempts") + 1,
@@ -328,12 +329,9 @@ def run(job_id: int) -> None:
         send(check_pairs, expires=10)
 
 
-def _is_free(now: datetime) -> Q:
-    """Of jobs that wait, or whose worker is silent. A heartbeat of the future is
-    nobody's: the clock was set back since, and a worker that lives beats by the new one.
-    """
-    silent = Q(heartbeat_at__lt=now - SILENT_AFTER)
-    silent |= Q(heartbeat_at__gt=now + SILENT_AFTER)
+def _is_free() -> Q:
+    """Of jobs that wait, or whose worker is silent."""
+    silent = not_lately("heartbeat_at", SILENT_AFTER)
     return Q(state=State.QUEUED) | Q(silent, state=State.RUNNING)
 
 
@@ -409,7 +407,7 @@ def _keep_faults(job: ImportJob, batch: list[importing.Item]) -> None:
 def tend() -> None:
     """For the beat: go on with what waits or fell silent; remove what was left."""
     now = timezone.now()
-    for pk in ImportJob.objects.filter(_is_free(now)).values_list("pk", flat=True):
+    for pk in ImportJob.objects.filter(_is_free()).values_list("pk", flat=True):
         _nudge(pk)
     left = ImportJob.objects.filter(
         # One that is done, too: its worker may have died before it removed the file.

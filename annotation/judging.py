@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Q
+from django.db.models import Case, Q, When
 from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -31,7 +31,6 @@ from annotation.deciding import (
 )
 from annotation.errors import (
     AlreadyUndone,
-    Frozen,
     InvalidJudgment,
     OtherBody,
     Settled,
@@ -47,20 +46,6 @@ from annotation.models import (
     Slot,
 )
 from annotation.stock import nudge
-
-__all__ = [
-    "AlreadyUndone",
-    "Frozen",
-    "InvalidJudgment",
-    "OtherBody",
-    "Submitted",
-    "TooLate",
-    "criteria_seen",
-    "judge_and_take",
-    "judgment_for",
-    "submit_judgment",
-    "undo",
-]
 
 
 @dataclass(frozen=True)
@@ -264,14 +249,15 @@ def _other_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
         comparison=comparison, annotator=lease.annotator_id, undone_at=None
     ).exists():
         raise TooLate(_("You have judged this pair already."))
-    # A later lease of the same person on the same comparison counts as theirs, too.
-    free = leasing.free_slots(now) | Q(
-        state=Slot.State.LEASED, lease__annotator=lease.annotator_id
-    )
-    slots = Slot.objects.filter(free, comparison=comparison)
+    # A later lease of the same person on the same comparison counts as theirs, too, and
+    # gives way before all others: left to them, it could be judged no more.
+    own = Q(state=Slot.State.LEASED, lease__annotator=lease.annotator_id)
+    slots = Slot.objects.filter(
+        leasing.free_slots(now) | own, comparison=comparison
+    ).order_by(Case(When(own, then=0), default=1), "number")
     if connection.features.has_select_for_update_skip_locked:
         slots = slots.select_for_update(skip_locked=True, of=("self",))
-    for slot in slots.order_by("number"):
+    for slot in slots:
         unchanged = Slot.objects.filter(
             pk=slot.pk, state=slot.state, lease=slot.lease_id
         )
@@ -349,10 +335,7 @@ def _undo(judgment: Judgment) -> uuid.UUID:
     reopen(comparison)
     for lease in held:
         other = rows[lease.comparison_id]
-        leasing.free(lease.pk, other)
-        leasing.end(lease.pk, Lease.Outcome.EXPIRED, now)
-        if other.state == Comparison.State.WITHDRAWN:
-            decide_locked(other)
+        leasing.give_back(lease.pk, other, Lease.Outcome.EXPIRED)
     minutes = project_settings.of(judgment.project).lease_minutes
     key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
     freed = Slot.objects.filter(

@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import Http404
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _
 
 from annotation import probing, project_settings, sql, texts, waiting
-from annotation.deciding import decide, decide_locked, locked
+from annotation.deciding import decide_locked, locked
 from annotation.errors import InvalidJudgment, Refused
 from annotation.models import (
     Comparison,
@@ -255,17 +255,7 @@ def activate(
 
 def put_back(lease: Lease) -> None:
     """End a lease reserved ahead, and give its slot back."""
-    with transaction.atomic():
-        comparison = locked(lease.comparison_id)
-        # Behind the slot's lock it can't be on its way to the desk any more.
-        list(Slot.objects.select_for_update(no_key=True).filter(lease=lease.pk))
-        ahead = Lease.objects.filter(pk=lease.pk, outcome=Lease.Outcome.AHEAD)
-        if not ahead.exists():
-            return
-        free(lease.pk, comparison)
-        end(lease.pk, Lease.Outcome.EXPIRED, timezone.now())
-        if comparison.state == Comparison.State.WITHDRAWN:
-            decide(comparison)
+    _expire(lease.pk, lease.comparison_id, outcome=Lease.Outcome.AHEAD)
 
 
 def _bring(lease: Lease, annotator, own: ProjectSettings) -> uuid.UUID | None:
@@ -395,56 +385,61 @@ def make_lease(
     )
 
 
-def end(lease_id: uuid.UUID | str, outcome: str, now: datetime, **fields) -> int:
-    """Give a lease that is held its outcome; how many rows that changed (0 or 1)."""
-    return Lease.objects.filter(pk=lease_id, outcome__in=Lease.HELD).update(
+def end(lease_id: uuid.UUID | str, outcome: str, now: datetime, **fields) -> None:
+    """Give a lease that was neither judged nor skipped its outcome."""
+    unused = [*Lease.HELD, Lease.Outcome.EXPIRED]
+    Lease.objects.filter(pk=lease_id, outcome__in=unused).update(
         outcome=outcome, ended_at=now, **fields
     )
 
 
-def free(lease_id: uuid.UUID, comparison: Comparison) -> None:
-    """Give the lease's slot back; a withdrawn comparison's is withdrawn with it."""
+def give_back(
+    lease_id: uuid.UUID, comparison: Comparison, outcome: str, **fields
+) -> None:
+    """End a lease and open the slot that it may still have; of a comparison `locked` in
+    this transaction. A withdrawn one's slot is withdrawn with it, and what was judged
+    before then decides."""
     withdrawn = comparison.state == Comparison.State.WITHDRAWN
     Slot.objects.filter(lease=lease_id, state=Slot.State.LEASED).update(
         state=Slot.State.WITHDRAWN if withdrawn else Slot.State.OPEN,
         lease=None,
         expires_at=None,
     )
+    end(lease_id, outcome, timezone.now(), **fields)
+    if withdrawn:
+        decide_locked(comparison)
 
 
 def end_lapsed() -> int:
-    """End leases that ran out on withdrawn comparisons, ENDED_AT_ONCE of them at most;
+    """End leases that ran out on withdrawn comparisons, ENDED_AT_ONCE of a kind at most;
     how many. Their slots are withdrawn, and what was judged before decides.
 
     Elsewhere the next who takes the slot ends such a lease; a withdrawn comparison is
     offered to nobody. Repeating it changes nothing.
     """
-    now = timezone.now()
-    withdrawn = Comparison.objects.filter(
-        pk=OuterRef("comparison"), state=Comparison.State.WITHDRAWN
-    )
-    # From the active leases, which have an index: one for each person at work. Those
-    # reserved ahead ended with the withdrawal.
-    lapsed = Lease.objects.filter(
-        Exists(withdrawn), outcome=Lease.Outcome.ACTIVE, expires_at__lte=now
-    )
-    found = list(lapsed.values_list("pk", "comparison_id")[:ENDED_AT_ONCE])
-    return sum(_end_lapsed(*lease, now) for lease in found)
+    lapsed = {
+        "comparison__state": Comparison.State.WITHDRAWN,
+        "expires_at__lte": timezone.now(),
+    }
+    done = 0
+    # Each kind by the index that holds no other: one row for each person at work. Those
+    # reserved ahead end with the withdrawal, but for one reserved at that very moment.
+    for outcome in Lease.HELD:
+        found = Lease.objects.filter(outcome=outcome, **lapsed)
+        for lease in found.values_list("pk", "comparison_id")[:ENDED_AT_ONCE]:
+            done += _expire(*lease, outcome=outcome, **lapsed)
+    return done
 
 
-def _end_lapsed(lease_id: uuid.UUID, comparison_id: int, now: datetime) -> int:
+def _expire(lease_id: uuid.UUID, comparison_id: int, **still: Any) -> int:
+    """End a lease by its time and give its slot back; 0 where it is not `still` so."""
     with transaction.atomic():
         comparison = locked(comparison_id)
-        slot = Slot.objects.filter(
-            lease=lease_id, state=Slot.State.LEASED, expires_at__lte=now
-        )
-        # Judged, skipped, prolonged or taken back by an undo since we looked?
-        if comparison.state != Comparison.State.WITHDRAWN or not slot.update(
-            state=Slot.State.WITHDRAWN, lease=None, expires_at=None
-        ):
+        # Behind the slot's lock it can't be prolonged or on its way to the desk any more.
+        list(Slot.objects.select_for_update(no_key=True).filter(lease=lease_id))
+        if not Lease.objects.filter(pk=lease_id, **still).exists():
             return 0
-        end(lease_id, Lease.Outcome.EXPIRED, now)
-        decide_locked(comparison)
+        give_back(lease_id, comparison, Lease.Outcome.EXPIRED)
         return 1
 
 
@@ -468,24 +463,16 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
     problem = texts.problem(reason, MAX_REASON)
     if problem:
         raise InvalidJudgment("reason", _("The reason %(what)s.") % {"what": problem})
-    now = timezone.now()
     with transaction.atomic():
         comparison = locked(lease.comparison_id)
         probing.end_skipped(comparison)
-        free(lease.pk, comparison)
-        Lease.objects.filter(
-            pk=lease.pk, outcome__in=[*Lease.HELD, Lease.Outcome.EXPIRED]
-        ).update(
-            outcome=Lease.Outcome.SKIPPED, skip_reason=reason, flag=flag, ended_at=now
-        )
+        said = {"skip_reason": reason, "flag": flag}
+        give_back(lease.pk, comparison, Lease.Outcome.SKIPPED, **said)
         if flag:
-            late = {"flag": flag, "skip_reason": reason} if reason else {"flag": flag}
             Lease.objects.filter(
                 pk=lease.pk, outcome=Lease.Outcome.SKIPPED, flag=""
-            ).update(**late)
+            ).update(**{name: value for name, value in said.items() if value})
         lease.refresh_from_db(fields=["outcome", "skip_reason", "flag", "ended_at"])
         if lease.outcome == Lease.Outcome.JUDGED:
             raise Refused(_("You have judged this pair already. Undo that first."))
-        if comparison.state == Comparison.State.WITHDRAWN:
-            decide(comparison)
     nudge(lease.project)

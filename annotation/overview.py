@@ -17,6 +17,7 @@ from django.utils import timezone
 from annotation import queries
 from annotation.adjudicating import waiting
 from annotation.counting import Counted
+from annotation.leasing import free_slots
 from annotation.models import (
     Comparison,
     Decision,
@@ -219,16 +220,16 @@ def other_base(project: Project) -> Policy | None:
 def ready_for(user) -> QuerySet[Comparison]:
     """Open comparisons with room that the user has neither judged nor skipped, and the
     one on their own desk or reserved for it, whatever it is: a probe of theirs, maybe.
+    A probe that an undo took off the desk may never come again, so it isn't ready.
     """
-    now = timezone.now()
-    room = Q(state="open") | Q(state="leased", expires_at__lte=now)
     here = OuterRef("pk")
+    room = Slot.objects.filter(free_slots(timezone.now()), comparison=here)
     mine = Lease.objects.filter(comparison=here, annotator=user)
     on_desk = _any(mine.filter(outcome__in=Lease.HELD))
     return Comparison.objects.filter(
-        OFFERED | Q(probe__annotator=user) | on_desk,
+        OFFERED | on_desk,
         # Apart, not as a join from slots to leases: PostgreSQL would read all leases.
-        _any(Slot.objects.filter(room, comparison=here)) | on_desk,
+        _any(room) | on_desk,
         ~Exists(
             Judgment.objects.filter(comparison=here, annotator=user, undone_at=None)
         ),

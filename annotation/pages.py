@@ -60,6 +60,19 @@ def message_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def prompt_parts(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """A prompt as a desk shows it: `system`, all system messages as one text; `question`,
+    the last turn, None where there is none; `earlier`, the turns before it."""
+    turns = message_turns(messages)
+    systems = [turn["html"] for turn in turns if turn["role"] == "system"]
+    said = [turn for turn in turns if turn["role"] != "system"]
+    return {
+        "system": SafeString("".join(systems)),
+        "earlier": said[:-1],
+        "question": said[-1] if said else None,
+    }
+
+
 def _plain(message: dict[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):

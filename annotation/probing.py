@@ -96,13 +96,17 @@ def draw(
 
 
 def _gold(project: Project, annotator: Any, after: Any, pick: int) -> Slot | None:
-    """One they have never met: neither as gold, nor where it was first judged."""
+    """One they have never met: neither as gold, under a retired item with the same
+    answers either, nor where it was first judged."""
+    met = Probe.objects.filter(
+        gold__sha256=OuterRef("sha256"), project=project, annotator=annotator
+    )
     seen_before = Lease.objects.filter(
         annotator=annotator, comparison=OuterRef("source")
     )
     unseen = (
         GoldItem.objects.filter(
-            ~Exists(Probe.objects.filter(gold=OuterRef("pk"), annotator=annotator)),
+            ~Exists(met),
             ~Exists(seen_before),
             project=project,
             retired_at=None,

@@ -21,10 +21,8 @@ from django.db.models import (
     Value,
     When,
 )
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation.leasing import free_slots
 from annotation.models import (
     Comparison,
     Decision,
@@ -34,7 +32,6 @@ from annotation.models import (
     PreferencePair,
     Project,
     RuleVerdict,
-    Slot,
 )
 from annotation.models.pairs import FROZEN
 from annotation.standing import standing
@@ -93,17 +90,6 @@ def alike_decisions(project: Project) -> QuerySet[Decision]:
 def labelled_answers(project: Project) -> QuerySet[LabelledAnswer]:
     """Those that were imported without a partner, of what may train."""
     return LabelledAnswer.objects.filter(project=project, prompt__is_held_out=False)
-
-
-def waiting(project: Project) -> int:
-    """Comparisons that somebody could be given now."""
-    free = Slot.objects.filter(free_slots(timezone.now()), comparison=OuterRef("pk"))
-    return Comparison.objects.filter(
-        Exists(free),
-        project=project,
-        state=Comparison.State.OPEN,
-        purpose__in=Comparison.OFFERED,
-    ).count()
 
 
 def my_history(project: Project, user) -> QuerySet[Judgment]:
@@ -200,82 +186,30 @@ def funnel(project: Project) -> list[dict[str, Any]]:
     "accepted" has its number as `let_through`. What rounds have taken of it is
     training's to say: training.figures.funnel.
     """
-    judgments = Judgment.objects.filter(
-        project=project, undone_at=None, comparison__purpose=TRAIN
-    )
-    decisions = dict(
+    outcomes: dict[str, int] = dict(
         Decision.objects.filter(
             comparison__project=project, comparison__purpose=TRAIN, superseded_at=None
         )
         .values_list("outcome")
         .annotate(Count("pk"))
     )
-    decided = Decision.objects.filter(
-        comparison=OuterRef("comparison"), superseded_at=None
-    )
-    judged = judgments.aggregate(
-        all=Count("pk"),
-        undecided=Count("comparison", distinct=True, filter=~Exists(decided)),
-    )
-    pairs = standing_pairs(project).aggregate(
-        all=Count("pk"),
-        unchecked=Count("pk", filter=Q(state=PreferencePair.State.UNCHECKED)),
-        due=Count("pk", filter=Q(is_due=True)),
-        accepted=Count("pk", filter=Q(state=PreferencePair.State.ACCEPTED)),
-        sound=Count(
-            "pk",
-            filter=Q(state=PreferencePair.State.ACCEPTED, prompt__is_held_out=False),
-        ),
-        let_through=Count(
-            "pk",
-            filter=Q(state=PreferencePair.State.ACCEPTED)
-            & Q(
-                Exists(
-                    RuleVerdict.objects.filter(pair=OuterRef("pk"), is_let_through=True)
-                )
-            ),
-        ),
-    )
-    rejected_by = _first_rejections(project)
-    unsure = dict(
-        RuleVerdict.objects.filter(
-            pair__in=standing_pairs(project).order_by().values("pk"),
-            result=RuleVerdict.Result.COULD_NOT_CHECK,
-        )
-        .values_list("rule")
-        .annotate(Count("pk"))
-    )
-    none = {name: decisions.get(name, 0) for name in ("tie", "both_bad", "split")}
-    in_review = decisions.get("review", 0)
-    steps = [
-        step_of("judgments", _("Judgments"), judged["all"], {}),
-        step_of(
-            "decided",
-            _("Decided comparisons"),
-            sum(decisions.values()) - in_review,
-            {"undecided": judged["undecided"], "review": in_review},
-        ),
+    pairs = _pair_counts(project)
+    none = {name: outcomes.get(name, 0) for name in ("tie", "both_bad", "split")}
+    checked = pairs["all"] - pairs["unchecked"]
+    by_rules = _rule_steps(project, checked)
+    return [
+        *_judged_steps(project, outcomes),
         step_of("pairs", _("Pairs"), pairs["all"], none),
         step_of(
-            "checked",
-            _("Checked pairs"),
-            pairs["all"] - pairs["unchecked"],
-            {"unchecked": pairs["unchecked"]},
+            "checked", _("Checked pairs"), checked, {"unchecked": pairs["unchecked"]}
         )
         | {"due": pairs["due"]},
-    ]
-    left = pairs["all"] - pairs["unchecked"]
-    for rule in RULES:
-        lost = rejected_by.get(rule, 0)
-        left -= lost
-        step = step_of(rule, rule_label(rule), left, {rule: lost})
-        steps.append(step | {"could_not_check": unsure.get(rule, 0)})
-    steps += [
+        *by_rules,
         step_of(
             "accepted",
             _("Accepted pairs"),
             pairs["accepted"],
-            {"could_not_check": left - pairs["accepted"]},
+            {"could_not_check": by_rules[-1]["count"] - pairs["accepted"]},
         )
         | {"let_through": pairs["let_through"]},
         step_of(
@@ -285,6 +219,61 @@ def funnel(project: Project) -> list[dict[str, Any]]:
             {"held_out": pairs["accepted"] - pairs["sound"]},
         ),
     ]
+
+
+def _judged_steps(project: Project, outcomes: dict[str, int]) -> list[dict[str, Any]]:
+    """The funnel's judgments, and its comparisons of {outcome of a decision: how many}."""
+    decided = Decision.objects.filter(
+        comparison=OuterRef("comparison"), superseded_at=None
+    )
+    judged = Judgment.objects.filter(
+        project=project, undone_at=None, comparison__purpose=TRAIN
+    ).aggregate(
+        all=Count("pk"),
+        undecided=Count("comparison", distinct=True, filter=~Exists(decided)),
+    )
+    in_review = outcomes.get("review", 0)
+    return [
+        step_of("judgments", _("Judgments"), judged["all"], {}),
+        step_of(
+            "decided",
+            _("Decided comparisons"),
+            sum(outcomes.values()) - in_review,
+            {"undecided": judged["undecided"], "review": in_review},
+        ),
+    ]
+
+
+def _pair_counts(project: Project) -> dict[str, int]:
+    accepted = Q(state=PreferencePair.State.ACCEPTED)
+    let_through = RuleVerdict.objects.filter(pair=OuterRef("pk"), is_let_through=True)
+    return standing_pairs(project).aggregate(
+        all=Count("pk"),
+        unchecked=Count("pk", filter=Q(state=PreferencePair.State.UNCHECKED)),
+        due=Count("pk", filter=Q(is_due=True)),
+        accepted=Count("pk", filter=accepted),
+        sound=Count("pk", filter=accepted & Q(prompt__is_held_out=False)),
+        let_through=Count("pk", filter=accepted & Q(Exists(let_through))),
+    )
+
+
+def _rule_steps(project: Project, left: int) -> list[dict[str, Any]]:
+    """What each rule leaves of the `left` pairs that were checked, in the rules' order."""
+    rejected_by = _first_rejections(project)
+    unsure = dict(
+        RuleVerdict.objects.filter(
+            pair__in=standing_pairs(project).order_by().values("pk"),
+            result=COULD_NOT_CHECK,
+        )
+        .values_list("rule")
+        .annotate(Count("pk"))
+    )
+    steps = []
+    for rule in RULES:
+        lost = rejected_by.get(rule, 0)
+        left -= lost
+        step = step_of(rule, rule_label(rule), left, {rule: lost})
+        steps.append(step | {"could_not_check": unsure.get(rule, 0)})
     return steps
 
 

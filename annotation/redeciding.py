@@ -8,7 +8,14 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from annotation import project_settings
-from annotation.deciding import Method, Outcome, decide_locked, found_by, locked
+from annotation.deciding import (
+    Method,
+    Outcome,
+    decide_locked,
+    found_by,
+    locked,
+    standing_decision,
+)
 from annotation.errors import Frozen
 from annotation.models import (
     Comparison,
@@ -120,12 +127,8 @@ def _decided_anew(comparison_id: int) -> bool:
     """In a short transaction of its own, looked at again under the lock."""
     try:
         with transaction.atomic():
-            before = Decision.objects.filter(
-                comparison=comparison_id, superseded_at=None
-            ).values_list("pk", flat=True)
             comparison = locked(comparison_id)
-            was = before.first()
-            decision = decide_locked(comparison)
-            return decision is None or decision.pk != was
+            was = standing_decision(comparison)
+            return decide_locked(comparison) != was
     except Frozen:
         return False  # A round took it meanwhile.

@@ -111,7 +111,11 @@ LONGEST = 1000
 """Characters; a longer text is no sentence of ours."""
 
 FIELD = re.compile(r"%\((\w+)\)[-+0-9.]*[a-z]")
-Sentence = tuple[int, re.Pattern[str], str]
+PIECE = re.compile(rf"{FIELD.pattern}|%%")
+QUOTED = re.compile(r"“%\((\w+)\)")
+Sentence = tuple[int, re.Pattern[str], str, frozenset[str]]
+"""Letters beside the fields, what a text must match, the translation, and the fields that
+stand in quotes."""
 
 
 def retold(text: str) -> str:
@@ -122,9 +126,15 @@ def retold(text: str) -> str:
     exact = _catalog().get(text)
     if isinstance(exact, str):
         return exact
-    for _length, pattern, translation in _sentences(language):
+    for _length, pattern, translation, quoted in _sentences(language):
         if found := pattern.fullmatch(text):
-            return _filled(translation, found.groupdict())
+            # What is quoted is somebody else's: an answer that says “skip” says so in
+            # every language. The others may be sentences themselves.
+            values = {
+                name: value if name in quoted else retold(value)
+                for name, value in found.groupdict().items()
+            }
+            return _filled(translation, values)
     return text
 
 
@@ -136,8 +146,7 @@ def _catalog() -> Any:
 
 def _filled(translation: str, values: dict[str, str]) -> str:
     """The fields hold what was printed, so they are put in as they are."""
-    filled = FIELD.sub(lambda field: retold(values[field[1]]), translation)
-    return filled.replace("%%", "%")
+    return PIECE.sub(lambda piece: values[piece[1]] if piece[1] else "%", translation)
 
 
 @lru_cache(maxsize=4)
@@ -167,4 +176,5 @@ def _sentence(msgid: str, translation: str) -> Sentence | None:
         pattern += rf"(?P={name})" if name in seen else rf"(?P<{name}>.+?)"
         pattern += re.escape(after.replace("%%", "%"))
         seen.add(name)
-    return telling, re.compile(pattern, re.DOTALL), translation
+    quoted = frozenset(QUOTED.findall(msgid))
+    return telling, re.compile(pattern, re.DOTALL), translation, quoted

@@ -22,7 +22,7 @@ from annotation.models import (
     Project,
     Verdict,
 )
-from annotation.pages import completion_html, message_turns
+from annotation.pages import completion_html, prompt_parts
 from annotation.stock import with_system
 from annotation.words import (
     criterion_words,
@@ -96,17 +96,12 @@ def lay_out(
         return ReviewDesk(None, yours=yours, **shared)
     comparison = with_content(Comparison.objects).get(pk=comparison.pk)
     first, second = answers_shown(reviewer, comparison)
-    turns = message_turns(prompt_shown(comparison))
-    systems = [turn["html"] for turn in turns if turn["role"] == "system"]
-    turns = [turn for turn in turns if turn["role"] != "system"]
     return ReviewDesk(
         comparison,
         why=why_words(comparison.decisions.filter(superseded_at=None).first()),
         first=completion_html(first),
         second=completion_html(second),
-        system=SafeString("".join(systems)),
-        earlier=turns[:-1],
-        question=turns[-1] if turns else None,
+        **prompt_parts(prompt_shown(comparison)),
         opinions=opinions_on(comparison, first.pk, reviewer, names=names),
         **shared,
     )

@@ -26,15 +26,6 @@ class Share:
             return None
         return round(100 * self.value), round(100 * self.low), round(100 * self.high)
 
-    @property
-    def differs_from_half(self) -> bool:
-        """Whether one half lies outside the interval."""
-        return (
-            self.low is not None
-            and self.high is not None
-            and (self.low > 0.5 or self.high < 0.5)
-        )
-
 
 def share(count: int, of: int, worth: float | None = None) -> Share:
     """With Wilson's interval of `of`, or of `worth` where some of them say the same."""

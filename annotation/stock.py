@@ -268,7 +268,7 @@ def withdraw_stock(project: Project, keep: Policy) -> int:
     """Withdraw other policies' comparisons that nobody holds; how many.
 
     Held and begun ones finish. A lease that ran out, or that is only reserved ahead,
-    holds nothing: nobody has seen that pair. Its comparison goes with the rest. Repeating it changes nothing.
+    holds nothing: its comparison goes with the rest. Repeating it changes nothing.
     """
     now = timezone.now()
     left = _left_behind(project, keep, now)

@@ -55,8 +55,8 @@ Expression = Any
 def bias(project: Project, at: datetime | None = None) -> dict[str, Any] | None:
     """Of the standing verdicts for one answer, everybody's and each annotator's shares:
     {sway: Share, …, "flags", "annotators": [{"username", sway: Share, …}, …]}, most
-    verdicts first. None where nobody preferred an answer. With `at`, as it
-    was then. One query.
+    verdicts first. None where nobody preferred an answer. With `at`, as it was then.
+    One query.
 
     People who judge the same answers choose alike, so in everybody's shares the verdicts
     on a comparison count as one. But for `first`: sides are drawn for each person.

@@ -119,7 +119,7 @@ def checks(
     whose = {} if user is None else {"annotator": user}
     gold, seen = _gold(project, whose, before, WINDOWS * own.gold_least)
     same, repeats = _repeats(project, whose, before)
-    fast, paced = _pace(project)
+    fast, paced = _pace(project, before)
     waiting = _waiting(project, whose, before)
     names = {*seen, *repeats, *paced, *waiting}
     if user is not None:
@@ -281,10 +281,10 @@ def _repeats(
     return same, repeats
 
 
-def _pace(project: Project) -> tuple[Counter[str], Counter[str]]:
+def _pace(project: Project, at: datetime | None) -> tuple[Counter[str], Counter[str]]:
     """({username: too fast}, {username: judgments held against their own pace})."""
     fast, paced = Counter[str](), Counter[str]()
-    for name, own in paces(project).items():
+    for name, own in paces(project, at).items():
         count = pace.too_fast(own)
         if count is not None:
             fast[name], paced[name] = count, len(own)

@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from annotation.clocks import not_lately
 from training.errors import StaleRound
 from training.models import TrainingRound
 from training.states import move
@@ -138,14 +139,6 @@ def lost_before() -> timezone.datetime:
 
 
 def without_supervisor() -> Q:
-    """Of rounds whose supervisor is gone.
-
-    A heartbeat of the future is nobody's either: the clock was set back since, and a
-    supervisor that lives beats by the new one.
-    """
-    future = timezone.now() + timedelta(seconds=settings.ROUND_HEARTBEAT_LIMIT)
-    return (
-        Q(heartbeat_at=None)
-        | Q(heartbeat_at__lt=lost_before())
-        | Q(heartbeat_at__gt=future)
-    )
+    """Of rounds whose supervisor is gone."""
+    limit = timedelta(seconds=settings.ROUND_HEARTBEAT_LIMIT)
+    return not_lately("heartbeat_at", limit)

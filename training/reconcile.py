@@ -8,10 +8,11 @@ import logging
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import F, Q
+from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from annotation.clocks import not_lately
 from annotation.models import Project
 from inference import services as inference
 from inference.queries import stopped_on_purpose
@@ -108,20 +109,14 @@ def finish_publishing() -> int:
 
 
 def nudge_waiting() -> int:
-    """Queued rounds whose message may be lost; a second message does no harm.
-
-    One sent in the future tells that the clock was set back since.
-    """
-    now, after = timezone.now(), timedelta(seconds=settings.ROUND_NUDGE_AFTER)
-    due = (
-        Q(nudged_at=None) | Q(nudged_at__lt=now - after) | Q(nudged_at__gt=now + after)
-    )
+    """Queued rounds whose message may be lost; a second message does no harm."""
+    due = not_lately("nudged_at", timedelta(seconds=settings.ROUND_NUDGE_AFTER))
     done = 0
     for round_id in TrainingRound.objects.filter(due, state=State.QUEUED).values_list(
         "pk", flat=True
     ):
         if TrainingRound.objects.filter(due, pk=round_id, state=State.QUEUED).update(
-            nudged_at=now
+            nudged_at=timezone.now()
         ):
             nudge(round_id)
             done += 1

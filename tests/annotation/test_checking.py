@@ -22,7 +22,6 @@ from annotation.queries import (
     held_out_pairs,
     my_history,
     sound_pairs,
-    waiting,
 )
 from annotation.validation import CODE_VERSION, DEFAULTS
 from inference.errors import InferenceError
@@ -301,8 +300,6 @@ def test_the_funnel_and_counts_cost_the_same_however_much_there_is(
             funnel(project)
         with django_assert_num_queries(2):
             annotator_counts(project)
-        with django_assert_num_queries(1):
-            waiting(project)
         for _ in range(5):
             unchecked(project, chosen="Too short.")
         check_waiting(project)

@@ -198,6 +198,15 @@ def test_who_undoes_elsewhere_lets_a_withdrawn_pair_be_decided(
     assert held.comparison.decisions.get().outcome == "winner"
 
 
+def test_one_reserved_while_the_pair_was_withdrawn_is_ended_too(held):
+    """On PostgreSQL the withdrawal doesn't see a lease that is not committed yet."""
+    Lease.objects.filter(pk=held.pk).update(outcome="ahead")
+    lapse(held)
+    assert end_lapsed() == 1
+    assert held.comparison.decisions.get().outcome == "winner"
+    assert states(held.comparison) == ["judged", "withdrawn", "withdrawn"]
+
+
 def test_what_is_offered_keeps_a_lease_that_ran_out(annotator):
     lease = make_lease(comparison=make_comparison(), annotator=annotator)
     lapse(lease)

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from annotation import probing
 from annotation.counting import Counted
+from annotation.gold import from_pair, retire
 from annotation.judging import submit_judgment, undo
 from annotation.leasing import prompt_shown, skip, take_lease
 from annotation.models import (
@@ -20,14 +21,16 @@ from annotation.models import (
     Project,
     Slot,
 )
-from annotation.overview import waiting_for, with_figures
+from annotation.overview import idle_annotators, waiting_for, with_figures
 from annotation.project_settings import ProjectSettings
 from annotation.stock import withdraw_stock
 from tests.factories import (
+    judge_gold,
     make_comparison,
     make_completion,
     make_gold,
     make_judgment,
+    make_pair,
     make_policy,
     make_probe,
     make_project,
@@ -135,6 +138,21 @@ def test_retired_gold_and_ones_own_and_what_one_judged_there_are_left_out(
     assert take_lease(project, annotator) is None
 
 
+def test_gold_that_was_made_anew_is_nothing_new_to_who_met_the_retired_item(
+    project, annotator, other_annotator
+):
+    pair = make_pair(project=project)
+    reviewer = make_user(project=project, role="reviewer")
+    first = from_pair(pair, reviewer)
+    judge_gold(annotator, first)
+    retire(first, reviewer)
+    anew = from_pair(pair, reviewer)
+
+    assert take_lease(project, annotator) is None
+    make_judgment(project=project, annotator=other_annotator)
+    assert take_lease(project, other_annotator).comparison.probe.gold == anew
+
+
 def test_a_probe_whose_time_ran_out_goes_to_nobody_else(project, annotator):
     make_gold(project=project)
     make_judgment(project=project, annotator=annotator)
@@ -177,6 +195,51 @@ def test_an_undo_puts_the_probe_off_and_it_comes_back(project, annotator):
     assert again.comparison == probe.comparison
     assert again.pk != probe.pk and again.first == probe.first
     assert Probe.objects.count() == 1
+
+
+@pytest.mark.parametrize("was_wrong", [True, False])
+def test_gold_retired_while_a_probe_of_it_is_put_off_does_not_come_back(
+    project, annotator, was_wrong
+):
+    item = make_gold(project=project)
+    judgment = make_judgment(project=project, annotator=annotator)
+    probe = take_lease(project, annotator)
+    fresh = undo(judgment)  # The probe gives way to the pair that is judged anew.
+    retire(item, make_user(), was_wrong=was_wrong)
+    submit_judgment(fresh, verdict="first")
+
+    assert take_lease(project, annotator) is None
+    probe.comparison.refresh_from_db()
+    assert probe.comparison.state == Comparison.State.WITHDRAWN
+    assert probe.comparison.slots.get().state == Slot.State.WITHDRAWN
+
+
+def test_gold_retired_while_it_is_on_a_desk_is_finished_there(project, annotator):
+    item = make_gold(project=project)
+    make_judgment(project=project, annotator=annotator)
+    lease = take_lease(project, annotator)
+    retire(item, make_user())
+
+    assert take_lease(project, annotator) == lease
+    assert submit_judgment(lease, verdict="first").judgment.slot.state == "judged"
+    lease.comparison.refresh_from_db()
+    assert lease.comparison.state == Comparison.State.DECIDED
+
+
+def test_a_probe_that_comes_no_more_does_not_count_as_waiting(project, annotator):
+    """Put off by an undo, and the project has stopped mixing gold in since."""
+    make_gold(project=project)
+    judgment = make_judgment(project=project, annotator=annotator)
+    probe = take_lease(project, annotator)
+    submit_judgment(undo(judgment), verdict="first")
+    assert probe.comparison.slots.get().state == Slot.State.OPEN
+
+    set_settings(project)
+    assert take_lease(project, annotator) is None
+    assert not waiting_for(project, annotator)
+    assert idle_annotators(project) == [annotator.username]
+    figures = with_figures(Project.objects.filter(pk=project.pk), annotator)
+    assert figures.get().n_waiting == 0
 
 
 def test_a_judged_probe_can_be_undone_and_judged_again(project, annotator):

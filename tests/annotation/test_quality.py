@@ -226,8 +226,6 @@ def test_intervals_are_wilsons(count, of, low, high):
 
 def test_a_share_of_nothing_cannot_be_said():
     assert share(0, 0).percents is None
-    assert not share(0, 0).differs_from_half
-    assert share(9, 10).differs_from_half and not share(6, 10).differs_from_half
     assert share(1, 4).percents == (25, 5, 70)
 
 

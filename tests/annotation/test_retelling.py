@@ -104,3 +104,15 @@ def test_figures_with_a_format_are_put_in_as_they_were_printed():
     assert retold(noted) == "损失从0.690变为0.500；随机猜测时为0.693。"
     noted = "On pairs it never trains on, it ranks 75 % as people did."
     assert retold(noted) == "在从未训练过的偏好对上，它有75%的排序与人一致。"
+
+
+@pytest.mark.parametrize("words", ["yes", "skip", "Pairs", "100 %%"])
+def test_what_an_answer_says_is_quoted_as_it_says_it(words):
+    """Words that the catalog knows, Django's own among them, and a sign that it escapes."""
+    noted = f"the chosen answer says “{words}” 12 times in a row, more than 5"
+    assert retold(noted) == f"被选回答连续12次出现“{words}”，超过5次"
+
+
+def test_what_stands_in_no_quotes_is_told_as_well():
+    noted = "the prompt is in Latin, the chosen answer in Chinese"
+    assert retold(noted) == "提示为拉丁文，被选回答为中文"

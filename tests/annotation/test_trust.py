@@ -295,6 +295,19 @@ def test_the_person_is_told_of_the_last_full_hour_only(project, annotator):
     assert not trust.is_told(project, make_user(project=project))
 
 
+def test_how_often_one_hurried_is_told_of_the_last_full_hour_too(project, annotator):
+    """Twenty-four judgments of 20 s and one of 1 s an hour ago, and one of 1 s now."""
+    for seconds in [20.0] * 24 + [1.0]:
+        make_judgment(project=project, annotator=annotator, seconds=seconds)
+    Judgment.objects.update(created_at=timezone.now() - timedelta(hours=1))
+    make_judgment(project=project, annotator=annotator, seconds=1.0)
+
+    told = trust.told_to(project, annotator).too_fast
+    assert (told.count, told.of) == (1, 25)
+    known = trust.checks(project)["alice"].too_fast  # what managers read
+    assert (known.count, known.of) == (2, 26)
+
+
 def test_the_figures_cost_the_same_queries_for_many_people(
     project, django_assert_num_queries
 ):
@@ -331,7 +344,7 @@ def test_submitting_costs_one_query_more_with_a_floor_and_none_without(annotator
 def test_probes_are_left_out_of_whatever_speaks_of_training(project, annotator):
     """Gold and repeats, decided and with an open slot: nothing counts them but what
     counts a person's work."""
-    assert fresh(project) == queries.waiting(project) == 0
+    assert fresh(project) == 0
     source = make_judgment(project=project, annotator=annotator, undone_at=None)
     before = (
         queries.funnel(project),
@@ -359,6 +372,6 @@ def test_probes_are_left_out_of_whatever_speaks_of_training(project, annotator):
         list(export(project, "kto")),
     )
     assert sways.bias(project) == bias
-    assert fresh(project) == queries.waiting(project) == 0
+    assert fresh(project) == 0
     assert not queries.standing_pairs(project)
     assert not queries.alike_decisions(project)

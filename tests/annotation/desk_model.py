@@ -159,11 +159,15 @@ class Model:
         late = lease["outcome"] == "skipped" or self.has_judged(
             lease["user"], lease["comparison"]
         )
-        for slot in self.slots[lease["comparison"]]:
-            own = (
-                slot["state"] == "leased"
-                and self.leases[slot["lease"]]["user"] == lease["user"]
-            )
-            if not late and (self.is_free(slot) or own):
+        slots = self.slots[lease["comparison"]]
+        # Their own later lease gives way before a free slot is taken.
+        own = [
+            slot
+            for slot in slots
+            if slot["state"] == "leased"
+            and self.leases[slot["lease"]]["user"] == lease["user"]
+        ]
+        for slot in own + [slot for slot in slots if self.is_free(slot)]:
+            if not late:
                 return None, slot
         return TooLate, None

@@ -234,7 +234,8 @@ def test_a_probe_that_comes_no_more_does_not_count_as_waiting(project, annotator
     submit_judgment(undo(judgment), verdict="first")
     assert probe.comparison.slots.get().state == Slot.State.OPEN
 
-    set_settings(project)
+    project.settings = {}
+    project.save()
     assert take_lease(project, annotator) is None
     assert not waiting_for(project, annotator)
     assert idle_annotators(project) == [annotator.username]

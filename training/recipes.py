@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from annotation import project_settings
 from annotation.models import Project
 from annotation.queries import sound_pairs
+from annotation.retelling import retold
 from inference.models import Policy
 from inference.queries import lineage, serving_policy
 from inference.server import largest_rank
@@ -135,7 +136,7 @@ def _policy(project: Project, start: str | Policy) -> Policy:
     if policy.rejected_reason:
         raise RoundRefused(
             _("%(name)s was rejected (%(reason)s), so no round can start from it.")
-            % {"name": policy.name, "reason": policy.rejected_reason},
+            % {"name": policy.name, "reason": retold(policy.rejected_reason)},
             422,
         )
     return policy

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from django.db import connections
+from django.utils import translation
 
 from inference import server as server_module
 from inference import supervisor as supervisor_module
@@ -450,6 +451,34 @@ def test_servers_that_hang_make_no_other_ones_heartbeat_late(base, settings):
         released.set()
         running.join()
         fleet.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_server_is_noted_in_english_whatever_the_sites_language(base, settings):
+    settings.LANGUAGE_CODE = "zh-hans"
+    settings.VLLM_URLS = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    remember_renderings(settings, [[1, 2, 3]] * len(CHATS))
+    stop = StopRequest()
+
+    def run():
+        try:
+            with translation.override(None):
+                supervise(base, stop)
+        finally:
+            connections.close_all()
+
+    running = threading.Thread(target=run)
+    running.start()
+    try:
+        until = time.monotonic() + 20
+        while Replica.objects.exclude(detail="").count() < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        stop()
+        running.join()
+    noted = Replica.objects.values_list("detail", flat=True)
+    assert list(noted) == ["not reachable"] * 2
 
 
 @pytest.mark.django_db(transaction=True)

@@ -8,6 +8,7 @@ import itertools
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from django.db import connections
@@ -98,8 +99,6 @@ def fake(base, settings, monkeypatch):
 
 
 def remember_renderings(settings, renderings):
-    from pathlib import Path
-
     from inference.tending import _fingerprint
 
     folder = settings.DATA_DIR / "renderings"
@@ -275,6 +274,20 @@ def test_a_port_that_is_taken_is_said_and_tried_again(look, fake, monkeypatch):
     assert (row.state, row.detail) == ("failed", "Port 8001 is taken")
     monkeypatch.setattr(supervisor_module, "Server", FakeProcess)
     assert look().state == "starting"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_base_that_was_cut_off_is_said_and_tried_again(
+    look, fake, settings, monkeypatch, file
+):
+    monkeypatch.setattr(supervisor_module, "Server", server_module.Server)
+    monkeypatch.setattr(server_module, "_check_port", lambda port: None)
+    path = Path(settings.MODEL) / file
+    path.write_bytes(path.read_bytes()[:20])
+    row = look()
+    assert row.state == "failed"
+    assert row.detail.startswith(f"{file} of the base model cannot be read: ")
+    assert look.supervisor.server is None
 
 
 def test_another_model_on_the_port_is_not_ours(look, fake, base):

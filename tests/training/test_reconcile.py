@@ -357,3 +357,18 @@ def test_the_command_says_what_it_did(queued):
     out = StringIO()
     call_command("reconcile", "--once", stdout=out)
     assert "nudged 1" in out.getvalue()
+
+
+def test_the_command_looks_again_until_ctrl_c_which_is_no_fault(queued, monkeypatch):
+    naps = iter([None])
+
+    def sleep(_seconds):
+        if next(naps, "no more") == "no more":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.management.commands.reconcile.time.sleep", sleep)
+    set_row(queued, nudged_at=None)
+    out = StringIO()
+    call_command("reconcile", stdout=out)
+    looks = out.getvalue().splitlines()
+    assert ["nudged 1" in look for look in looks] == [True, False]

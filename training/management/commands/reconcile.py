@@ -4,6 +4,7 @@ manage.py reconcile --once      one look
 manage.py reconcile             every 15 seconds, until Ctrl-C
 """
 
+import contextlib
 import time
 from argparse import ArgumentParser
 
@@ -23,11 +24,12 @@ class Command(BaseCommand):
 
     @no_translations
     def handle(self, *args: str, once: bool, **options: object) -> None:
-        while True:
-            done = reconcile()
-            words = ", ".join(f"{name} {count}" for name, count in done.items())
-            self.stdout.write(words)
-            if once:
-                return
-            close_old_connections()
-            time.sleep(EVERY)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                done = reconcile()
+                words = ", ".join(f"{name} {count}" for name, count in done.items())
+                self.stdout.write(words)
+                if once:
+                    return
+                close_old_connections()
+                time.sleep(EVERY)

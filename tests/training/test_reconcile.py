@@ -16,7 +16,7 @@ from training import attempts, ingest, promotion, publishing
 from training.errors import StaleRound
 from training.models import RoundEvent, TrainingRound
 from training.reconcile import reconcile
-from training.rounds import cancel_round
+from training.rounds import cancel_round, start_round
 from training.running import run_round, vllm_reason
 from training.states import move
 
@@ -350,6 +350,30 @@ def test_one_thing_that_cannot_be_healed_does_not_stop_the_others(
     monkeypatch.setattr(module, "requeue_lost", broken)
     set_row(queued, nudged_at=None)
     assert module.reconcile()["nudged"] == 1
+
+
+def test_checkpoints_that_a_killed_publisher_left_are_dropped(
+    queued, manager, monkeypatch
+):
+    def killed(_round):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "drop_checkpoints", killed)
+        with pytest.raises(SystemExit):
+            run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "succeeded"
+    left = queued.folder / "attempt-1" / "checkpoints"
+    # One that failed goes on from its checkpoints.
+    failed = start_round(queued.project, manager)
+    set_row(failed, state="failed")
+    kept = failed.folder / "attempt-1" / "checkpoints"
+    kept.mkdir(parents=True)
+    assert left.exists()
+    assert reconcile()["swept"] == 1
+    assert reconcile()["swept"] == 0
+    assert kept.exists() and not left.exists()
 
 
 def test_the_command_says_what_it_did(queued):

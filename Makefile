@@ -6,11 +6,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: run test test-all lint bench simulate messages clean
+.PHONY: run test test-all lint bench simulate messages pictures clean
 
-run test test-all lint bench simulate messages clean:
+run test test-all lint bench simulate messages pictures clean:
 	@$(PYTHON) config/bootstrap.py $@ $(ARGS)
-
-.PHONY: pictures
-pictures:
-	@.venv/bin/python -m tests.pictures $(ARGS)

@@ -10,22 +10,7 @@ from django.contrib import admin
 from annotation import models
 from annotation.texts import sha256_of
 from annotation.validation import RULES
-
-
-class ReadOnly(admin.ModelAdmin):
-    """Rows to look at: no form that could break an invariant."""
-
-    show_full_result_count = False
-    list_per_page = 50
-
-    def has_add_permission(self, request):
-        return False
-
-    def has_change_permission(self, request, obj=None):
-        return False
-
-    def has_delete_permission(self, request, obj=None):
-        return False
+from inference.admin import ReadOnly
 
 
 @admin.register(models.Project)

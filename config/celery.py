@@ -6,11 +6,25 @@ the truth, and the beat below sends again what was lost. There is no result back
 """
 
 import os
+from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
+from django.utils import translation
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-app = Celery("tiebreak")
+
+class InEnglish(Task):
+    """A worker has no reader: what it notes is kept in English, whatever the site's
+    LANGUAGE_CODE, and told again in the reader's language (annotation/retelling.py)."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with translation.override(None):
+            return super().__call__(*args, **options)
+
+
+app = Celery("tiebreak", task_cls=InEnglish)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["inference", "annotation", "training"])

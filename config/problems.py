@@ -25,6 +25,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from annotation.errors import Refused
+from annotation.retelling import retold
 from inference.errors import AdapterRefused, DeployRefused, InferenceError
 from training.errors import RoundRefused
 
@@ -86,9 +87,8 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response | None
         return problem(exc.status, exc.message, _code(exc), funnel=exc.funnel or None)
     if isinstance(exc, DeployRefused):
         # What is wrong with the adapter itself stays wrong; the rest may pass.
-        return problem(
-            422 if isinstance(exc, AdapterRefused) else 409, str(exc), _code(exc)
-        )
+        status = 422 if isinstance(exc, AdapterRefused) else 409
+        return problem(status, retold(str(exc)), _code(exc))
     if isinstance(exc, exceptions.ValidationError):
         return invalid(_flat(exc.detail))
     if isinstance(exc, Http404 | exceptions.NotFound):

@@ -16,7 +16,7 @@ import numpy as np
 from django.utils.translation import gettext as _
 from safetensors import SafetensorError, safe_open
 
-from inference.base import base_config, sha256_of, weight_files
+from inference.base import base_config, sha256_of, unreadable, weight_files
 from inference.errors import AdapterRefused
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "canary.json")
@@ -39,7 +39,7 @@ def validate_adapter(
     """Check an adapter of FILES against the base model's folder.
 
     `is_base` tells whether the adapter's own note of its base means this one. Raises
-    AdapterRefused with the first thing that is wrong.
+    AdapterRefused with the first thing that is wrong, InferenceError where it is the base.
     """
     for name in FILES:
         file = folder / name
@@ -211,7 +211,8 @@ def _module_and_part(key: str) -> tuple[str, str]:
 def lora_modules(base: Path) -> list[str]:
     """The linear layers inside the base's blocks, by the last part of their names.
 
-    Without the head: it lies outside the blocks and no adapter of ours has it.
+    Without the head: it lies outside the blocks and no adapter of ours has it. Raises
+    InferenceError for weights that cannot be read.
     """
     return _modules_in_blocks(_base_shapes(base))
 
@@ -229,9 +230,12 @@ def _modules_in_blocks(shapes: dict[str, tuple[int, ...]]) -> list[str]:
 def _base_shapes(base: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(base):
-        with safe_open(file, framework="numpy") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - not a dict
-                shape = tuple(tensors.get_slice(key).get_shape())
-                if shape:
-                    shapes[key] = shape
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - not a dict
+                    shape = tuple(tensors.get_slice(key).get_shape())
+                    if shape:
+                        shapes[key] = shape
+        except (SafetensorError, OSError) as error:
+            raise unreadable(file, error) from error
     return shapes

@@ -1,4 +1,4 @@
-"""The admin looks at policies and servers; it changes neither.
+"""The admin looks at policies and servers, and changes but what is wanted of a server.
 
 A policy is promoted and rolled back on the project's own pages, where its checks are.
 """
@@ -9,7 +9,12 @@ from django.http import HttpRequest
 from inference.models import Channel, Deployment, Policy, Replica
 
 
-class LookOnly(admin.ModelAdmin):
+class ReadOnly(admin.ModelAdmin):
+    """Rows to look at: no form that could break an invariant."""
+
+    show_full_result_count = False
+    list_per_page = 50
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -21,7 +26,7 @@ class LookOnly(admin.ModelAdmin):
 
 
 @admin.register(Policy)
-class PolicyAdmin(LookOnly):
+class PolicyAdmin(ReadOnly):
     list_display = (
         "name",
         "channel",
@@ -37,14 +42,14 @@ class PolicyAdmin(LookOnly):
 
 
 @admin.register(Channel)
-class ChannelAdmin(LookOnly):
+class ChannelAdmin(ReadOnly):
     list_display = ("slug", "serving")
     list_select_related = ("serving",)
     search_fields = ("slug", "serving__name")
 
 
 @admin.register(Deployment)
-class DeploymentAdmin(LookOnly):
+class DeploymentAdmin(ReadOnly):
     list_display = ("at", "channel", "policy", "previous", "is_rollback", "by")
     list_select_related = ("channel", "policy", "previous", "by")
     list_filter = ("is_rollback", "channel")
@@ -53,7 +58,7 @@ class DeploymentAdmin(LookOnly):
 
 
 @admin.register(Replica)
-class ReplicaAdmin(LookOnly):
+class ReplicaAdmin(ReadOnly):
     """`wanted` may be set by hand, e.g. after a round that stopped vLLM was lost."""
 
     list_display = (

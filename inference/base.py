@@ -104,9 +104,25 @@ def _is_complete(folder: Path) -> bool:
 
 
 def base_config(folder: str | Path) -> dict[str, Any]:
-    """The model's config.json, of a multimodal one the part of the language model."""
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    return config.get("text_config") or config
+    """The model's config.json, of a multimodal one the part of the language model.
+
+    Raises InferenceError where it is no JSON object.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return config.get("text_config") or config
+    except (OSError, ValueError, AttributeError) as error:
+        raise unreadable(file, error) from error
+
+
+def unreadable(file: Path, error: Exception) -> InferenceError:
+    """What is wrong where a file of the base model was cut off, for example."""
+    return InferenceError(
+        _("%(file)s of the base model cannot be read: %(error)s")
+        % {"file": file.name, "error": error},
+        permanent=True,
+    )
 
 
 def weight_files(folder: str | Path) -> list[Path]:

@@ -41,7 +41,8 @@ def register_policy(channel: Channel, parent: Policy, folder: Path) -> Policy:
 
     `folder` holds adapter_config.json and adapter_model.safetensors; canary.json lies
     there or one folder up (where the trainer leaves it). Its files are copied to
-    POLICIES_DIR/<name>, read-only, and on disk before the row is. Raises AdapterRefused.
+    POLICIES_DIR/<name>, read-only, and on disk before the row is. Raises AdapterRefused,
+    or InferenceError where the base's own files cannot be read.
     """
     base = Policy.objects.get(number=0, base_sha256=parent.base_sha256)
     settings.POLICIES_DIR.mkdir(parents=True, exist_ok=True)

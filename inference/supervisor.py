@@ -15,7 +15,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import close_old_connections, connections
 from django.db.utils import Error as DatabaseFailure
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 
 from inference.base import ensure_base
@@ -263,14 +263,17 @@ class Supervisor:
 def supervise(base: Policy, stop: StopRequest) -> None:
     """Watch every server in use until told to stop; then end what was started.
 
-    Each has a thread, so that one that hangs makes no other's heartbeat late. The first
+    Call it without a language, as its threads have none: what they note is kept in
+    English and told again in the reader's. Each has a thread, so that one that hangs makes no other's heartbeat late. The first
     is this one: vLLM dies with the thread that started it (vllm_process.py).
     """
     is_managed = not settings.VLLM_URLS
     supervisors = [Supervisor(url, base, is_managed, stop) for url in replica_urls()]
     first, *others = supervisors
     try:
-        with ThreadPoolExecutor(max_workers=len(supervisors)) as pool:
+        with ThreadPoolExecutor(
+            len(supervisors), initializer=translation.deactivate_all
+        ) as pool:
             watched = [pool.submit(_watch, other, stop) for other in others]
             _watch(first, stop)
         for one in watched:

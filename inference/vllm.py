@@ -237,7 +237,7 @@ class VLLMClient:
             raise InferenceError(
                 f"vLLM did not answer within {self.timeout:g} seconds."
             ) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # Also what a proxy compressed wrongly.
             raise _TryAgain("vLLM broke off the connection.", False) from error
         if response.status_code == 200:
             return text

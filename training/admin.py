@@ -7,7 +7,7 @@ and resume are on the round's page.
 
 from django.contrib import admin
 
-from annotation.admin import ReadOnly
+from inference.admin import ReadOnly
 from training import models
 
 

@@ -20,6 +20,10 @@ LONGEST_READ = 8 * 1024 * 1024
 """Bytes read of metrics.jsonl at a time; the rest comes with the next look."""
 
 
+LARGEST = 2**31 - 1
+"""Of an integer column; a run of a billion epochs has more steps, until it is cancelled."""
+
+
 class MetricsReader:
     """Follows metrics.jsonl; a half-written last line waits until it is whole."""
 
@@ -92,10 +96,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def progress_of(status: dict[str, Any]) -> dict[str, Any]:
     """The columns of a round that status.json fills; only those it speaks of."""
     columns: dict[str, Any] = {"eta_seconds": status.get("eta_seconds")}
-    if isinstance(status.get("step"), int):
-        columns["step"] = status["step"]
-    if isinstance(status.get("total_steps"), int):
-        columns["total_steps"] = status["total_steps"]
+    for name in ("step", "total_steps"):
+        if isinstance(status.get(name), int):
+            columns[name] = min(status[name], LARGEST)
     columns["activity"] = {
         "phase": status.get("phase") or "",
         "done": status.get("phase_done"),

@@ -48,8 +48,8 @@ def prompts_to_measure(project: Project, most: int = 30) -> list[list[dict[str, 
     found = list(rows.order_by("id").values_list("messages", flat=True))
     if not found:
         raise SimulationError(f"the project “{project.slug}” has no prompts")
-    step = max(1, len(found) // most)
-    return found[::step][:most]
+    count = min(most, len(found))
+    return [found[i * len(found) // count] for i in range(count)]
 
 
 def measure(

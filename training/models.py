@@ -67,7 +67,7 @@ class TrainingRound(models.Model):
     """The trainer's summary.json."""
 
     epoch = models.PositiveIntegerField(default=0)
-    """Raised at every claim; a write with an older epoch is refused."""
+    """Raised whenever the round changes hands; a write with an older one is refused."""
     attempts = models.PositiveIntegerField(default=0)
     owner = models.CharField(max_length=120, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)

@@ -7,6 +7,8 @@ stock goes and new stock is asked for.
 import re
 from typing import Any
 
+from django.utils import translation
+
 from annotation import project_settings, stock
 from annotation.models import Project
 from inference import policies
@@ -22,23 +24,24 @@ def promote(
 ) -> Deployment:
     """Let `policy` serve its project. Raises DeployRefused, nothing changed.
 
-    `project` is needed for a base alone, which belongs to no project.
+    `project` is needed for a base alone, which belongs to no project. A refusal is in
+    English, to be retold: what rejects a policy is kept for readers of any language.
     """
     if project is None:
         if policy.channel is None:
             raise ValueError("a base serves many projects: say which is meant")
         project = policy.channel.project
-    if policy.is_base:
-        deployment = policies.deploy_policy(policy, by=by, channel=project.channel)
-    else:
-        deployment = policies.deploy_policy(policy, by=by)
+    channel = project.channel if policy.is_base else None
+    with translation.override(None):
+        deployment = policies.deploy_policy(policy, by=by, channel=channel)
     _renew_stock(project, deployment)
     return deployment
 
 
 def rollback(project: Project, by: Any = None) -> Deployment:
-    """Let the policy serve that served before. Raises DeployRefused."""
-    deployment = policies.rollback(project.channel, by=by)
+    """Let the policy serve that served before. Raises DeployRefused, in English too."""
+    with translation.override(None):
+        deployment = policies.rollback(project.channel, by=by)
     _renew_stock(project, deployment)
     return deployment
 

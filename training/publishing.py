@@ -67,12 +67,12 @@ def publish(training_round: TrainingRound) -> TrainingRound:
             activity={},
         )
         ingest.store_margins(finished, folder / "pairs_scored.jsonl")
-    _drop_checkpoints(finished)
+    drop_checkpoints(finished)
     promotion.auto_deploy(finished)
     return finished
 
 
-def _drop_checkpoints(training_round: TrainingRound) -> None:
+def drop_checkpoints(training_round: TrainingRound) -> None:
     """A succeeded round is never resumed; its checkpoints are several adapters large.
 
     Logs, figures and the adapter stay.

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
+from django.shortcuts import get_object_or_404
 
 from annotation.models import Project
 from inference.models import Deployment, Policy
@@ -39,6 +40,12 @@ def with_counts() -> QuerySet[TrainingRound]:
 def rounds_of(project: Project) -> QuerySet[TrainingRound]:
     """The project's rounds, newest first."""
     return with_counts().filter(project=project).order_by("-number")
+
+
+def project_of_round(pk: int) -> Project:
+    """How a view's project is found where the address names a round; else Http404."""
+    rows = TrainingRound.objects.select_related("project__channel__serving")
+    return get_object_or_404(rows, pk=pk).project
 
 
 def pairs_of(round_id: int) -> QuerySet[RoundPair]:

@@ -14,10 +14,11 @@ from django.utils.translation import gettext as _
 from annotation import project_settings
 from annotation.models import Project
 from annotation.queries import sound_pairs
+from annotation.retelling import retold
 from inference.models import Policy
 from inference.queries import lineage, serving_policy
 from inference.server import largest_rank
-from training.dpo.config import TrainingConfig, parse_config
+from training.dpo.config import FRESH_RANK, TrainingConfig, parse_config
 from training.dpo.errors import TrainerError
 from training.errors import RoundRefused
 from training.models import RoundPair, TrainingRound
@@ -135,7 +136,7 @@ def _policy(project: Project, start: str | Policy) -> Policy:
     if policy.rejected_reason:
         raise RoundRefused(
             _("%(name)s was rejected (%(reason)s), so no round can start from it.")
-            % {"name": policy.name, "reason": policy.rejected_reason},
+            % {"name": policy.name, "reason": retold(policy.rejected_reason)},
             422,
         )
     return policy
@@ -177,11 +178,12 @@ def _checked_config(start: Policy, config: dict[str, Any]) -> dict[str, Any]:
             ),
             422,
         )
-    if (parsed.lora.r or 0) > largest_rank():
+    rank = parsed.lora.r or (FRESH_RANK if start.is_base else start.rank)
+    if rank > largest_rank():
         # Better now than after hours of training.
         raise RoundRefused(
             _("“lora.r” is %(rank)d, and vLLM was started for at most %(most)d.")
-            % {"rank": parsed.lora.r, "most": largest_rank()},
+            % {"rank": rank, "most": largest_rank()},
             422,
         )
     return config

@@ -38,7 +38,7 @@ def reconcile() -> dict[str, int]:
         "nudged": nudge_waiting,
         "deployed": deploy_candidates,
         "vllm": start_vllm_again,
-        "swept": runfolder.sweep_making,
+        "swept": sweep,
     }
     done = {}
     for name, step in steps.items():
@@ -150,3 +150,13 @@ def start_vllm_again() -> int:
         return 0
     inference.set_wanted("running", "")
     return 1
+
+
+def sweep() -> int:
+    """Files that crashes left: of rounds in the making, checkpoints of succeeded ones."""
+    folders = settings.ROUNDS_DIR.glob("*/attempt-*/checkpoints")
+    ids = filter(str.isdigit, {folder.parents[1].name for folder in folders})
+    left = TrainingRound.objects.filter(state=State.SUCCEEDED, pk__in=ids)
+    for training_round in left:
+        publishing.drop_checkpoints(training_round)
+    return runfolder.sweep_making() + len(left)

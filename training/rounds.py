@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Max
+from django.db.models import F, Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop, ngettext
@@ -292,6 +292,8 @@ def resume_round(training_round: TrainingRound, by: Any = None) -> TrainingRound
                 at_epoch=fresh.epoch,
                 detail=who,
                 sources=[State.FAILED, State.CANCELLED],
+                # Or a supervisor that slept through its round's end would end this too.
+                epoch=F("epoch") + 1,
                 error="",
                 cancel_requested=False,
                 attempts=0,

@@ -134,7 +134,6 @@ def _record(
     changes = ingest.progress_of(status) if status else {}
     if has_moved:
         changes["progress_at"] = timezone.now()
-    offset = reader.offset
     try:
         with transaction.atomic():
             beat(training_round, **changes)
@@ -144,7 +143,7 @@ def _record(
                 pk=training_round.pk
             )
     except DatabaseError:
-        reader.offset = offset
+        reader.offset = 0  # From the start again: each step is kept once.
         raise
 
 

@@ -119,7 +119,10 @@ class Trainer:
 
 
 def start(folder: Path, lock: RoundLock) -> Trainer:
-    """Start the trainer in its run folder; `lock` passes to it and is released here."""
+    """Start the trainer in its run folder; `lock` passes to it and is released here.
+
+    Raises OSError, and none runs then: one whose id is in no file could not be ended.
+    """
     if lock.descriptor is None:
         raise ValueError("the round's lock is not held")
     parent = os.getpid()
@@ -149,10 +152,15 @@ def start(folder: Path, lock: RoundLock) -> Trainer:
             pass_fds=[lock.descriptor],
             preexec_fn=tie_to_parent,
         )
-    os.ftruncate(lock.descriptor, 0)
-    os.pwrite(lock.descriptor, str(process.pid).encode(), 0)
+    trainer = Trainer(folder, process)
+    try:
+        os.ftruncate(lock.descriptor, 0)
+        os.pwrite(lock.descriptor, str(process.pid).encode(), 0)
+    except OSError:
+        trainer.close()
+        raise
     lock.release()
-    return Trainer(folder, process)
+    return trainer
 
 
 def last_line(path: Path, most: int = 8192) -> str:

@@ -128,6 +128,15 @@ def messages(arguments: list[str]) -> int:
     return steps.run(make) or steps.run(compiled)
 
 
+def pictures(arguments: list[str]) -> int:
+    """A picture of every page, into docs/pictures."""
+    from .browser import ensure_chromium
+
+    install.ensure(dev=True)
+    env = {**os.environ, "CHROMIUM": ensure_chromium()}
+    return steps.run([PYTHON, "-m", "tests.pictures", *arguments], env)
+
+
 def clean(arguments: list[str]) -> int:
     """Removes what can be made again: the environment and caches. Data stays."""
     caches = [".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"]
@@ -151,6 +160,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": bench,
     "simulate": simulate,
     "messages": messages,
+    "pictures": pictures,
     "clean": clean,
 }
 

@@ -6,7 +6,7 @@ from django.utils import timezone
 from inference.errors import AdapterRefused, DeployRefused
 from inference.models import Channel
 from tests.api.helpers import V1, assert_problem
-from tests.factories import make_pair, make_policy, make_project
+from tests.factories import make_base, make_pair, make_policy, make_project
 from training.models import RoundMetric, TrainingRound
 
 ROUNDS = f"{V1}/projects/demo/rounds"
@@ -254,6 +254,14 @@ def test_the_base_is_deployed_for_a_project_that_is_named(project, mona, deploye
     assert_problem(mona.post(url), 422, field="project")
     assert_problem(mona.post(url, {"project": "no-such"}, format="json"), 404)
     assert mona.post(url, {"project": "demo"}, format="json").status_code == 200
+
+
+def test_another_base_is_deployed_in_no_project(project, mona, deployed):
+    """MODEL named another one: rounds would go on from the project's own."""
+    other = make_base(name="policy-0000-0ddba5e5")
+    url = f"{V1}/policies/{other.name}/deploy"
+    assert_problem(mona.post(url, {"project": "demo"}, format="json"), 404)
+    assert Channel.objects.get(pk=project.channel_id).serving == project.base
 
 
 def test_deploying_is_for_the_managers_of_its_project(

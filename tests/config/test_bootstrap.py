@@ -44,6 +44,9 @@ def test_every_target_of_make_is_a_command():
     makefile = (ROOT / "Makefile").read_text()
     targets = makefile.partition(".PHONY:")[2].splitlines()[0].split()
     assert set(targets) == {name for name in commands.COMMANDS if name[0] != "_"}
+    # Each goes through the bootstrap, which makes what is missing: there is one rule.
+    rules = [line for line in makefile.splitlines() if line[:1] == "\t"]
+    assert rules == ["\t@$(PYTHON) config/bootstrap.py $@ $(ARGS)"]
 
 
 def test_a_too_old_python_can_read_the_bootstrap():

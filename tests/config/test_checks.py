@@ -172,6 +172,32 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path, monkeypatch):
     assert settings.vllm_urls == "http://a:1,http://b:2"
 
 
+def as_django_reads_them() -> list[str]:
+    script = (
+        "from config import settings as s\n"
+        "print(s.DATA_DIR, s.HOST, s.PORT, s.MODEL, s.REDIS_URL, ','.join(s.VLLM_URLS),"
+        " s.VLLM_PORT, s.DATABASES['default']['ENGINE'], sep='\\n')"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=checks.ROOT,
+        env={**os.environ, "SECRET_KEY": "x"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return asked.stdout.splitlines()
+
+
+def test_a_setting_without_a_value_is_not_set_for_either(monkeypatch):
+    for name in (*NAMES, "DATABASE_URL", "HTTPS", "VLLM_TIMEOUT"):
+        monkeypatch.setenv(name, "")
+    ours = checks.read_settings()
+    assert ours.data_dir == checks.ROOT / "var"
+    usual = [str(ours.data_dir), "127.0.0.1", "8000", "", "", "", "8001"]
+    assert as_django_reads_them() == [*usual, "config.sqlite"]
+
+
 def test_django_reads_the_same_settings(tmp_path: Path, monkeypatch):
     """Two readers of one file: the supervisor's and Django's."""
     env = {
@@ -182,24 +208,12 @@ def test_django_reads_the_same_settings(tmp_path: Path, monkeypatch):
         "REDIS_URL": "redis://somewhere/1",
         "VLLM_URLS": "http://a:1,http://b:2",
         "VLLM_PORT": "8124",
+        "DATABASE_URL": "",
     }
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     ours = checks.read_settings()
-    script = (
-        "from config import settings as s\n"
-        "print(s.DATA_DIR, s.HOST, s.PORT, s.MODEL, s.REDIS_URL, ','.join(s.VLLM_URLS),"
-        " s.VLLM_PORT)"
-    )
-    asked = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=checks.ROOT,
-        env={**os.environ, "SECRET_KEY": "x"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    theirs = asked.stdout.split()
     expected = [str(ours.data_dir), ours.host, str(ours.port), ours.model]
-    assert theirs == [*expected, ours.redis_url, ours.vllm_urls, str(ours.vllm_port)]
+    expected += [ours.redis_url, ours.vllm_urls, str(ours.vllm_port)]
+    assert as_django_reads_them() == [*expected, "config.sqlite"]
     assert ours.address == "http://127.0.0.1:8123", "0.0.0.0 is no address to visit"

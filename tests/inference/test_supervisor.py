@@ -8,9 +8,11 @@ import itertools
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from django.db import connections
+from django.utils import translation
 
 from inference import server as server_module
 from inference import supervisor as supervisor_module
@@ -97,8 +99,6 @@ def fake(base, settings, monkeypatch):
 
 
 def remember_renderings(settings, renderings):
-    from pathlib import Path
-
     from inference.tending import _fingerprint
 
     folder = settings.DATA_DIR / "renderings"
@@ -276,6 +276,20 @@ def test_a_port_that_is_taken_is_said_and_tried_again(look, fake, monkeypatch):
     assert look().state == "starting"
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_base_that_was_cut_off_is_said_and_tried_again(
+    look, fake, settings, monkeypatch, file
+):
+    monkeypatch.setattr(supervisor_module, "Server", server_module.Server)
+    monkeypatch.setattr(server_module, "_check_port", lambda port: None)
+    path = Path(settings.MODEL) / file
+    path.write_bytes(path.read_bytes()[:20])
+    row = look()
+    assert row.state == "failed"
+    assert row.detail.startswith(f"{file} of the base model cannot be read: ")
+    assert look.supervisor.server is None
+
+
 def test_another_model_on_the_port_is_not_ours(look, fake, base):
     fake.is_up = True
     fake.base = type(base)(name="policy-0000-ffffffff", base_model="elsewhere")
@@ -450,6 +464,34 @@ def test_servers_that_hang_make_no_other_ones_heartbeat_late(base, settings):
         released.set()
         running.join()
         fleet.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_server_is_noted_in_english_whatever_the_sites_language(base, settings):
+    settings.LANGUAGE_CODE = "zh-hans"
+    settings.VLLM_URLS = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    remember_renderings(settings, [[1, 2, 3]] * len(CHATS))
+    stop = StopRequest()
+
+    def run():
+        try:
+            with translation.override(None):
+                supervise(base, stop)
+        finally:
+            connections.close_all()
+
+    running = threading.Thread(target=run)
+    running.start()
+    try:
+        until = time.monotonic() + 20
+        while Replica.objects.exclude(detail="").count() < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        stop()
+        running.join()
+    noted = Replica.objects.values_list("detail", flat=True)
+    assert list(noted) == ["not reachable"] * 2
 
 
 @pytest.mark.django_db(transaction=True)

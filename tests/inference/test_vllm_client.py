@@ -128,6 +128,18 @@ def test_half_an_answer_is_tried_again(stub, client):
     assert client.chat("base", CHAT, 1, 1, SAMPLING).choices[0].text == "yes"
 
 
+def test_an_answer_that_a_proxy_compressed_wrongly_is_tried_again(stub, client):
+    def garbled(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Content-Length", "2")
+        handler.end_headers()
+        handler.wfile.write(b"{}")
+
+    stub.answers = [garbled, (200, chat_answer("yes"))]
+    assert client.chat("base", CHAT, 1, 1, SAMPLING).choices[0].text == "yes"
+
+
 def test_a_broken_connection_while_loading_is_not_tried_again(stub, client):
     """The server may have acted already."""
     stub.answers = [break_off]

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, transaction
 
-from training import attempts, ingest
+from training import attempts, ingest, supervision
 from training.errors import StaleRound
 
 pytestmark = pytest.mark.django_db
@@ -84,3 +84,36 @@ def test_metrics_and_heartbeat_stand_or_fall_together(queued):
             raise StaleRound
         ingest.store_metrics(mine, [{"step": 9}])
     assert not queued.metrics.exists()
+
+
+def test_what_a_database_did_not_take_is_read_again_even_from_a_file_replaced_since(
+    queued, monkeypatch, tmp_path
+):
+    mine = attempts.claim(queued.pk)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 9}\n')
+    reader = ingest.MetricsReader(path)
+    supervision._record(mine, reader, {}, False)
+    fresh = tmp_path / "fresh"
+    fresh.write_text("".join(f'{{"step": {n}, "loss": 1}}\n' for n in (1, 2, 3)))
+    fresh.rename(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(ingest, "store_metrics", database_away)
+        with pytest.raises(OperationalError):
+            supervision._record(mine, reader, {}, False)
+    supervision._record(mine, reader, {}, False)
+    losses = queued.metrics.order_by("step").values_list("values", flat=True)
+    assert list(losses) == [{"loss": 1}] * 3
+
+
+def database_away(*_args):
+    raise OperationalError
+
+
+@pytest.mark.both_databases
+def test_more_steps_than_a_column_holds_do_not_end_the_training(queued):
+    mine = attempts.claim(queued.pk)
+    changes = ingest.progress_of({"step": 7, "total_steps": 30_000_000_000})
+    assert attempts.heartbeat(mine, **changes)
+    queued.refresh_from_db()
+    assert (queued.step, queued.total_steps) == (7, 2_147_483_647)

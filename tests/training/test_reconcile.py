@@ -16,7 +16,7 @@ from training import attempts, ingest, promotion, publishing
 from training.errors import StaleRound
 from training.models import RoundEvent, TrainingRound
 from training.reconcile import reconcile
-from training.rounds import cancel_round
+from training.rounds import cancel_round, start_round
 from training.running import run_round, vllm_reason
 from training.states import move
 
@@ -352,8 +352,47 @@ def test_one_thing_that_cannot_be_healed_does_not_stop_the_others(
     assert module.reconcile()["nudged"] == 1
 
 
+def test_checkpoints_that_a_killed_publisher_left_are_dropped(
+    queued, manager, monkeypatch
+):
+    def killed(_round):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "drop_checkpoints", killed)
+        with pytest.raises(SystemExit):
+            run_round(queued.pk)
+    queued.refresh_from_db()
+    assert queued.state == "succeeded"
+    left = queued.folder / "attempt-1" / "checkpoints"
+    # One that failed goes on from its checkpoints.
+    failed = start_round(queued.project, manager)
+    set_row(failed, state="failed")
+    kept = failed.folder / "attempt-1" / "checkpoints"
+    kept.mkdir(parents=True)
+    assert left.exists()
+    assert reconcile()["swept"] == 1
+    assert reconcile()["swept"] == 0
+    assert kept.exists() and not left.exists()
+
+
 def test_the_command_says_what_it_did(queued):
     set_row(queued, nudged_at=None)
     out = StringIO()
     call_command("reconcile", "--once", stdout=out)
     assert "nudged 1" in out.getvalue()
+
+
+def test_the_command_looks_again_until_ctrl_c_which_is_no_fault(queued, monkeypatch):
+    naps = iter([None])
+
+    def sleep(_seconds):
+        if next(naps, "no more") == "no more":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.management.commands.reconcile.time.sleep", sleep)
+    set_row(queued, nudged_at=None)
+    out = StringIO()
+    call_command("reconcile", stdout=out)
+    looks = out.getvalue().splitlines()
+    assert ["nudged 1" in look for look in looks] == [True, False]

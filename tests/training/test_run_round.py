@@ -237,9 +237,8 @@ def test_a_cancel_stops_the_trainer_and_resume_goes_on(queued, manager):
     run_round(queued.pk)
     queued.refresh_from_db()
     assert queued.state == "succeeded" and queued.finished_at
-    config = json.loads(
-        (runfolder.attempt_folder(queued, 2) / "config.json").read_text()
-    )
+    folder = runfolder.attempt_folder(queued, queued.epoch)
+    config = json.loads((folder / "config.json").read_text())
     assert config["resume_from"].endswith("attempt-1")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from inference.errors import InferenceError
 from inference.starter.tastes import TASTES, WANTED
+from tests.factories import make_project, make_prompt
 from training import measuring
 from training.management.commands.simulate import table
 from training.measuring import Measure, summary
@@ -89,3 +90,14 @@ def test_the_table_has_a_line_for_each_round():
     assert len(lines) == 2 and len(lines[0]) == len(lines[1])
     for cell in ("60", "21", "1.23", "10% → 85%", "–", "90%", "120", "5%", "42 s"):
         assert cell in lines[1]
+
+
+@pytest.mark.django_db
+def test_prompts_to_measure_are_spread_over_all_of_them():
+    project = make_project()
+    asked = [make_prompt(project=project, is_held_out=True) for _ in range(5)]
+    make_prompt(project=project)
+    # The first of each third of five: 0, 5/3 and 10/3, rounded down.
+    third = [asked[0].messages, asked[1].messages, asked[3].messages]
+    assert measuring.prompts_to_measure(project, 3) == third
+    assert len(measuring.prompts_to_measure(project, 9)) == 5

@@ -393,6 +393,20 @@ def test_a_wrong_choice_is_refused_by_name(project, manager, asked, word):
     assert not TrainingRound.objects.exists()
 
 
+def test_a_rank_that_vllm_cannot_serve_is_refused_though_nobody_asked_for_it(
+    project, manager, settings
+):
+    make_pairs(project, 2)
+    settings.VLLM_MAX_LORA_RANK = 8
+    large = make_policy(project=project, rank=32)
+    for start, rank in ((None, 16), (large, 32)):
+        with pytest.raises(RoundRefused, match=f"“lora.r” is {rank}") as refusal:
+            start_round(project, manager, start=start)
+        assert refusal.value.status == 422
+    small = make_policy(project=project, rank=8)
+    assert start_round(project, manager, start=small).start == small
+
+
 def test_another_projects_policy_is_no_start(project, manager):
     make_pairs(project, 2)
     with pytest.raises(RoundRefused):

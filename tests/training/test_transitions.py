@@ -1,11 +1,15 @@
 """States: from where each may be entered, and that a stale epoch moves nothing."""
 
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from tests.training.conftest import set_row
 from training import attempts, states
 from training.errors import RoundRefused, StaleRound
 from training.models import RoundEvent, TrainingRound
+from training.reconcile import reconcile
 from training.rounds import cancel_round, resume_round, start_round
 from training.running import run_round
 
@@ -87,6 +91,23 @@ def test_resume_twice_queues_once(queued, manager, nudges):
         "cancelled",
         "queued",
     ]
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("end", [attempts.failed, attempts.cancelled])
+def test_a_supervisor_that_slept_through_a_cancel_cannot_end_the_resumed_round(
+    queued, manager, settings, end
+):
+    asleep = attempts.claim(queued.pk)
+    cancel_round(queued, manager)
+    beat = timezone.now() - timedelta(seconds=settings.ROUND_HEARTBEAT_LIMIT + 1)
+    set_row(queued, heartbeat_at=beat)
+    assert reconcile()["requeued"] == 1
+    assert resume_round(queued, manager).state == "queued"
+    with pytest.raises(StaleRound):
+        end(asleep, "it wakes up and thinks the round is its own")
+    queued.refresh_from_db()
+    assert queued.state == "queued"
 
 
 def test_a_succeeded_round_has_nothing_to_resume(queued, manager):

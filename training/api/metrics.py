@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 from annotation.access import needs
 from annotation.api.serializers import problems
 from annotation.models import Role
-from training.api.rounds import project_of_round
 from training.models import RoundMetric
+from training.queries import project_of_round
 
 PHASES = ("dpo", "sft")
 

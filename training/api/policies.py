@@ -51,7 +51,8 @@ def policy_json(project: Project, policies: list[Policy]) -> list[dict[str, Any]
 
 
 def _project_of(policy: Policy, body: dict[str, Any]) -> Project:
-    """The project of the policy's channel; a base serves many, so the body says which."""
+    """The project of the policy's channel; a base serves many, so the body says which of
+    those that were made with it."""
     rows = Project.objects.select_related("channel__serving", "base")
     named = {"slug": body["project"]} if "project" in body else {}
     if policy.channel is not None:
@@ -60,7 +61,7 @@ def _project_of(policy: Policy, body: dict[str, Any]) -> Project:
     if not named:
         message = _("A base serves many projects: say for which one.")
         raise serializers.ValidationError({"project": [message]})
-    return get_object_or_404(rows, **named)
+    return get_object_or_404(rows, base=policy, **named)
 
 
 class Policies(APIView):

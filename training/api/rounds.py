@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.http import Http404, StreamingHttpResponse
+from django.http import StreamingHttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
@@ -26,19 +26,10 @@ from annotation.api.serializers import (
     read,
 )
 from annotation.files.writing import TABLES
-from annotation.models import Project, Role
+from annotation.models import Role
 from training import rounds
 from training.models import TrainingRound
-from training.queries import pairs_of, with_counts
-
-
-def project_of_round(pk: int) -> Project:
-    """How a call is checked whose address names a round."""
-    rows = TrainingRound.objects.select_related("project__channel__serving")
-    found = rows.filter(pk=pk).first()
-    if found is None:
-        raise Http404
-    return found.project
+from training.queries import pairs_of, project_of_round, with_counts
 
 
 class ProgressSerializer(serializers.Serializer):
@@ -87,8 +78,8 @@ class RoundSerializer(serializers.Serializer):
         return row.error or None
 
 
-def _answer(training_round: TrainingRound, status: int = 200) -> Response:
-    row = with_counts().get(pk=training_round.pk)
+def _answer(pk: int, status: int = 200) -> Response:
+    row = with_counts().get(pk=pk)
     return Response(RoundSerializer(row).data, status=status)
 
 
@@ -143,7 +134,7 @@ class Rounds(APIView):
     def post(self, request: Request, slug: str) -> Response:
         asked = read(request, RoundBody)
         started = rounds.start_round(request.project, request.user, **asked)
-        return _answer(started, status=201)
+        return _answer(started.pk, status=201)
 
 
 class Round(APIView):
@@ -154,7 +145,7 @@ class Round(APIView):
     )
     @needs(Role.REVIEWER, project_of_round)
     def get(self, request: Request, pk: int) -> Response:
-        return _answer(TrainingRound(pk=pk))
+        return _answer(pk)
 
 
 _MOVED = OpenApiResponse(RoundSerializer, "The round.")
@@ -204,6 +195,5 @@ class RoundResume(APIView):
 
 
 def _act(service: Any, pk: int, user: Any) -> Response:
-    training_round = TrainingRound.objects.select_related("project__channel").get(pk=pk)
-    service(training_round, user)
-    return _answer(training_round)
+    service(TrainingRound.objects.get(pk=pk), user)
+    return _answer(pk)

@@ -25,6 +25,9 @@ LOSS_NAMES = list(LOSS_FACTS)
 SEEDS = 1 << 64
 """How many torch's generators tell apart; a larger seed is taken modulo this."""
 
+FRESH_RANK = 16
+"""Of a fresh adapter, where `lora.r` is not given."""
+
 SCHEDULERS = ("linear", "cosine", "constant")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
-from training.dpo.config import SEEDS, LoraConfig, TrainingConfig
+from training.dpo.config import FRESH_RANK, SEEDS, LoraConfig, TrainingConfig
 from training.dpo.errors import TrainerError
 from training.dpo.files import fsync_path
 from training.dpo.progress import say
@@ -188,7 +188,7 @@ def attach_adapter(model: Any, config: TrainingConfig) -> Any:
 
 def _fresh_adapter(model: Any, config: TrainingConfig) -> Any:
     lora = config.lora
-    r = lora.r or 16
+    r = lora.r or FRESH_RANK
     alpha = lora.alpha or 2 * r
     torch.manual_seed(config.seed % SEEDS)
     try:

@@ -9,6 +9,7 @@ from django.views.decorators.http import require_POST, require_safe
 from annotation.access import needs
 from annotation.models import Project, Role
 from annotation.pages import page
+from annotation.retelling import retold
 from inference.errors import AdapterRefused, DeployRefused, InferenceError
 from inference.models import Policy
 from inference.policies import rollback_target
@@ -51,9 +52,9 @@ def _act(request: HttpRequest, act) -> HttpResponse:
     try:
         deployment = act()
     except AdapterRefused as refusal:
-        return _page(request, refusal=str(refusal), status=422)
+        return _page(request, refusal=retold(str(refusal)), status=422)
     except (DeployRefused, InferenceError) as refusal:
-        return _page(request, refusal=str(refusal), status=409)
+        return _page(request, refusal=retold(str(refusal)), status=409)
     messages.success(
         request, _("%(policy)s serves now.") % {"policy": deployment.policy.name}
     )

@@ -13,7 +13,7 @@ from django.http import (
     HttpResponseNotModified,
     StreamingHttpResponse,
 )
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import redirect
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 from django.views.decorators.http import (
@@ -50,11 +50,6 @@ FEW_PAIRS = 15
 
 EXPORTED_AS = [("trl", "TRL"), ("openai", "OpenAI"), ("parquet", "Parquet")]
 """On a round's page; the export page has all formats."""
-
-
-def by_round(pk: int, **_others: object) -> Project:
-    rows = TrainingRound.objects.select_related("project__channel__serving")
-    return get_object_or_404(rows, pk=pk).project
 
 
 @require_safe
@@ -174,13 +169,13 @@ def _round(pk: int) -> TrainingRound:
 
 
 @require_safe
-@needs(Role.REVIEWER, by_round)
+@needs(Role.REVIEWER, queries.project_of_round)
 def round_page(request: HttpRequest, pk: int) -> HttpResponse:
     return _round_page(request, _round(pk))
 
 
 @require_safe
-@needs(Role.REVIEWER, by_round)
+@needs(Role.REVIEWER, queries.project_of_round)
 def round_status(request: HttpRequest, pk: int) -> HttpResponse:
     """What changes while the round runs; 304 if nothing did, 286 once it is over."""
     training_round = _round(pk)
@@ -199,7 +194,7 @@ def round_status(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_safe
-@needs(Role.REVIEWER, by_round)
+@needs(Role.REVIEWER, queries.project_of_round)
 def export_round(request: HttpRequest, pk: int) -> HttpResponse | StreamingHttpResponse:
     """The pairs it froze, in any format; `what=dataset`: a folder with its card."""
     params = {"which": "all", **request.GET.dict()}
@@ -215,13 +210,13 @@ def export_round(request: HttpRequest, pk: int) -> HttpResponse | StreamingHttpR
 
 
 @require_POST
-@needs(Role.MANAGER, by_round)
+@needs(Role.MANAGER, queries.project_of_round)
 def cancel_round(request: HttpRequest, pk: int) -> HttpResponse:
     return _act(request, pk, rounds.cancel_round)
 
 
 @require_POST
-@needs(Role.MANAGER, by_round)
+@needs(Role.MANAGER, queries.project_of_round)
 def resume_round(request: HttpRequest, pk: int) -> HttpResponse:
     return _act(request, pk, rounds.resume_round)
 

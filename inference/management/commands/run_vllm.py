@@ -5,7 +5,7 @@ import signal
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, no_translations
 
 from inference.base import ensure_base
 from inference.errors import InferenceError
@@ -21,6 +21,7 @@ class Command(BaseCommand):
     # The URLs and all they import are no concern of it.
     requires_system_checks: list[str] = []
 
+    @no_translations
     def handle(self, *args: Any, **options: Any) -> None:
         settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         with (settings.DATA_DIR / "run_vllm.lock").open("a") as lock:

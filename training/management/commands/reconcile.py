@@ -4,10 +4,11 @@ manage.py reconcile --once      one look
 manage.py reconcile             every 15 seconds, until Ctrl-C
 """
 
+import contextlib
 import time
 from argparse import ArgumentParser
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, no_translations
 from django.db import close_old_connections
 
 from training.reconcile import reconcile
@@ -21,12 +22,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--once", action="store_true", help="look once and end")
 
+    @no_translations
     def handle(self, *args: str, once: bool, **options: object) -> None:
-        while True:
-            done = reconcile()
-            words = ", ".join(f"{name} {count}" for name, count in done.items())
-            self.stdout.write(words)
-            if once:
-                return
-            close_old_connections()
-            time.sleep(EVERY)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                done = reconcile()
+                words = ", ".join(f"{name} {count}" for name, count in done.items())
+                self.stdout.write(words)
+                if once:
+                    return
+                close_old_connections()
+                time.sleep(EVERY)

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from annotation.files import llamafactory, tables
 from annotation.files import messages as chats
 from annotation.files.columns import PAIRS
-from annotation.files.faults import BadRow, Messages, Row, shown
+from annotation.files.faults import BadRow, Messages, Row, refuse_python, shown
 from annotation.files.messages import turn
 from annotation.files.pair_restoring import (
     RESTORERS,
@@ -90,6 +90,8 @@ def read(row: Row) -> PairRow | Labelled:
     """The pair (or half of one) that a row means. Raises BadRow naming field and fix."""
     if original := _original_of(row):
         return _as_it_came(_rest(row, "original"), original)
+    spoken = () if row.get("prompt") else llamafactory.SPOKEN
+    refuse_python(row, "prompt", "chosen", "rejected", "completion", *spoken)
     format = told_apart(row)
     if not format:
         missing = [name for name in ("chosen", "rejected") if not _has(row, name)]

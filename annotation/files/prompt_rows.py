@@ -5,7 +5,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from annotation import texts
-from annotation.files.faults import BadRow, Messages, Row, shown
+from annotation.files.faults import BadRow, Messages, Row, refuse_python, shown
 
 MAX_PROMPT_CHARS = 100_000
 MAX_MESSAGES = 200
@@ -28,6 +28,7 @@ def prompt_of(row: Row) -> Messages:
             )
         )
     name, value = given[0], row[given[0]]
+    refuse_python(row, name)
     if isinstance(value, str):
         if name == "messages":
             raise BadRow(_("“messages” is a text; make it a list, or name it “prompt”"))

@@ -3,13 +3,19 @@
 import csv
 import io
 import json
+import random
+import tarfile
 import textwrap
+import zipfile
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from annotation.files import tables
 from annotation.files.faults import BadRow
 from annotation.files.lines import Lines, Unpacked, buffered
+from annotation.files.parts import Reading
 from annotation.importing import import_pairs, import_prompts
 from annotation.models import Prompt
 from annotation.queries import standing_pairs
@@ -159,3 +165,40 @@ def test_messages_of_json_are_read_however_they_are_spaced(project, indent):
     )
     assert (report.accepted, report.rejected) == (2, [])
     assert [p.messages for p in Prompt.objects.all()] == [spoken]
+
+
+# --- How far it is -----------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "zip of parquet"])
+def test_the_share_of_an_archive_is_that_of_its_rows(tmp_path, kind):
+    chance = random.Random(1)
+    texts = ["the same " * 20 + chance.randbytes(40).hex() for _row in range(9000)]
+    lines = [json.dumps({"prompt": text}) for text in texts]
+    data = "\n".join(lines).encode()
+    path = tmp_path / "upload"
+    if kind.startswith("zip"):
+        suffix = "jsonl"
+        if kind == "zip of parquet":
+            suffix, file = "parquet", io.BytesIO()
+            parquet.write_table(
+                pyarrow.Table.from_pylist([json.loads(line) for line in lines]),
+                file,
+                row_group_size=500,
+            )
+            data = file.getvalue()
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in "ab":
+                archive.writestr(f"{name}.{suffix}", data)
+    else:
+        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
+            for name in "ab":
+                member = tarfile.TarInfo(f"{name}.jsonl")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+    reading = Reading(path, most=10**9, longest=1000)
+    shares = [reading.share for _row in reading]
+    assert shares == sorted(shares)
+    # Both parts hold the same: after a share of the rows, that share of the bytes.
+    for row in (4500, 9000, 13_500):
+        assert shares[row] == pytest.approx(row / 18_000, abs=0.12)
+    assert reading.share > 0.85

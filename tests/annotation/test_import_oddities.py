@@ -12,12 +12,16 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from annotation import exporting
+from annotation.export_rows import pair_table
 from annotation.files import tables
+from annotation.files.columns import PAIRS
 from annotation.files.faults import BadRow
 from annotation.files.lines import Lines, Unpacked, buffered
 from annotation.files.parts import Reading
+from annotation.files.writing import written
 from annotation.importing import import_pairs, import_prompts
-from annotation.models import Prompt
+from annotation.models import LabelledAnswer, Prompt
 from annotation.queries import standing_pairs
 from tests.factories import make_project
 
@@ -138,10 +142,6 @@ def test_a_text_that_only_begins_like_messages_is_a_text(project, text):
 def test_a_text_that_is_such_messages_comes_back_from_our_own_table(project):
     line = json.dumps({"prompt": PYTHONS, "chosen": NUMPYS, "rejected": "no"})
     import_pairs(project, io.BytesIO(line.encode()))
-    from annotation.export_rows import pair_table
-    from annotation.files.columns import PAIRS
-    from annotation.files.writing import written
-
     exported = b"".join(written(pair_table(standing_pairs(project)), PAIRS, "csv"))
     other = make_project()
     report = import_pairs(other, io.BytesIO(exported))
@@ -165,6 +165,36 @@ def test_messages_of_json_are_read_however_they_are_spaced(project, indent):
     )
     assert (report.accepted, report.rejected) == (2, [])
     assert [p.messages for p in Prompt.objects.all()] == [spoken]
+
+
+# --- Fields of a row ---------------------------------------------------------------------
+@pytest.mark.parametrize("history", [5, True, "ab", [["q"]], [["q", "a", "x"]], [[]]])
+def test_a_history_that_is_none_costs_its_own_row_alone(project, history):
+    row = {"instruction": "Why?", "chosen": "a", "rejected": "b"}
+    lines = [json.dumps({**row, "history": h}) for h in (history, [["q", "a"]])]
+    report = import_pairs(project, io.BytesIO("\n".join(lines).encode()))
+    assert report.accepted == 1
+    ((line, reason),) = told(report)
+    assert line == 1 and "“history” must be" in reason
+
+
+def test_a_labelled_answer_keeps_the_system_prompt_beside_its_question(project):
+    rows = [
+        {"system": "Be brief.", "prompt": "Why?", "completion": said, "label": is_good}
+        for said, is_good in (("So.", True), ("Well …", False), ("Hm.", True))
+    ]
+    report = import_pairs(
+        project, io.BytesIO("\n".join(map(json.dumps, rows)).encode())
+    )
+    assert (report.accepted, report.labelled, report.rejected) == (2, 1, [])
+    assert Prompt.objects.get().messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why?"},
+    ]
+    pair = standing_pairs(project).get()
+    exported = [json.loads(line) for line in exporting.jsonl([pair], "kto")]
+    alone = exporting.labelled_alone(LabelledAnswer.objects.all())
+    assert [*exported, *alone] == rows
 
 
 # --- How far it is -----------------------------------------------------------------------

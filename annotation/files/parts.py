@@ -63,14 +63,12 @@ class Reading:
         most: int,
         longest: int,
         scratch: Path | None = None,
-        needs: str = "",
         skips: Callable[[str], bool] | None = None,
     ):
         """`most`: bytes that may be unpacked in all; `longest`: of one line; `skips`:
         which parts, by name, are passed over."""
         self._longest = longest
         self._path = path
-        self._needs = needs
         self._skips = skips
         self._scratch = scratch
         self._unpacked = Unpacked(most)
@@ -141,7 +139,7 @@ class Reading:
         self._at = _place_in(part, stream)
         lines = Lines(reader, self._longest)
         name = part.name or self._path.name
-        yield from tables.text_rows(lines, _format(part.name), self._needs, name)
+        yield from tables.text_rows(lines, _format(part.name), name=name)
 
     @contextmanager
     def _seekable(

@@ -271,8 +271,9 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
     # What isn't UTF-8 becomes lone surrogates, found again in the record they are in.
     # Strict: a quote that is never closed is told, else it would swallow what follows.
     text = (line.decode("utf-8", "surrogateescape") for line in lines)
-    skipped, header, delimiter = _begin(text)
-    whole = chain(repeat("\n", skipped), [header], text)
+    header, delimiter = _begin(text)
+    # What was passed over before the header counts as lines.
+    whole = chain(repeat("\n", lines.number - 1), [header], text)
     reader = csv.reader(whole, delimiter=delimiter, strict=True)
     names = _header(reader, lines, needs)
     read = fused if is_ours(names) else str
@@ -300,21 +301,21 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
                 yield start, bad
 
 
-def _begin(text: Iterator[str]) -> tuple[int, str, str]:
-    """(lines before the header, its first line, what stands between its columns).
+def _begin(text: Iterator[str]) -> tuple[str, str]:
+    """(the header's first line, what stands between its columns).
 
     Between them is what a line `sep=;` (Excel's word) says, else that of comma, semicolon
     (spreadsheets write it where the comma is the decimal point) and tab which leaves most
     names that are known here, then the commonest.
     """
     stated = None
-    for skipped, line in enumerate(text):
+    for line in text:
         if stated is None and (said := _STATED.fullmatch(line)):
             stated = said[1]
         elif line.strip():
             header = _QUOTED.sub(_inside, line)
-            return skipped, line, stated or max(",;\t", key=partial(_fit, header))
-    return 0, "", ","
+            return line, stated or max(",;\t", key=partial(_fit, header))
+    return "", ","
 
 
 def _inside(quoted: re.Match[str]) -> str:

@@ -96,6 +96,12 @@ def test_a_text_without_end_in_a_list_is_too_long_in_bounded_memory():
     assert line == 2 and "longer than 1000 bytes" in str(bad)
 
 
+@pytest.mark.parametrize("blank", [0, 3, 20_000])
+def test_records_are_counted_from_the_files_first_line(blank):
+    found = rows("\n" * blank + "sep=;\n\nprompt;id\na;1\nb;2\n")
+    assert [line for line, _row in found] == [blank + 4, blank + 5]
+
+
 # --- Chats in the cells of CSV -----------------------------------------------------------
 @pytest.mark.parametrize("cell", [PYTHONS, NUMPYS, f" {PYTHONS}\n"])
 def test_messages_as_python_writes_them_are_no_text(project, cell):

@@ -190,8 +190,10 @@ def _ended(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _ended_by(bad: BadRow) -> BadRow:
-    rest = _("what follows it can't be read; mend it, or write JSONL instead")
-    return BadRow(f"{bad}; {rest}")
+    return BadRow(
+        _("%(what)s; what follows it can't be read; mend it, or write JSONL instead")
+        % {"what": bad}
+    )
 
 
 def parsed(line: bytes | str) -> Row:
@@ -284,13 +286,14 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
         except StopIteration:
             return
         except csv.Error as wrong:
-            bad = BadRow(_not_csv(wrong))
-            if "field larger than field limit" in str(wrong):
-                # The reader stands inside the cell: its other lines would be records.
-                rest = _("what follows can't be told apart")
-                yield start, BadRow(f"{bad}; {rest}")
+            told = _not_csv(wrong)
+            # The reader stands inside the cell then: its other lines would be records.
+            is_over = "field larger than field limit" in str(wrong)
+            if is_over:
+                told = _("%(what)s; what follows can't be told apart") % {"what": told}
+            yield start, BadRow(told)
+            if is_over:
                 return
-            yield start, bad
             continue
         if any(n in lines.too_long for n in range(start, reader.line_num + 1)):
             yield start, too_long(lines)

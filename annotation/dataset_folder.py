@@ -25,7 +25,7 @@ from annotation.dataset_card import card
 from annotation.export_filters import Wanted
 from annotation.files import columns
 from annotation.files.faults import Row
-from annotation.files.writing import Columns, Sink, written
+from annotation.files.writing import Sink, written
 from annotation.models import Project
 
 
@@ -120,7 +120,7 @@ LLAMAFACTORY = {
 
 def _tables(
     project: Project, asked: Wanted, within: QuerySet | None, with_names: bool
-) -> Iterator[tuple[str, Iterable[Row], Columns]]:
+) -> Iterator[tuple[str, Iterable[Row], columns.Columns]]:
     """(name, rows, columns) of each Parquet file; the pairs by what they are for."""
     pairs = export_filters.pairs(project, asked, within)
     train = pairs.filter(prompt__is_held_out=False)
@@ -130,10 +130,10 @@ def _tables(
         test = export_filters.pairs(project, Wanted(which="held_out"))
     has_test = test.exists()
     if has_test:
-        yield "data/test-00000.parquet", _pairs(test), columns.PAIRS
+        yield "data/test-00000.parquet", export_rows.pair_table(test), columns.PAIRS
     # Without rows only where there would be no file of pairs at all.
     if train.exists() or not has_test:
-        yield "data/train-00000.parquet", _pairs(train), columns.PAIRS
+        yield "data/train-00000.parquet", export_rows.pair_table(train), columns.PAIRS
     judgments = export_filters.judgments(project, asked)
     yield (
         "judgments/judgments-00000.parquet",
@@ -146,10 +146,6 @@ def _tables(
         export_rows.prompt_rows(prompts),
         columns.PROMPTS,
     )
-
-
-def _pairs(pairs: QuerySet) -> Iterator[Row]:
-    return export_rows.pair_table(pairs)
 
 
 def _file(

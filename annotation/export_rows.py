@@ -14,8 +14,6 @@ from annotation.files.faults import Row
 from annotation.judging import criteria_seen
 from annotation.models import Judgment, PreferencePair, Project, Prompt
 
-_LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
-
 
 def pair_table(pairs: QuerySet[PreferencePair]) -> Iterator[Row]:
     return map(exporting.table_row, exporting.in_full(pairs))
@@ -25,7 +23,9 @@ def judgment_rows(judgments: QuerySet[Judgment], *, with_names: bool) -> Iterato
     """As shown and as judged, the oldest first; people by pseudonym unless named."""
     sides = ("lease__first", "lease__second", "edited")
     found = judgments.select_related("comparison__prompt", "annotator", *sides)
-    found = found.defer(*(f"{side}__{name}" for side in sides for name in _LARGE))
+    found = found.defer(
+        *(f"{side}__{name}" for side in sides for name in exporting.LARGE)
+    )
     for judgment in paged(found, "created_at", "pk"):
         first, second = judgment.lease.first, judgment.lease.second
         yield {

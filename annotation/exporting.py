@@ -27,8 +27,9 @@ from annotation.models import (
     Prompt,
 )
 
-_LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
-_UNUSED_OF_TWO = [f"comparison__{side}__{name}" for side in "ab" for name in _LARGE]
+LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
+"""Columns of a completion that no export needs."""
+_UNUSED_OF_TWO = [f"comparison__{side}__{name}" for side in "ab" for name in LARGE]
 
 
 def export(project: Project, format: str) -> Iterator[str]:
@@ -81,7 +82,7 @@ def in_full(pairs: Iterable[PreferencePair]) -> Iterable[PreferencePair]:
     """
     if not isinstance(pairs, QuerySet):
         return pairs
-    answers = Completion.objects.defer(*_LARGE).prefetch_related("edited_from")
+    answers = Completion.objects.defer(*LARGE).prefetch_related("edited_from")
     both = (Prefetch(side, answers) for side in ("chosen", "rejected"))
     return paged(pairs.prefetch_related("prompt", *both))
 
@@ -118,7 +119,7 @@ def labelled_alike(decisions: QuerySet[Decision]) -> Iterator[Row]:
 
 def labelled_alone(answers: QuerySet[LabelledAnswer]) -> Iterator[Row]:
     """Labelled answers that were imported without a partner, as the rows they were."""
-    unseen = (f"completion__{name}" for name in _LARGE)
+    unseen = (f"completion__{name}" for name in LARGE)
     for one in paged(answers.select_related("prompt", "completion").defer(*unseen)):
         yield pair_restoring.restored_half(
             one.prompt.messages, answer_messages(one.completion), json.loads(one.kept)

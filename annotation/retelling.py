@@ -49,6 +49,10 @@ RULE_REASONS = (
     gettext_noop(
         "the prompt is in %(asked)s, the chosen answer in %(given)s; the prompt has both"
     ),
+    gettext_noop(
+        "the prompt is in %(asked)s, the chosen answer in %(given)s; its characters are"
+        " used in both"
+    ),
     gettext_noop("only the chosen answer refuses: “%(words)s”"),
     gettext_noop("only the rejected answer refuses: “%(words)s”"),
     gettext_noop(

@@ -69,15 +69,18 @@ def _text(row: Row, name: str) -> str:
 
 def _alpaca_prompt(row: Row) -> Messages:
     turns = turn("system", row["system"]) if _text(row, "system") else []
-    for exchange in row.get("history") or []:
-        if not isinstance(exchange, list) or not all(
-            isinstance(text, str) for text in exchange
-        ):
-            raise BadRow(_("“history” must be a list of [question, answer]"))
-        for role, text in zip(("user", "assistant"), exchange, strict=False):
-            turns += turn(role, text)
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(map(_is_exchange, history)):
+        raise BadRow(_("“history” must be a list of [question, answer]"))
+    for question, answer in history:
+        turns += [*turn("user", question), *turn("assistant", answer)]
     parts = (_text(row, "instruction"), _text(row, "input"))
     return [*turns, *turn("user", "\n".join(part for part in parts if part))]
+
+
+def _is_exchange(value: Any) -> bool:
+    is_two = isinstance(value, list) and len(value) == 2
+    return is_two and all(isinstance(text, str) for text in value)
 
 
 def _spoken(row: Row) -> Messages:

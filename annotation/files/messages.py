@@ -15,29 +15,29 @@ MAX_CHARS = 100_000
 MAX_NAME_CHARS = 200
 
 
-def checked(place: str, value: Any) -> Messages:
-    """A list of messages, each {"role", "content", …}. Raises BadRow."""
+def checked(place: str, value: Any, roles: tuple[str, ...] = ROLES) -> Messages:
+    """A list of messages, each {"role", "content", …} of one of `roles`. Raises BadRow."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
         raise BadRow(
             _("“%(name)s” must be a text or a list of 1 to %(most)d messages")
             % {"name": place, "most": MAX_MESSAGES}
         )
     for index, message in enumerate(value):
-        _check_message(f"{place}[{index}]", message)
+        _check_message(f"{place}[{index}]", message, roles)
     return value
 
 
-def _check_message(place: str, message: Any) -> None:
+def _check_message(place: str, message: Any, roles: tuple[str, ...]) -> None:
     if not isinstance(message, dict):
         raise BadRow(
             _("%(place)s is not an object; write {“role”: “user”, “content”: “…”}")
             % {"place": place}
         )
     role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
+    if role not in roles:
         raise BadRow(
             _("%(place)s.role is “%(role)s”; use %(known)s")
-            % {"place": place, "role": shown(str(role))[:40], "known": ", ".join(ROLES)}
+            % {"place": place, "role": shown(str(role))[:40], "known": ", ".join(roles)}
         )
     if content is None and (message.get("tool_calls") or message.get("function_call")):
         return

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from annotation.files import llamafactory, tables
 from annotation.files import messages as chats
 from annotation.files.columns import PAIRS
-from annotation.files.faults import BadRow, Messages, Row, shown
+from annotation.files.faults import BadRow, Messages, Row, refuse_python, shown
 from annotation.files.messages import turn
 from annotation.files.pair_restoring import (
     RESTORERS,
@@ -90,6 +90,8 @@ def read(row: Row) -> PairRow | Labelled:
     """The pair (or half of one) that a row means. Raises BadRow naming field and fix."""
     if original := _original_of(row):
         return _as_it_came(_rest(row, "original"), original)
+    spoken = () if row.get("prompt") else llamafactory.SPOKEN
+    refuse_python(row, "prompt", "chosen", "rejected", "completion", *spoken)
     format = told_apart(row)
     if not format:
         missing = [name for name in ("chosen", "rejected") if not _has(row, name)]
@@ -206,15 +208,21 @@ def _chat(row: Row, name: str, role: str) -> tuple[Messages, str]:
     return chats.checked(name, value), "messages"
 
 
+def _asked(row: Row) -> tuple[Messages, str]:
+    """The same of `prompt`: before a text the system prompt of a column of its own."""
+    prompt, how = _chat(row, "prompt", "user")
+    system = row.get("system")
+    if how == "text" and isinstance(system, str) and system:
+        prompt = [*turn("system", system), *prompt]
+    return prompt, how
+
+
 def _trl(row: Row) -> PairRow:
     chosen, chosen_how = _chat(row, "chosen", "assistant")
     rejected, rejected_how = _chat(row, "rejected", "assistant")
     if row.get("prompt") in (None, ""):
         return _implicit(row, chosen, rejected, (chosen_how, rejected_how))
-    prompt, prompt_how = _chat(row, "prompt", "user")
-    system = row.get("system")
-    if prompt_how == "text" and isinstance(system, str) and system:
-        prompt = [*turn("system", system), *prompt]
+    prompt, prompt_how = _asked(row)
     # Answers that bring their prompt with them, as UltraFeedback's do.
     inside = {
         len(answer) - 1 - _from_the_end(answer, "user")
@@ -349,7 +357,7 @@ def _kto(row: Row) -> Labelled:
             prompt, completion = completion[:-1], completion[-1:]
             asked = ""
         else:
-            prompt, asked = _chat(row, "prompt", "user")
+            prompt, asked = _asked(row)
         rest = _rest(row, "prompt", "completion")
         kept = {"how": [asked, answered], "rest": rest}
     if not kept or not is_same(restored_half(prompt, completion, kept), row):

@@ -45,9 +45,12 @@ class Part:
     name: str
     """Within its archive or folder; empty for a file that stands alone."""
     size: int
+    """Bytes on the disk that it takes up; 0 where that is only known once it is read."""
     open: Callable[[], AbstractContextManager[BinaryIO]]
     is_apart: bool = True
     """Whether those after it can be read when it can't."""
+    place: Callable[[Any], int] = lambda stream: stream.tell()
+    """How many of those bytes have been read, by its stream."""
 
 
 class Reading:
@@ -60,14 +63,12 @@ class Reading:
         most: int,
         longest: int,
         scratch: Path | None = None,
-        needs: str = "",
         skips: Callable[[str], bool] | None = None,
     ):
         """`most`: bytes that may be unpacked in all; `longest`: of one line; `skips`:
         which parts, by name, are passed over."""
         self._longest = longest
         self._path = path
-        self._needs = needs
         self._skips = skips
         self._scratch = scratch
         self._unpacked = Unpacked(most)
@@ -88,7 +89,7 @@ class Reading:
                     found = True
                     if self._skips is None or not self._skips(part.name):
                         yield from self._placed(part)
-                    self._done += part.size
+                    self._done += part.size or self._at()
                     self._at = lambda: 0
             except (Damaged, zipfile.BadZipFile, tarfile.TarError) as damaged:
                 yield ("", 0), BadRow(str(damaged))
@@ -135,10 +136,10 @@ class Reading:
                 _("“%(name)s” is an archive or a workbook in itself; save it as CSV.")
                 % {"name": shown(part.name) or self._path.name}
             )
-        self._at = _place_in(stream)
+        self._at = _place_in(part, stream)
         lines = Lines(reader, self._longest)
         name = part.name or self._path.name
-        yield from tables.text_rows(lines, _format(part.name), self._needs, name)
+        yield from tables.text_rows(lines, _format(part.name), name=name)
 
     @contextmanager
     def _seekable(
@@ -147,21 +148,22 @@ class Reading:
         # A file on this disk, as it is.
         if isinstance(stream, io.BufferedReader) and not is_packed(reader):
             stream.seek(0)
-            self._at = _place_in(stream)
+            self._at = _place_in(part, stream)
             yield cast(BinaryIO, stream)
             return
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             shutil.copyfileobj(reader, file)
             file.seek(0)
+            self._at = _place_in(part, file)
             yield cast(BinaryIO, file)
 
 
-def _place_in(stream: Any) -> Callable[[], int]:
+def _place_in(part: Part, stream: Any) -> Callable[[], int]:
     """How many bytes of it have been read; a closed one has been read."""
 
     def place() -> int:
         try:
-            return stream.tell()
+            return part.place(stream)
         except (ValueError, OSError):
             return 0
 
@@ -224,8 +226,8 @@ def _parts(path: Path) -> Iterator[Iterator[Part]]:
         with _zip(path) as archive:
             yield _zip_parts(archive)
     elif _is_tar(path, start):
-        with tarfile.open(path, "r:*") as archive:
-            yield _tar_parts(archive)
+        with path.open("rb") as file, tarfile.open(fileobj=file) as archive:
+            yield _tar_parts(archive, file)
     else:
         yield iter([Part("", len(start) and path.stat().st_size, _opener(path), False)])
 
@@ -254,7 +256,12 @@ def _zip_parts(archive: zipfile.ZipFile) -> Iterator[Part]:
         def open_member(member: zipfile.ZipInfo = member):
             return cast(AbstractContextManager[BinaryIO], archive.open(member))
 
-        yield Part(member.filename, member.compress_size, open_member)
+        def place(stream: Any, member: zipfile.ZipInfo = member) -> int:
+            # What its stream counts is unpacked.
+            return stream.tell() * member.compress_size // max(1, member.file_size)
+
+        size = member.compress_size
+        yield Part(member.filename, size, open_member, place=place)
 
 
 def _is_tar(path: Path, start: bytes) -> bool:
@@ -268,7 +275,8 @@ def _is_tar(path: Path, start: bytes) -> bool:
         return False
 
 
-def _tar_parts(archive: tarfile.TarFile) -> Iterator[Part]:
+def _tar_parts(archive: tarfile.TarFile, packed: BinaryIO) -> Iterator[Part]:
+    start = 0
     # In the archive's order: jumping back would unpack all of it again.
     for number, member in enumerate(archive):
         if number > 10 * MAX_PARTS:
@@ -280,4 +288,9 @@ def _tar_parts(archive: tarfile.TarFile) -> Iterator[Part]:
                 assert file is not None  # It is a regular file.
                 return closing(cast(BinaryIO, file))
 
-            yield Part(member.name, member.size, open_member, False)
+            def place(_stream: Any, start: int = start) -> int:
+                # Packed as a whole: only the archive's own place says how far it is.
+                return packed.tell() - start
+
+            yield Part(member.name, 0, open_member, False, place)
+            start = packed.tell()

@@ -5,10 +5,8 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from annotation import texts
-from annotation.files.faults import BadRow, Messages, Row, shown
-
-MAX_PROMPT_CHARS = 100_000
-MAX_MESSAGES = 200
+from annotation.files import messages as chats
+from annotation.files.faults import BadRow, Messages, Row, refuse_python, shown
 
 ROLES = ("system", "user", "assistant")
 
@@ -28,20 +26,15 @@ def prompt_of(row: Row) -> Messages:
             )
         )
     name, value = given[0], row[given[0]]
+    refuse_python(row, name)
     if isinstance(value, str):
         if name == "messages":
             raise BadRow(_("“messages” is a text; make it a list, or name it “prompt”"))
         return [{"role": "user", "content": _content("prompt", value)}]
-    if not isinstance(value, list):
-        raise BadRow(
-            _("“%(name)s” must be a text or a list of messages") % {"name": name}
-        )
-    if not 1 <= len(value) <= MAX_MESSAGES:
-        raise BadRow(
-            _("“%(name)s” has %(count)d messages; give 1 to %(most)d")
-            % {"name": name, "count": len(value), "most": MAX_MESSAGES}
-        )
-    messages = [_message(f"{name}[{i}]", one, i) for i, one in enumerate(value)]
+    messages = [
+        _message(f"{name}[{i}]", one, i)
+        for i, one in enumerate(chats.checked(name, value, ROLES))
+    ]
     if messages[-1]["role"] != "user":
         raise BadRow(
             _("the last message is of role “%(role)s”; a prompt ends with the user's")
@@ -50,22 +43,8 @@ def prompt_of(row: Row) -> Messages:
     return messages
 
 
-def _message(place: str, message: Any, index: int) -> dict[str, str]:
-    if not isinstance(message, dict):
-        raise BadRow(
-            _("%(place)s is not an object; write {“role”: “user”, “content”: “…”}")
-            % {"place": place}
-        )
-    role = message.get("role")
-    if role not in ROLES:
-        raise BadRow(
-            _("%(place)s.role is “%(role)s”; use %(known)s")
-            % {
-                "place": place,
-                "role": shown(str(role))[:40],
-                "known": ", ".join(ROLES),
-            }
-        )
+def _message(place: str, message: dict[str, Any], index: int) -> dict[str, str]:
+    role = message["role"]
     if role == "system" and index > 0:
         raise BadRow(
             _("%(place)s.role is “system”; only the first message may be")
@@ -77,16 +56,16 @@ def _message(place: str, message: Any, index: int) -> dict[str, str]:
             _("%(place)s has “%(name)s”, which a prompt can't hold; remove it")
             % {"place": place, "name": shown(unknown[0])[:40]}
         )
-    content = message.get("content")
+    content = message["content"]
     if not isinstance(content, str):
         raise BadRow(_("%(place)s.content must be a text") % {"place": place})
-    return {"role": str(role), "content": _content(f"{place}.content", content)}
+    return {"role": role, "content": _content(f"{place}.content", content)}
 
 
 def _content(place: str, text: str) -> str:
     if not text.strip():
         raise BadRow(_("“%(place)s” is empty; write the question") % {"place": place})
-    problem = texts.problem(text, MAX_PROMPT_CHARS)
+    problem = texts.problem(text, chats.MAX_CHARS)
     if problem:
         raise BadRow(_("“%(field)s” %(what)s") % {"field": place, "what": problem})
     return text

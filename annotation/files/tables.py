@@ -1,4 +1,4 @@
-"""Rows of JSONL, of a JSON list and of CSV: (line from 1, row or what is wrong).
+"""Rows of JSONL, of JSON over several lines and of CSV: (line from 1, row or what is wrong).
 
 Never raises for a row; ImportRefused only for a file that can't be read at all. A CSV
 row is {column: text}. In a file that was exported here, known by its columns, texts made
@@ -18,7 +18,14 @@ from django.utils.translation import gettext as _
 
 from annotation.errors import ImportRefused
 from annotation.files.columns import is_ours
-from annotation.files.faults import MAX_ROW_DEPTH, BadRow, Messages, Row, shown
+from annotation.files.faults import (
+    MAX_ROW_DEPTH,
+    BadRow,
+    Messages,
+    PythonText,
+    Row,
+    shown,
+)
 from annotation.files.lines import Damaged, Lines
 from annotation.retelling import retold
 
@@ -29,8 +36,15 @@ Numbered = Iterator[tuple[int, Row | BadRow]]
 _DEFUSED = re.compile("'+[=+\\-@\t\r\n＝＋－＠]")
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 
+# A list of objects, and one of messages as Python's str() has it, which pandas writes.
+_LISTED = re.compile(r"\s*\[\s*\{")
+_PYTHONS = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
 _STATED = re.compile(r"sep=([,;\t])\r?\n?", re.IGNORECASE)
 _QUOTED = re.compile('"[^"]*"')
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
+_TO_THE_LIST = re.compile(r"\s*\[[ \t\r\n,]*")
+LONGEST_WORD = 10
+"""Characters that JSON reads at once: "-Infinity" and one more."""
 _KNOWN = {"prompt", "messages", "conversations", "instruction", "chosen", "completion"}
 
 MAX_COLUMNS = 1000
@@ -43,7 +57,8 @@ csv.field_size_limit(MAX_CELL)
 
 def sniffed(lines: Lines, name: str = "") -> TextFormat:
     """By the first character that isn't white: { JSONL, [ a JSON list; else by the file's
-    name, as its first line may be broken; else CSV."""
+    name, as its first line may be broken; else CSV. `{` alone on its line begins JSON over
+    several lines, see `_jsonl_rows`."""
     start = lines.first()
     if start == b"[":
         return "json"
@@ -63,9 +78,10 @@ def text_rows(
     """
     try:
         format = format or sniffed(lines, name)
-        reader = {"jsonl": _jsonl_rows, "json": _json_rows}
-        if format in reader:
-            yield from reader[format](lines)
+        if format == "jsonl":
+            yield from _jsonl_rows(lines)
+        elif format == "json":
+            yield from _objects(lines, "", lines.number + 1, is_list=True)
         else:
             yield from _csv_rows(lines, needs)
     except Damaged as damaged:
@@ -73,59 +89,72 @@ def text_rows(
 
 
 def _jsonl_rows(lines: Lines) -> Numbered:
+    is_first = True
     for line in lines:
         number = lines.number
         if number in lines.too_long:
             yield number, too_long(lines)
+        elif is_first and line.strip() == b"{":
+            # No row is that: objects over several lines each, as printed for the eye.
+            yield from _objects(lines, line.decode(), number, is_list=False)
+            return
         elif line.strip():
+            is_first = False
             try:
                 yield number, parsed(line)
             except BadRow as bad:
                 yield number, bad
 
 
-def _json_rows(lines: Lines) -> Numbered:
-    """Elements of one list, one of them and a piece of the file in memory at a time.
+def _objects(lines: Lines, text: str, line: int, *, is_list: bool) -> Numbered:
+    """Objects of one list, or one after another; `text` is what was read of them, `line`
+    where it stands. One of them and a piece of the file are in memory at a time.
 
-    One that is no JSON ends the list: there is no telling where the next begins. What
-    else is wrong with one is found once it is read, and the next ones are read on.
+    One that is no JSON ends them: there is no telling where the next begins. What else is
+    wrong with one is found once it is read, and the next ones are read on.
     """
     faults: list[BadRow] = []
     decoder = json.JSONDecoder(
         object_pairs_hook=_noted(unique, faults), parse_int=_noted(int, faults)
     )
     decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    text, line, is_open = "", lines.number + 1, False
+    at, between = 0, _TO_THE_LIST if is_list else _BETWEEN
     for chunk in _ended(lines.chunks()):
-        text += decode(chunk, not chunk)
-        if not is_open:
-            text, is_open = text.lstrip()[1:], True
-        while True:
-            rest = text.lstrip(" \t\r\n,")
-            line += text.count("\n", 0, len(text) - len(rest))
-            text = rest
-            if not text:
+        text, at = text[at:] + decode(chunk, not chunk), 0
+        while found := between.match(text, at):
+            line += text.count("\n", at, found.end())
+            at, between = found.end(), _BETWEEN
+            if at == len(text):
                 break
-            if text[0] == "]":
-                if text[1:].strip():
+            if is_list and text[at] == "]":
+                if text[at + 1 :].strip():
                     yield line, BadRow(_("goes on after the list's end; remove that"))
                 return
             faults.clear()
             try:
-                row, end = decoder.raw_decode(text)
-                if end == len(text) and chunk:
-                    break  # A number may go on.
+                row, end = decoder.raw_decode(text, at)
             except (RecursionError, ValueError) as wrong:
-                if chunk and len(text) <= lines.longest:
-                    break  # It may only be cut off.
-                bad = too_long(lines) if chunk else _not_json(wrong)
-                yield line, _list_ended(bad)
+                is_cut = bool(chunk) and _may_be_cut_off(wrong, len(text))
+                if is_cut and len(text) - at <= lines.longest:
+                    break
+                yield line, _ended_by(too_long(lines) if is_cut else _not_json(wrong))
                 return
-            bad = _undecoded(text[:end]) or next(iter(faults), None)
+            if end == len(text) and chunk:
+                break  # A number may go on.
+            bad = _undecoded(text[at:end]) or next(iter(faults), None)
             yield line, bad or _object(row)
-            line += text.count("\n", 0, end)
-            text = text[end:]
-    yield line, BadRow(_("the list has no end; the file may be cut off"))
+            line += text.count("\n", at, end)
+            at = end
+    if is_list:
+        yield line, BadRow(_("the list has no end; the file may be cut off"))
+
+
+def _may_be_cut_off(wrong: Exception, end: int) -> bool:
+    """Whether more of the text could mend it: it ends within a string, or a few
+    characters after the fault."""
+    if not isinstance(wrong, json.JSONDecodeError):
+        return False
+    return wrong.msg.startswith("Unterminated") or end - wrong.pos < LONGEST_WORD
 
 
 def _noted(hook: Callable[[Any], Any], faults: list[BadRow]) -> Callable[[Any], Any]:
@@ -160,9 +189,11 @@ def _ended(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield b""
 
 
-def _list_ended(bad: BadRow) -> BadRow:
-    rest = _("what follows in this list can't be read; mend it, or write JSONL instead")
-    return BadRow(f"{bad}; {rest}")
+def _ended_by(bad: BadRow) -> BadRow:
+    return BadRow(
+        _("%(what)s; what follows it can't be read; mend it, or write JSONL instead")
+        % {"what": bad}
+    )
 
 
 def parsed(line: bytes | str) -> Row:
@@ -242,8 +273,9 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
     # What isn't UTF-8 becomes lone surrogates, found again in the record they are in.
     # Strict: a quote that is never closed is told, else it would swallow what follows.
     text = (line.decode("utf-8", "surrogateescape") for line in lines)
-    skipped, header, delimiter = _begin(text)
-    whole = chain(repeat("\n", skipped), [header], text)
+    header, delimiter = _begin(text)
+    # What was passed over before the header counts as lines.
+    whole = chain(repeat("\n", lines.number - 1), [header], text)
     reader = csv.reader(whole, delimiter=delimiter, strict=True)
     names = _header(reader, lines, needs)
     read = fused if is_ours(names) else str
@@ -254,13 +286,14 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
         except StopIteration:
             return
         except csv.Error as wrong:
-            bad = BadRow(_not_csv(wrong))
-            if "field larger than field limit" in str(wrong):
-                # The reader stands inside the cell: its other lines would be records.
-                rest = _("what follows can't be told apart")
-                yield start, BadRow(f"{bad}; {rest}")
+            told = _not_csv(wrong)
+            # The reader stands inside the cell then: its other lines would be records.
+            is_over = "field larger than field limit" in str(wrong)
+            if is_over:
+                told = _("%(what)s; what follows can't be told apart") % {"what": told}
+            yield start, BadRow(told)
+            if is_over:
                 return
-            yield start, bad
             continue
         if any(n in lines.too_long for n in range(start, reader.line_num + 1)):
             yield start, too_long(lines)
@@ -271,21 +304,21 @@ def _csv_rows(lines: Lines, needs: str) -> Numbered:
                 yield start, bad
 
 
-def _begin(text: Iterator[str]) -> tuple[int, str, str]:
-    """(lines before the header, its first line, what stands between its columns).
+def _begin(text: Iterator[str]) -> tuple[str, str]:
+    """(the header's first line, what stands between its columns).
 
     Between them is what a line `sep=;` (Excel's word) says, else that of comma, semicolon
     (spreadsheets write it where the comma is the decimal point) and tab which leaves most
     names that are known here, then the commonest.
     """
     stated = None
-    for skipped, line in enumerate(text):
+    for line in text:
         if stated is None and (said := _STATED.fullmatch(line)):
             stated = said[1]
         elif line.strip():
             header = _QUOTED.sub(_inside, line)
-            return skipped, line, stated or max(",;\t", key=partial(_fit, header))
-    return 0, "", ","
+            return line, stated or max(",;\t", key=partial(_fit, header))
+    return "", ","
 
 
 def _inside(quoted: re.Match[str]) -> str:
@@ -375,15 +408,21 @@ def _record(names: list[str], record: list[str], needs: str) -> Row:
 
 
 def messages_in(cell: str) -> str | Messages:
-    """The chat messages that a cell holds as JSON, else the text as it is."""
-    if not cell.startswith("[{"):
+    """The chat messages that a cell holds as JSON, else the text as it is; as PythonText
+    where it is messages as Python writes them."""
+    if not _LISTED.match(cell):
         return cell
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
-        return cell
-    is_chat = all(isinstance(one, dict) and "role" in one for one in value)
+        is_pythons = _PYTHONS.match(cell) and cell.rstrip().endswith("]")
+        return PythonText(cell) if is_pythons else cell
+    is_chat = all(isinstance(one, dict) and _is_message(one) for one in value)
     return value if is_chat and depth(value) <= MAX_ROW_DEPTH else cell
+
+
+def _is_message(one: Row) -> bool:
+    return "role" in one or one.keys() == {"from", "value"}  # LLaMA-Factory's.
 
 
 def defused(text: str) -> str:

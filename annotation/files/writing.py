@@ -75,7 +75,7 @@ def _chat_cell(value: Messages | list[str]) -> str:
             "assistant",
         )
         text = only["content"]
-        if is_plain and isinstance(text, str) and isinstance(messages_in(text), str):
+        if is_plain and isinstance(text, str) and type(messages_in(text)) is str:
             return text
     return json.dumps(value, ensure_ascii=False)
 

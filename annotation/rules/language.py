@@ -2,7 +2,8 @@
 
 Scripts only: an English answer to a Spanish prompt passes. A language-identifying
 library would weigh more than it helps on texts as short as prompts are. Where the prompt
-asks for another language, or mixes scripts, the rule says that it could not check.
+asks for another language, mixes scripts, or is in Han that Japanese has too while the answer
+is Japanese, the rule says that it could not check.
 """
 
 import re
@@ -73,6 +74,10 @@ def same_script(facts: PairFacts, params: Params) -> RuleResult:
         )
     if prompt[given] >= min(MIXED, sum(prompt.values()) / 3):
         return RuleResult("could_not_check", f"{told}; the prompt has both", share)
+    if (asked, given) == ("Chinese", "Japanese") and _may_be_japanese(facts.prompt):
+        return RuleResult(
+            "could_not_check", f"{told}; its characters are used in both", share
+        )
     return RuleResult("reject", told, share)
 
 
@@ -90,6 +95,16 @@ def _letters(text: str) -> dict[str, int]:
     else:
         found["Chinese"] += found.pop("Kana")
     return found
+
+
+def _may_be_japanese(text: str) -> bool:
+    """Whether Japan's own character set has all its Han: short questions there often have
+    no Kana. Simplified Chinese is told by what that set lacks."""
+    han = "".join(_RUNS["Chinese"].findall(without_code(text)))
+    try:
+        return bool(han.encode("shift_jis"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _main(letters: dict[str, int]) -> str:

@@ -144,7 +144,7 @@ def test_duplicates_are_counted_within_the_file_and_against_the_database(project
         ('{"prompt": "a", "prompt": "b"}', "twice"),
         ('{"prompt": "a", "messages": []}', "both"),
         ('{"messages": "a"}', "list"),
-        ('{"messages": []}', "0 messages"),
+        ('{"messages": []}', "“messages” must be a text or a list of 1 to 200"),
         ('{"messages": [3]}', "messages[0] is not an object"),
         (
             '{"messages": [{"role": "bot", "content": "a"}]}',

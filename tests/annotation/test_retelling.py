@@ -1,8 +1,12 @@
 """What was noted in English is told in the reader's language, fields and all."""
 
+from io import BytesIO
+
 import pytest
 from django.utils import translation
 
+from annotation.files import tables
+from annotation.files.lines import Lines, Unpacked, buffered
 from annotation.retelling import retold
 from annotation.validation import PairFacts, run_rule
 from inference.sampling import SamplingParams
@@ -81,6 +85,28 @@ def test_sentences_within_sentences_are_told_too():
     assert retold("5 pairs frozen, 2 of them replayed; 1 held out") == (
         "已冻结5个偏好对，其中重放2个；预留1个"
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "chinese"),
+    [
+        (
+            '[{"prompt": oops}]',
+            "不是JSON：第12列出错（缺少值）；请每行写一个对象；"
+            "其后的内容无法读取；请修正，或改写为JSONL",
+        ),
+        (
+            'prompt\n"' + "x\n" * tables.MAX_CELL,
+            "不是CSV：field larger than field limit (4194304)；请检查引号；"
+            "其后的内容无法区分",
+        ),
+    ],
+)
+def test_why_a_file_could_not_be_read_on_is_told_in_chinese(file, chinese):
+    stream = buffered(BytesIO(file.encode()), Unpacked(10**9))
+    with translation.override("en"):  # As a worker writes it down.
+        ((_line, bad),) = tables.text_rows(Lines(stream, 10**7), None)
+    assert retold(str(bad)) == chinese
 
 
 def test_what_is_no_sentence_of_ours_stays_as_it_is():

@@ -127,6 +127,10 @@ JAPANESE = "お湯が沸いたら卵を入れて六分ほど茹で、冷水で�
         ("请总结：" + ENGLISH * 5, CHINESE, "could_not_check"),
         ("用 PyTorch 和 DistributedDataParallel 写一个例子给我看看好吗谢谢", ENGLISH, "could_not_check"),
         ("Python 编程？", CHINESE, "could_not_check"),
+        # Kanji alone, as short questions in Japan often are; 请 and 吗 Shift-JIS lacks.
+        ("自然言語処理", JAPANESE, "could_not_check"),
+        ("Explain 量子力学", JAPANESE, "could_not_check"),
+        ("请介绍一下北京好吗", JAPANESE, "reject"),
         ("写一个快速排序", "```python\ndef sort(xs): return sorted(xs)\n```\n" + CHINESE, "pass"),
         ("怎么煮鸡蛋？", "6 min, 100 °C", "pass"),  # too little to say
         ("2 + 2 = ?", CHINESE, "pass"),

@@ -60,9 +60,11 @@ document.addEventListener("htmx:responseError", (event) => {
   showNotice(event.detail.xhr.status < 500 ? "refused" : "failed");
 });
 
+const OPEN_PANELS = "details:is(.menu, .confirm)[open]";
+
 document.addEventListener("click", (event) => {
-  for (const menu of document.querySelectorAll("details.menu[open]")) {
-    if (!menu.contains(event.target)) menu.open = false;
+  for (const panel of document.querySelectorAll(OPEN_PANELS)) {
+    if (!panel.contains(event.target)) panel.open = false;
   }
   const button = event.target.closest("button[commandfor]");
   if (button && !("command" in HTMLButtonElement.prototype)) {
@@ -73,10 +75,11 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  for (const menu of document.querySelectorAll("details.menu[open]")) {
-    menu.open = false;
-    menu.querySelector("summary").focus();
-  }
+  const panels = [...document.querySelectorAll(OPEN_PANELS)];
+  const panel = panels.find((one) => one.contains(document.activeElement)) ?? panels[0];
+  if (!panel) return;
+  panel.open = false;
+  panel.querySelector("summary").focus();
 });
 
 // The control that a key stroke means, by its data-… `name`. Where nothing has the key itself, its

@@ -97,3 +97,21 @@ def test_withdrawing_a_flagged_pair_asks_first_also_without_javascript(browse, m
     expect(page.get_by_text("Withdrawn: nobody is offered this pair")).to_be_visible()
     comparison.refresh_from_db()
     assert comparison.state == "withdrawn"
+
+
+def test_escape_and_a_press_elsewhere_close_what_asks_first(browse, manager):
+    make_user("dora", project=Project.objects.get())
+    page = browse(manager, "/projects/kitchen/members/")
+    remove = page.get_by_role("listitem").filter(has_text="dora").locator("summary")
+    panel = page.get_by_text("dora can no longer open this project")
+    remove.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Remove dora", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(remove).to_be_focused()
+
+    remove.click()
+    expect(panel).to_be_visible()
+    page.get_by_role("heading", name="Members", exact=True).click()
+    expect(panel).to_be_hidden()

@@ -1,6 +1,6 @@
 // On every page: a fresh CSRF token for htmx, a word when the connection or the
 // session is gone, menus that close, dialogs in browsers without invoker commands,
-// which control a key means.
+// which control a key means, forms that are sent once and never to a sign-in page.
 // All words come translated from #page-notice in base.html.
 "use strict";
 
@@ -18,7 +18,10 @@ function showNotice(kind) {
     const login = new URL(document.body.dataset.loginUrl, location.href);
     login.searchParams.set("next", location.pathname + location.search);
     link.href = login;
-    link.textContent = notice.dataset.signIn;
+    // The compare page keeps what was typed on the device, any other only while it stays open.
+    const isKept = document.querySelector(".desk");
+    link.textContent = isKept ? notice.dataset.signIn : notice.dataset.signInBeside;
+    if (!isKept) link.target = "_blank";
     notice.append(" ", link);
   }
   notice.dataset.shown = kind;
@@ -40,7 +43,8 @@ document.addEventListener("htmx:configRequest", (event) => {
   const token = csrfToken();
   if (!token) return;
   event.detail.headers["X-CSRFToken"] = token;
-  if ("csrfmiddlewaretoken" in event.detail.parameters) {
+  // Django looks at the form's own before the header's. (htmx's parameters know no `in`.)
+  if (event.detail.parameters.csrfmiddlewaretoken) {
     event.detail.parameters.csrfmiddlewaretoken = token;
   }
 });
@@ -113,15 +117,41 @@ if (refused && !document.querySelector("main [autofocus]")) {
   refused.scrollIntoView({ block: "center" });
 }
 
-// A second click while the answer is on its way would be told that it is too late.
-document.addEventListener("submit", (event) => {
-  const form = event.target;
-  if (event.defaultPrevented || form.method !== "post" || form.hasAttribute("hx-post")) return;
-  if (form.dataset.sent) event.preventDefault();
-  form.dataset.sent = "yes";
+// A form that is sent as a whole page. Signed out, one would be led to sign in, and find
+// nothing of what was typed: so that is asked first. A second click meanwhile, or while
+// the answer is on its way, would be told that it is too late.
+document.addEventListener("submit", async (event) => {
+  const { target: form, submitter } = event;
+  if (event.defaultPrevented || form.method !== "post") return;
+  const { sent } = form.dataset;
+  if (sent && sent !== "asked") return event.preventDefault();
   // A connection that breaks says nothing: then it can be sent again.
   setTimeout(() => delete form.dataset.sent, 5000);
+  if (sent === "asked" || !form.matches("[data-user] main form")) {
+    form.dataset.sent = "yes";
+    // Signing in again in another tab has changed it.
+    form.elements.csrfmiddlewaretoken.value = csrfToken();
+    return;
+  }
+  event.preventDefault();
+  form.dataset.sent = "asking";
+  const kind = await whyNotSent();
+  if (kind) {
+    delete form.dataset.sent;
+    return showNotice(kind);
+  }
+  form.dataset.sent = "asked";
+  form.requestSubmit(submitter);
 });
 window.addEventListener("pageshow", () => {
   for (const form of document.forms) delete form.dataset.sent;
 });
+
+async function whyNotSent() {
+  try {
+    const answer = await fetch(document.body.dataset.ownUrl, { method: "HEAD", redirect: "manual" });
+    return answer.type === "opaqueredirect" ? "signedOut" : "";
+  } catch {
+    return "offline";
+  }
+}

@@ -25,13 +25,12 @@ document.addEventListener("click", (event) => {
   if (event.detail > 1 && event.target.closest(".verdicts button")) event.preventDefault();
 }, true);
 
-for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {
-  document.addEventListener(name, () => {
-    delete desk().dataset.busy;
-    delete desk().dataset.picked;
-    desk().querySelector(".picked")?.classList.remove("picked");
-  });
-}
+// Also where the session was over: then the pair is still there, to be decided once more.
+document.addEventListener("htmx:afterRequest", () => {
+  delete desk().dataset.busy;
+  delete desk().dataset.picked;
+  desk().querySelector(".picked")?.classList.remove("picked");
+});
 
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "review") return;

@@ -77,7 +77,12 @@ def test_a_file_is_shown_first_then_imported_with_a_bar_and_a_report(client, url
     assert "not JSON" in html(status)
     told = b"".join(client.get(address(job, "import_faults"))).decode("utf-8-sig")
     assert told.splitlines()[0] == "file,line,reason"
-    assert told.splitlines()[1].startswith(",2,")
+    assert told.splitlines()[1].startswith(",2,not JSON")
+    asked = client.get(
+        address(job, "import_faults"), headers={"Accept-Language": "zh-Hans"}
+    )
+    told = b"".join(asked).decode("utf-8-sig")
+    assert told.splitlines()[1].startswith(",2,不是JSON")
 
 
 def test_polling_is_answered_with_nothing_while_nothing_changes(client, url):

@@ -179,3 +179,15 @@ def test_a_reviewers_note_outlives_the_session(browse, manager):
     pick.click()
     expect(page.locator(".done")).to_contain_text("Decided: A is better")
     assert Decision.objects.get(method="reviewer").note == "Both were sent."
+
+
+def test_what_the_tab_key_leads_to_is_not_behind_the_bar(browse, manager):
+    page = browse(manager, "/projects/kitchen/settings/")
+    page.get_by_label("Name").focus()
+    for _press in range(20):
+        page.keyboard.press("Tab")
+        top = page.evaluate("document.activeElement.getBoundingClientRect().top")
+        bar = page.locator(".save-bar").evaluate(
+            "one => one.getBoundingClientRect().top"
+        )
+        assert top < bar - 10, page.evaluate("document.activeElement.name")

@@ -214,6 +214,9 @@ def test_the_export_page_counts_what_its_filters_leave(client, project, url):
     assert found.context["counts"] == {"pairs": 2, "judgments": 2, "prompts": 2}
     wrong = client.get(page, {"agreement": "high"})
     assert wrong.status_code == 422 and "0 to 1" in html(wrong)
+    wrong = client.get(page, {"which": "best"})
+    assert wrong.status_code == 422
+    assert len(wrong.context["form"].errors["which"]) == 1, "said once"
 
 
 def test_each_choice_of_the_export_page_downloads(client, project, url):

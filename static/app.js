@@ -7,8 +7,8 @@
 const notice = document.getElementById("page-notice");
 
 function csrfToken() {
-  const cookie = document.cookie.split("; ").find((c) => /^(__Host-)?csrftoken=/.test(c));
-  return cookie ? decodeURIComponent(cookie.slice(cookie.indexOf("=") + 1)) : "";
+  const found = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/);
+  return found ? decodeURIComponent(found[1]) : "";
 }
 
 function showNotice(kind) {
@@ -99,6 +99,15 @@ function meant(event, name, controls) {
     if (control) return control;
   }
 }
+
+// Boxes that keys write into.
+const isTextBox = (element) =>
+  element.matches("textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])");
+
+// The second half of a double click would fall on the pair that came meanwhile.
+document.addEventListener("click", (event) => {
+  if (event.detail > 1 && event.target.closest(".verdicts button")) event.preventDefault();
+}, true);
 
 // On a phone the navigation scrolls sideways: where one is should be in sight.
 // (Not scrollIntoView: Chromium then begins the first Tab there, past the skip link.)

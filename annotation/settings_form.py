@@ -2,7 +2,8 @@
 
 Field names are the dotted names of project_settings (`rules.similarity.max_ratio`), so
 an error of the check lands on its field. What the form does not show (set through the
-API) is kept as it is. Which fields there are is in settings_fields.py.
+API) is kept as it is, and so is what stands in it as it came: somebody else may have
+saved another value meanwhile. Which fields there are is in settings_fields.py.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ _DEFAULTS = asdict(project_settings.ProjectSettings())
 
 
 def _field(setting: Setting) -> forms.Field:
-    common = {"label": setting.label, "help_text": setting.help, "required": False}
+    common = {
+        **{"label": setting.label, "help_text": setting.help},
+        **{"required": False, "show_hidden_initial": True},
+    }
     hint = {"placeholder": setting.placeholder} if setting.placeholder else {}
     if setting.kind == "int":
         return forms.IntegerField(widget=forms.NumberInput(attrs=hint), **common)
@@ -74,7 +78,9 @@ class _Fields(forms.Form):
         wanted = {**self.project.settings}
         for setting in self._settings():
             value = cleaned[setting.name]
-            if setting.kind == "lines":
+            if self.is_left(setting.name):
+                value = _lookup(self.own, setting.name)
+            elif setting.kind == "lines":
                 value = [line.strip() for line in value.splitlines() if line.strip()]
             elif setting.kind == "text":
                 value = value.replace("\r\n", "\n")
@@ -93,6 +99,11 @@ class _Fields(forms.Form):
                 message = message.replace(f"“{error.field}”", f"“{self[field].label}”")
             self.add_error(field or None, message)
         return cleaned
+
+    def is_left(self, name: str) -> bool:
+        """Whether the field came back with the value that the page had shown."""
+        was_told = self[name].html_initial_name in self.data
+        return was_told and name not in self.changed_data
 
     def _settings(self) -> Iterator[Setting]:
         for _title, _about, settings in self.settings_groups:
@@ -127,10 +138,11 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 class SettingsForm(_Fields):
-    name = forms.CharField(label=_("Name"), max_length=120)
+    name = forms.CharField(label=_("Name"), max_length=120, show_hidden_initial=True)
     guidelines = forms.CharField(
         label=_("Guidelines"),
         required=False,
+        show_hidden_initial=True,
         widget=forms.Textarea(attrs={"rows": 8}),
         help_text=_("Markdown; annotators open it beside the answers."),
     )

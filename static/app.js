@@ -1,14 +1,14 @@
 // On every page: a fresh CSRF token for htmx, a word when the connection or the
 // session is gone, menus that close, dialogs in browsers without invoker commands,
-// which control a key means.
+// which control a key means, forms that are sent once and never to a sign-in page.
 // All words come translated from #page-notice in base.html.
 "use strict";
 
 const notice = document.getElementById("page-notice");
 
 function csrfToken() {
-  const cookie = document.cookie.split("; ").find((c) => /^(__Host-)?csrftoken=/.test(c));
-  return cookie ? decodeURIComponent(cookie.slice(cookie.indexOf("=") + 1)) : "";
+  const found = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/);
+  return found ? decodeURIComponent(found[1]) : "";
 }
 
 function showNotice(kind) {
@@ -18,7 +18,10 @@ function showNotice(kind) {
     const login = new URL(document.body.dataset.loginUrl, location.href);
     login.searchParams.set("next", location.pathname + location.search);
     link.href = login;
-    link.textContent = notice.dataset.signIn;
+    // The compare page keeps what was typed on the device, any other only while it stays open.
+    const isKept = document.querySelector(".desk");
+    link.textContent = isKept ? notice.dataset.signIn : notice.dataset.signInBeside;
+    if (!isKept) link.target = "_blank";
     notice.append(" ", link);
   }
   notice.dataset.shown = kind;
@@ -40,7 +43,8 @@ document.addEventListener("htmx:configRequest", (event) => {
   const token = csrfToken();
   if (!token) return;
   event.detail.headers["X-CSRFToken"] = token;
-  if ("csrfmiddlewaretoken" in event.detail.parameters) {
+  // Django looks at the form's own before the header's. (htmx's parameters know no `in`.)
+  if (event.detail.parameters.csrfmiddlewaretoken) {
     event.detail.parameters.csrfmiddlewaretoken = token;
   }
 });
@@ -60,9 +64,11 @@ document.addEventListener("htmx:responseError", (event) => {
   showNotice(event.detail.xhr.status < 500 ? "refused" : "failed");
 });
 
+const OPEN_PANELS = "details:is(.menu, .confirm)[open]";
+
 document.addEventListener("click", (event) => {
-  for (const menu of document.querySelectorAll("details.menu[open]")) {
-    if (!menu.contains(event.target)) menu.open = false;
+  for (const panel of document.querySelectorAll(OPEN_PANELS)) {
+    if (!panel.contains(event.target)) panel.open = false;
   }
   const button = event.target.closest("button[commandfor]");
   if (button && !("command" in HTMLButtonElement.prototype)) {
@@ -73,10 +79,11 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  for (const menu of document.querySelectorAll("details.menu[open]")) {
-    menu.open = false;
-    menu.querySelector("summary").focus();
-  }
+  const panels = [...document.querySelectorAll(OPEN_PANELS)];
+  const panel = panels.find((one) => one.contains(document.activeElement)) ?? panels[0];
+  if (!panel) return;
+  panel.open = false;
+  panel.querySelector("summary").focus();
 });
 
 // The control that a key stroke means, by its data-… `name`. Where nothing has the key itself, its
@@ -92,6 +99,15 @@ function meant(event, name, controls) {
     if (control) return control;
   }
 }
+
+// Boxes that keys write into.
+const isTextBox = (element) =>
+  element.matches("textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])");
+
+// The second half of a double click would fall on the pair that came meanwhile.
+document.addEventListener("click", (event) => {
+  if (event.detail > 1 && event.target.closest(".verdicts button")) event.preventDefault();
+}, true);
 
 // On a phone the navigation scrolls sideways: where one is should be in sight.
 // (Not scrollIntoView: Chromium then begins the first Tab there, past the skip link.)
@@ -110,15 +126,41 @@ if (refused && !document.querySelector("main [autofocus]")) {
   refused.scrollIntoView({ block: "center" });
 }
 
-// A second click while the answer is on its way would be told that it is too late.
-document.addEventListener("submit", (event) => {
-  const form = event.target;
-  if (event.defaultPrevented || form.method !== "post" || form.hasAttribute("hx-post")) return;
-  if (form.dataset.sent) event.preventDefault();
-  form.dataset.sent = "yes";
+// A form that is sent as a whole page. Signed out, one would be led to sign in, and find
+// nothing of what was typed: so that is asked first. A second click meanwhile, or while
+// the answer is on its way, would be told that it is too late.
+document.addEventListener("submit", async (event) => {
+  const { target: form, submitter } = event;
+  if (event.defaultPrevented || form.method !== "post") return;
+  const { sent } = form.dataset;
+  if (sent && sent !== "asked") return event.preventDefault();
   // A connection that breaks says nothing: then it can be sent again.
   setTimeout(() => delete form.dataset.sent, 5000);
+  if (sent === "asked" || !form.matches("[data-user] main form")) {
+    form.dataset.sent = "yes";
+    // Signing in again in another tab has changed it.
+    form.elements.csrfmiddlewaretoken.value = csrfToken();
+    return;
+  }
+  event.preventDefault();
+  form.dataset.sent = "asking";
+  const kind = await whyNotSent();
+  if (kind) {
+    delete form.dataset.sent;
+    return showNotice(kind);
+  }
+  form.dataset.sent = "asked";
+  form.requestSubmit(submitter);
 });
 window.addEventListener("pageshow", () => {
   for (const form of document.forms) delete form.dataset.sent;
 });
+
+async function whyNotSent() {
+  try {
+    const answer = await fetch(document.body.dataset.ownUrl, { method: "HEAD", redirect: "manual" });
+    return answer.type === "opaqueredirect" ? "signedOut" : "";
+  } catch {
+    return "offline";
+  }
+}

@@ -136,11 +136,6 @@ document.addEventListener("submit", (event) => {
   keep(sending, { url: form.getAttribute("action"), values });
 }, true);
 
-// The second half of a double click would fall on the pair that came meanwhile.
-document.addEventListener("click", (event) => {
-  if (event.detail > 1 && event.target.closest(".verdicts button")) event.preventDefault();
-}, true);
-
 document.addEventListener("htmx:afterRequest", (event) => {
   const { xhr, requestConfig } = event.detail;
   if (requestConfig?.verb !== "post") return;

@@ -5,9 +5,6 @@
 // So encoded they weigh a third of what JSON does in an attribute, each of its quotes six bytes.
 const KEYS = Object.fromEntries(new URLSearchParams(desk.dataset.keys));
 
-const isTextBox = (element) =>
-  element.matches("textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])");
-
 function applyKeys() {
   for (const control of document.querySelectorAll("[data-act]")) {
     const key = KEYS[control.dataset.act] ?? "";

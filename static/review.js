@@ -4,8 +4,6 @@
 
 const live = document.getElementById("live");
 const desk = () => document.getElementById("review");
-const isTextBox = (element) =>
-  element.matches("textarea, select, [contenteditable], input:not([type=radio], [type=checkbox])");
 
 // A second key stroke must not reach the pair that is leaving.
 document.addEventListener("submit", (event) => {
@@ -20,18 +18,12 @@ document.addEventListener("submit", (event) => {
   if (event.submitter?.name === "verdict") desk().dataset.picked = event.submitter.value;
 }, true);
 
-// The second half of a double click would fall on the pair that came meanwhile.
-document.addEventListener("click", (event) => {
-  if (event.detail > 1 && event.target.closest(".verdicts button")) event.preventDefault();
-}, true);
-
-for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {
-  document.addEventListener(name, () => {
-    delete desk().dataset.busy;
-    delete desk().dataset.picked;
-    desk().querySelector(".picked")?.classList.remove("picked");
-  });
-}
+// Also where the session was over: then the pair is still there, to be decided once more.
+document.addEventListener("htmx:afterRequest", () => {
+  delete desk().dataset.busy;
+  delete desk().dataset.picked;
+  desk().querySelector(".picked")?.classList.remove("picked");
+});
 
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id !== "review") return;

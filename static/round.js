@@ -10,8 +10,12 @@ const SHORT = {
   "rewards/accuracies": "accuracies",
   loss: "loss",
 };
+// No two of them say the same.
+const CONTROLS = ":is(#live-round, #round-details) :is(a, button, summary)";
 const section = document.getElementById("charts");
 const charts = {};
+let openBefore = new Set();
+let focusBefore = "";
 let lastAnswer = "";
 let lastState = live().dataset.state;
 
@@ -114,19 +118,17 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (xhr.status === 200 && xhr.responseText === lastAnswer) event.detail.shouldSwap = false;
   lastAnswer = xhr.responseText;
   openBefore = new Set([...document.querySelectorAll("main details[open]")].map((d) => d.id));
-  focusBefore = document.activeElement ? document.activeElement.id : "";
+  focusBefore = document.activeElement?.matches(CONTROLS) ? document.activeElement.textContent : "";
 });
-let openBefore = new Set();
-let focusBefore = "";
 
 document.addEventListener("htmx:afterSettle", () => {
   for (const id of openBefore) {
     const details = id && document.getElementById(id);
     if (details) details.open = true;
   }
-  if (focusBefore && !document.activeElement.id) {
-    const element = document.getElementById(focusBefore);
-    if (element) element.focus({ preventScroll: true });
+  if (focusBefore && document.activeElement === document.body) {
+    const same = [...document.querySelectorAll(CONTROLS)].find((one) => one.textContent === focusBefore);
+    same?.focus({ preventScroll: true });
   }
   if (live().dataset.state !== lastState) {
     lastState = live().dataset.state;

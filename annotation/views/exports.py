@@ -22,7 +22,8 @@ def export(request: HttpRequest, slug: str) -> HttpResponse:
         asked = export_filters.wanted(params)
         counts, known = _counts(request.project, asked)
     except ExportRefused as refused:
-        form.add_error(refused.field, refused.message)
+        if refused.field not in form.errors:  # else said already, by the field itself
+            form.add_error(refused.field, refused.message)
         status = 422
     context = {"form": form, "counts": counts, "figures": known}
     return page(request, "annotation/export.html", context, status=status)

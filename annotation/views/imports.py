@@ -31,6 +31,7 @@ from annotation.files.writing import TYPES
 from annotation.forms import ImportForm, MappingForm
 from annotation.models import ImportJob, Project, Role
 from annotation.pages import page
+from annotation.retelling import retold
 
 STOP_POLLING = 286
 """htmx ends its polling on this status and still swaps the answer."""
@@ -195,7 +196,7 @@ def import_faults(request: HttpRequest, pk: int) -> StreamingHttpResponse:
     def lines():
         yield "\ufeff" + writer.writerow(["file", "line", "reason"])
         for fault in paged(job.faults.all(), "number"):
-            cells = (fault.part, str(fault.line), fault.reason)
+            cells = (fault.part, str(fault.line), retold(fault.reason))
             yield writer.writerow([defused(cell) for cell in cells])
 
     name = f"{job.project.slug}-import-{job.pk}-bad-lines.csv"

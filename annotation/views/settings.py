@@ -21,8 +21,10 @@ def project_settings(request: HttpRequest, slug: str) -> HttpResponse:
         return _show(request, SettingsForm(request.project))
     form = SettingsForm(request.project, request.POST)
     if form.is_valid():
-        wanted = {
-            name: form.cleaned_data[name] for name in ("name", "guidelines", "settings")
+        wanted = {"settings": form.cleaned_data["settings"]} | {
+            name: form.cleaned_data[name]
+            for name in ("name", "guidelines")
+            if not form.is_left(name)
         }
         try:
             projects.update_project(request.project, **wanted)

@@ -237,9 +237,14 @@ def filled_in(project, **changes) -> dict:
     """What a browser sends for the form as it is shown, with some fields changed."""
     form = SettingsForm(project)
     data = {name: form[name].value() for name in form.fields}
+    told = {
+        f"initial-{name}": "" if value is None else str(value)
+        for name, value in data.items()
+    }
     data = {name: value for name, value in data.items() if value not in (None, False)}
     return {
         **data,
+        **told,
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
 
@@ -250,6 +255,24 @@ def test_saving_the_form_as_it_is_changes_no_setting(client, project, settings_u
     assert response.status_code == 302, response.context["form"].errors
     project.refresh_from_db()
     assert project_settings.of(project) == before
+
+
+def test_what_another_saved_meanwhile_stays(client, project, settings_url):
+    mine = filled_in(project, stock="9", ask_strength=True)
+    theirs = filled_in(project, guidelines="Be brief.", criteria="helpful", quota="2")
+    assert client.post(settings_url, theirs).status_code == 302
+    assert client.post(settings_url, mine).status_code == 302
+    project.refresh_from_db()
+    own = project_settings.of(project)
+    assert project.guidelines == "Be brief."
+    assert (own.criteria, own.quota) == (["helpful"], 2)
+    assert (own.stock, own.ask_strength) == (9, True)
+
+
+def test_the_page_tells_each_value_twice_so_that_a_change_shows(client, settings_url):
+    shown = html(client.get(settings_url))
+    assert 'name="initial-stock" value="3"' in shown
+    assert 'name="initial-guidelines"' in shown
 
 
 def test_settings_are_saved_each_in_its_place(client, project, settings_url):

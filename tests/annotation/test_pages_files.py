@@ -74,7 +74,12 @@ def test_a_file_is_shown_first_then_imported_with_a_bar_and_a_report(client, url
     assert "not JSON" in html(status)
     told = b"".join(client.get(address(job, "import_faults"))).decode("utf-8-sig")
     assert told.splitlines()[0] == "file,line,reason"
-    assert told.splitlines()[1].startswith(",2,")
+    assert told.splitlines()[1].startswith(",2,not JSON")
+    asked = client.get(
+        address(job, "import_faults"), headers={"Accept-Language": "zh-Hans"}
+    )
+    told = b"".join(asked).decode("utf-8-sig")
+    assert told.splitlines()[1].startswith(",2,不是JSON")
 
 
 def test_polling_is_answered_with_nothing_while_nothing_changes(client, url):
@@ -206,6 +211,9 @@ def test_the_export_page_counts_what_its_filters_leave(client, project, url):
     assert found.context["counts"] == {"pairs": 2, "judgments": 2, "prompts": 2}
     wrong = client.get(page, {"agreement": "high"})
     assert wrong.status_code == 422 and "0 to 1" in html(wrong)
+    wrong = client.get(page, {"which": "best"})
+    assert wrong.status_code == 422
+    assert len(wrong.context["form"].errors["which"]) == 1, "said once"
 
 
 def test_each_choice_of_the_export_page_downloads(client, project, url):

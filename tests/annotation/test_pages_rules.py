@@ -35,8 +35,13 @@ def filled_in(project, **changes) -> dict:
     """What a browser sends for the form as it is shown, with some fields changed."""
     form = RulesForm(project)
     data = {name: form[name].value() for name in form.fields}
+    told = {
+        f"initial-{name}": "" if value is None else str(value)
+        for name, value in data.items()
+    }
     data |= {name.replace("__", "."): value for name, value in changes.items()}
-    return {name: value for name, value in data.items() if value not in (None, False)}
+    data = {name: value for name, value in data.items() if value not in (None, False)}
+    return data | told
 
 
 # --- Rules ---------------------------------------------------------------------------

@@ -220,6 +220,7 @@ def test_axe_finds_nothing_where_things_went_wrong_or_are_open(browse, manager):
     page.get_by_role("button", name="Look at it").click()
     expect(page.get_by_text("A good answer, alone")).to_be_visible()
     page.get_by_role("button", name="Import the pairs").click()
+    expect(page.get_by_text("Waiting for a worker.")).to_be_visible()
     import_jobs.run(ImportJob.objects.latest("pk").pk)
     expect(page.get_by_text("answers without a pair")).to_be_visible()
     found["import of a labelled answer"] = violations(page)

@@ -1,15 +1,19 @@
 """Forms that are sent twice, or refused: what the person at the keyboard meets."""
 
+import re
 import time
 
 import pytest
+from django.contrib.sessions.models import Session
 from playwright.sync_api import expect
 
 from annotation import projects
-from annotation.models import Project, Role
+from annotation.deciding import decide
+from annotation.models import Decision, Project, Role
 from tests.factories import (
     make_comparison,
     make_flag,
+    make_judgment,
     make_project,
     make_user,
 )
@@ -17,7 +21,7 @@ from tests.factories import (
 
 @pytest.fixture
 def manager(transactional_db):
-    user = make_user("manager")
+    user = make_user("manager", password="let me in")
     make_project(slug="kitchen", members={user: Role.MANAGER})
     return user
 
@@ -95,3 +99,88 @@ def test_withdrawing_a_flagged_pair_asks_first_also_without_javascript(browse, m
     expect(page.get_by_text("Withdrawn: nobody is offered this pair")).to_be_visible()
     comparison.refresh_from_db()
     assert comparison.state == "withdrawn"
+
+
+def test_escape_and_a_press_elsewhere_close_what_asks_first(browse, manager):
+    make_user("dora", project=Project.objects.get())
+    page = browse(manager, "/projects/kitchen/members/")
+    remove = page.get_by_role("listitem").filter(has_text="dora").locator("summary")
+    panel = page.get_by_text("dora can no longer open this project")
+    remove.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Remove dora", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(remove).to_be_focused()
+
+    remove.click()
+    expect(panel).to_be_visible()
+    page.get_by_role("heading", name="Members", exact=True).click()
+    expect(panel).to_be_hidden()
+
+
+def end_session_and_sign_in_again(page, press):
+    """`press` sends the form; signing in takes place in another tab."""
+    Session.objects.all().delete()
+    press()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("You have been signed out")
+    with page.context.expect_page() as opened:
+        alert.get_by_role("link").click()
+    beside = opened.value
+    beside.get_by_label("Username").fill("manager")
+    beside.get_by_label("Password").fill("let me in")
+    beside.get_by_role("button", name="Sign in").click()
+    expect(beside.get_by_role("main")).to_be_visible()
+    expect(beside).not_to_have_url(re.compile("/login/"))
+
+
+def test_what_was_typed_into_a_form_outlives_the_session(browse, manager):
+    page = browse(manager, "/projects/kitchen/settings/")
+    page.get_by_label("Guidelines").fill("Be brief.")
+    save = page.get_by_role("button", name="Save")
+    end_session_and_sign_in_again(page, save.click)
+    expect(page.get_by_label("Guidelines")).to_have_value("Be brief.")
+    save.click()
+    expect(page.get_by_text("Saved.")).to_be_visible()
+    assert Project.objects.get().guidelines == "Be brief."
+
+
+def test_what_was_typed_for_a_file_without_network_stays(browse, manager):
+    browse.expected += ["ERR_INTERNET_DISCONNECTED"]
+    page = browse(manager, "/projects/kitchen/import/")
+    page.get_by_label("Or paste it here").fill('{"prompt": "Why?"}')
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_role("alert")).to_contain_text("No connection")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_role("heading", name="pasted lines")).to_be_visible()
+
+
+def test_a_reviewers_note_outlives_the_session(browse, manager):
+    comparison = make_comparison(project=Project.objects.get(), quota=2)
+    for verdict in ("first", "second"):
+        make_judgment(comparison=comparison, verdict=verdict)
+    decide(comparison)
+    page = browse(manager, "/projects/kitchen/review/")
+    page.keyboard.press("n")
+    page.get_by_label("Note (optional)").fill("Both were sent.")
+    pick = page.get_by_role("button", name="A is better")
+    end_session_and_sign_in_again(page, pick.click)
+    expect(page.get_by_label("Note (optional)")).to_have_value("Both were sent.")
+    pick.click()
+    expect(page.locator(".done")).to_contain_text("Decided: A is better")
+    assert Decision.objects.get(method="reviewer").note == "Both were sent."
+
+
+def test_what_the_tab_key_leads_to_is_not_behind_the_bar(browse, manager):
+    page = browse(manager, "/projects/kitchen/settings/")
+    page.get_by_label("Name").focus()
+    for _press in range(20):
+        page.keyboard.press("Tab")
+        top = page.evaluate("document.activeElement.getBoundingClientRect().top")
+        bar = page.locator(".save-bar").evaluate(
+            "one => one.getBoundingClientRect().top"
+        )
+        assert top < bar - 10, page.evaluate("document.activeElement.name")

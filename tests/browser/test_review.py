@@ -151,6 +151,28 @@ def test_who_comes_too_late_keeps_what_was_typed(browse, review, project):
     expect(question(page)).to_contain_text("Question number 2?")
 
 
+def test_asking_for_names_keeps_what_was_typed(browse, review, project):
+    review(pairs=3).close()
+    manager = make_user("mara", project=project, role=Role.MANAGER)
+    page = browse(manager, reverse("review", args=["kitchen"]))
+    page.keyboard.press("n")
+    page.keyboard.type("Half a note.")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Show names").press("Enter")
+    hide = page.get_by_role("link", name="Hide names")
+    expect(hide).to_be_focused()
+    expect(page.locator(".opinion-who").first).to_contain_text("user")
+    expect(page.get_by_label("Note (optional)")).to_have_value("Half a note.")
+    page.keyboard.press("1")
+    expect(question(page)).to_contain_text("Question number 2?")
+    expect(hide).to_be_visible()  # who asked sees them at the next pair, too
+    page.keyboard.press("s")
+    expect(question(page)).to_contain_text("Question number 3?")
+    hide.click()
+    expect(page.get_by_role("link", name="Show names")).to_be_visible()
+    assert [decision.note for decision in decided()] == ["Half a note."]
+
+
 def test_it_works_without_javascript(review, rita):
     page = review(pairs=2, javascript=False)
     comparison = rita.memberships.get().project.comparisons.order_by("pk").first()

@@ -86,6 +86,27 @@ def test_curves_grow_without_a_reload_until_the_round_is_over(browse, manager, r
     assert page.evaluate("window.isTheSamePage")
 
 
+def test_the_focus_stays_where_it_was_while_the_page_renews_itself(
+    browse, manager, running
+):
+    page = browse(manager, f"/rounds/{running.pk}/")
+    cancel = page.locator("#confirm-cancel > summary")
+    cancel.focus()
+    train(running, 13, 16)
+    expect(page.get_by_text("Training: step 16 of 40")).to_be_visible()
+    expect(cancel).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    train(running, 17, 20)
+    expect(page.get_by_text("Training: step 20 of 40")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel it")).to_be_focused()
+    download = page.get_by_role("link", name="OpenAI")
+    download.focus()
+    train(running, 21, 24)
+    expect(page.get_by_text("Training: step 24 of 40")).to_be_visible()
+    expect(download).to_be_focused()
+
+
 def test_a_point_under_the_pointer_says_its_figures(browse, manager, running):
     page = browse(manager, f"/rounds/{running.pk}/")
     wait_until(page, f"{POINTS} === 12")
@@ -101,6 +122,10 @@ def test_without_javascript_the_page_says_all_and_cancels(browse, manager, runni
     page = browse(manager, f"/rounds/{running.pk}/", javascript=False)
     expect(page.get_by_text("Training: step 12 of 40")).to_be_visible()
     expect(page.get_by_text("Reload the page to see it move.")).to_be_visible()
+    # Curves that nobody draws leave no empty boxes; their numbers are there.
+    expect(page.get_by_role("heading", name="Accuracy")).to_be_hidden()
+    page.get_by_text("The charts’ numbers as a table").click()
+    expect(page.get_by_role("columnheader", name="rewards/margins")).to_be_visible()
     page.get_by_text("Cancel the round").click()
     page.get_by_role("button", name="Cancel it").click()
     expect(page.get_by_text("Stopping …")).to_be_visible()

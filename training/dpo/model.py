@@ -37,6 +37,10 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, SafetensorError)
 """What transformers and PEFT raise over files that are torn, or hold something else."""
 
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of `init_lora_weights` whose share is taken off the base when PEFT loads the
+adapter: neither reference nor drift would be against the base as it is."""
+
 STATE_SPACE = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 """Model types whose `out_proj` is read past its adapter: PEFT refuses one on it."""
 
@@ -347,10 +351,18 @@ def _refuse_unserved(settings: peft.LoraConfig, folder: str) -> None:
     """Refuse kinds of adapter that would train or be served other than they say."""
     targets = settings.target_modules
     names = [targets] if isinstance(targets, str) else list(targets or ())
+    start = settings.init_lora_weights
     for unfit, what in (
         (settings.modules_to_save, "whole modules (modules_to_save)"),
         (settings.use_dora, "DoRA"),
-        (settings.bias != "none", "biases"),
+        (settings.bias != "none" or settings.lora_bias, "biases"),
+        (settings.layer_replication, "repeated layers (layer_replication)"),
+        (settings.trainable_token_indices, "embeddings (trainable_token_indices)"),
+        # What PEFT then takes off the base's weights, no server does.
+        (
+            isinstance(start, str) and start.lower().startswith(CHANGE_THE_BASE),
+            f"a start that changes the base's weights (init_lora_weights {start})",
+        ),
         (any(name.endswith("lm_head") for name in names), "an adapter on lm_head"),
     ):
         if unfit:

@@ -154,8 +154,8 @@ def _summary(
 def _held_out(run: Run, phase: str) -> dict[str, Any] | None:
     """The held-out figures at a phase's start and end: {"start": …, "end": …}.
 
-    Of a phase of one step the only line has the end's; the start's are still known,
-    unless this process was resumed after that step.
+    Of a phase of one step the only line in metrics.jsonl has the end's, and a checkpoint
+    of an earlier version lacks the start's.
     """
     evaluated = [
         row

@@ -72,6 +72,7 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
         "max_tokens": run.engine.layout.max_tokens,
         "lanes": run.engine.layout.lanes,
         "after_sft": run.after_sft,
+        "started_with": run.started_with,
     }
     if is_main():
         save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
@@ -96,6 +97,7 @@ def open_checkpoint(run: Run) -> Checkpoint | None:
     run.log.keep_until(state["step"], None if own else elsewhere)
     if not own:
         bring_held_out(elsewhere.parent, run.folder)
+    run.started_with |= state.get("started_with", {})
     return Checkpoint(tensors, state)
 
 

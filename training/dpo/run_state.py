@@ -26,7 +26,7 @@ class Run:
     the weights after supervised training: `after_sft` is then their hash.
     `fingerprint`: {what a resume must find as it was: its digest}. `rendered_at`: what
     the chat template took for the time, in ISO form. `started_with`: of the phases that
-    began in this process, the held-out figures before their first step.
+    began, the held-out figures before their first step.
     """
 
     folder: Path

@@ -17,20 +17,20 @@ import torch
 
 from training.dpo.anchor import Anchor
 from training.dpo.base_hash import remembered_hash
-from training.dpo.batches import Layout, room_alike, rows_of
+from training.dpo.batches import rows_of
 from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.check import make_engine
 from training.dpo.checkpoint import load_checkpoint
 from training.dpo.config import TrainingConfig, as_dict, load_config, loss_weights
-from training.dpo.data import Pair, RowReport, digest_of, prompts_of, read_pairs
-from training.dpo.defaults import forward_tokens, kept_bytes, passes_held, settle
+from training.dpo.data import Pair, RowReport, digest_of, read_pairs
+from training.dpo.defaults import settle
 from training.dpo.distributed import from_main, is_main, run_lock
 from training.dpo.ending import common_ending, speak_for_main
 from training.dpo.errors import PeerLost, Stopped, TrainerError
 from training.dpo.files import sha256_of_file
+from training.dpo.layout import plan_layout
 from training.dpo.loss import objective_of
 from training.dpo.loss_facts import is_unpaired
-from training.dpo.machine import device_memory
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.model import (
     adapter_scales,
@@ -171,7 +171,9 @@ def prepare(
     pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
     refuse_too_long(base, {"pairs.jsonl": pairs, "held_out.jsonl": held_out})
     settled = settle(config, base_parameters, len(pairs))
-    layout, keeps_input_only = _layout(config, base, tokenizer, pairs, earlier)
+    layout, keeps_input_only = plan_layout(
+        config, base, device, tokenizer, pairs, earlier
+    )
     store = _reference_store(run_dir, config, source)
     memo = store.cache / "weights.json"
     hashes = {"base": _base_hash(base, config, memo)}
@@ -322,47 +324,6 @@ def _reference_store(
     earlier = [source.parent.parent / "reference"] if source is not None else []
     cache = config.reference_cache
     return ReferenceStore(Path(cache) if cache is not None else own, [own, *earlier])
-
-
-def _layout(
-    config: TrainingConfig,
-    base: Any,
-    tokenizer: Any,
-    pairs: list[Pair],
-    earlier: dict[str, Any],
-) -> tuple[Layout, bool]:
-    """What memory allows: (layout, whether layers keep only their input).
-
-    `earlier`: the state of the checkpoint to go on from, whose layout stays, but for
-    what the config now asks to be smaller.
-    """
-    on_cpu = base.device.type == "cpu"
-    memory = from_main(device_memory(base.device))
-    max_tokens = earlier.get("max_tokens") or forward_tokens(
-        base.config, memory, not on_cpu
-    )
-    largest = max(pair.tokens - len(pair.prompt_ids) for pair in pairs)
-    is_alike = len(prompts_of(pairs)) < len(pairs) and config.savings.share_prefixes
-    room = room_alike(max_tokens) if is_alike else max_tokens
-    kept = kept_bytes(base.config, max(room, largest), base.dtype.itemsize, on_cpu)
-    weights = sum(p.numel() * p.element_size() for p in base.parameters())
-    held = passes_held(kept, weights, memory)
-    lanes = 1
-    if on_cpu and config.savings.side_by_side:
-        lanes = earlier.get("lanes") or max(1, min(torch.get_num_threads(), held))
-    asked = config.savings.checkpointing
-    return (
-        Layout(max_tokens, config.micro_batch_size, _pad_id(tokenizer), lanes),
-        asked if isinstance(asked, bool) else not held,
-    )
-
-
-def _pad_id(tokenizer: Any) -> int:
-    """Any id does: nothing after a row's end reaches it."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
 
 
 def _digest(value: Any) -> str:

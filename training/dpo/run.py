@@ -66,6 +66,10 @@ weights, those of the second by rounding only (with lora.dropout other numbers a
 and fit a run into memory, the others let it go on more carefully after a loss that was
 no number."""
 
+ROWS_A_LOOK = 64
+"""Rows read between two looks at whether a stop was asked for: some hundredths of a
+second."""
+
 
 def run_folder(run_dir: Path, stop: StopFlag) -> None:
     """Do the run in `run_dir`.
@@ -168,7 +172,9 @@ def prepare(
         tokenizer, base.get_input_embeddings().weight.shape[0]
     )
     stop.check()
-    pairs, held_out, reports = _read_data(run_dir, config, tokenizer, base, status)
+    pairs, held_out, reports = _read_data(
+        run_dir, config, tokenizer, base, stop, status
+    )
     refuse_too_long(base, {"pairs.jsonl": pairs, "held_out.jsonl": held_out})
     settled = settle(config, base_parameters, len(pairs))
     layout, keeps_input_only = plan_layout(
@@ -278,11 +284,20 @@ def prepare(
 
 
 def _read_data(
-    run_dir: Path, config: TrainingConfig, tokenizer: Any, base: Any, status: StatusFile
+    run_dir: Path,
+    config: TrainingConfig,
+    tokenizer: Any,
+    base: Any,
+    stop: StopFlag,
+    status: StatusFile,
 ) -> tuple[list[Pair], list[Pair], dict[str, RowReport]]:
     vocabulary = base.get_input_embeddings().weight.shape[0]
-
     unpaired = is_unpaired(loss_weights(config))
+
+    def each(rows: int) -> None:
+        if rows % ROWS_A_LOOK == 0:
+            stop.check()
+        status.progress(phase_done=rows)
 
     def read(name: str) -> tuple[list[Pair], RowReport]:
         status.phase("reading")
@@ -291,7 +306,7 @@ def _read_data(
             tokenizer,
             config.max_length,
             vocabulary,
-            lambda rows: status.progress(phase_done=rows),
+            each,
             unpaired,
         )
 

@@ -33,7 +33,8 @@ from training.dpo.data import Answer, Pair, digest_of
 from training.dpo.errors import FolderLocked, Stopped, TrainerError
 from training.dpo.lock import folder_lock
 from training.dpo.process import StopFlag
-from training.dpo.run import run_folder
+from training.dpo.row_tokens import tokenized
+from training.dpo.run import ROWS_A_LOOK, run_folder
 from training.dpo.status import StatusFile
 
 CONFIG = {
@@ -191,6 +192,23 @@ def test_a_stop_at_any_point_of_the_run_changes_nothing(make_run, uninterrupted)
     assert stops == 7
     assert read_json(run / "status.json")["state"] == "done"
     assert_same_run(run, uninterrupted)
+
+
+def test_a_stop_is_heard_while_rows_are_read(make_run, monkeypatch):
+    """Rendering many takes minutes."""
+    rows = [{**PAIRS[0], "id": n} for n in range(100)]
+    run, stop, rendered = make_run(pairs=rows), StopFlag(), []
+
+    def asked(row, *others):
+        rendered.append(row["id"])
+        stop.requested = True
+        return tokenized(row, *others)
+
+    monkeypatch.setattr("training.dpo.data.tokenized", asked)
+    with pytest.raises(Stopped):
+        run_folder(run, stop)
+    assert rendered == list(range(ROWS_A_LOOK))
+    assert read_json(run / "status.json")["state"] == "stopped"
 
 
 def test_another_folder_resumes_from_an_earlier_attempts(make_run, uninterrupted):

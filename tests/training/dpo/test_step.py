@@ -49,6 +49,16 @@ def test_a_weight_of_3_is_the_pair_three_times(name, make_run):
     assert_same(one, other)
 
 
+@pytest.mark.parametrize("size", [1e-50, 1e50])
+@pytest.mark.parametrize("name", ["sigmoid", "aot", "kto"])
+def test_only_the_proportions_of_weights_count(name, size, make_run):
+    """float32 knows nothing below 1e-45 or above 3e38."""
+    rows = [{**row, "weight": 1.0 + place} for place, row in enumerate(PAIRS[:3])]
+    sized = [{**row, "weight": row["weight"] * size} for row in rows]
+    one = stepped(make_run("one", rows, loss=name))
+    assert_same(one, stepped(make_run("sized", sized, loss=name)))
+
+
 @pytest.mark.parametrize("name", ["sft", "aot", "aot_unpaired", "orpo"])
 def test_losses_over_the_whole_step_do_not_depend_on_its_split(name, make_run):
     """Weights and lengths differ, so a loss taken part by part would differ."""

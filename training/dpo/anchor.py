@@ -17,18 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
+from training.dpo.adapter import without_adapter
 from training.dpo.data import Pair
 from training.dpo.distributed import is_main
 from training.dpo.errors import TrainerError
 from training.dpo.files import fsync_path
 from training.dpo.forward import Engine
 from training.dpo.full import set_weights
-from training.dpo.model import hash_tensors, without_adapter
 from training.dpo.process import StopFlag
 from training.dpo.progress import Progress
 from training.dpo.reference import FixedLogps, ReferenceStore, fixed_logps
 from training.dpo.sharding import gathered_on_main
 from training.dpo.status import StatusFile
+from training.dpo.weight_hash import hash_tensors
 
 AFTER_SFT = "after_sft.safetensors"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from training.dpo.adapter import save_adapter
 from training.dpo.answer_figures import AnswerFigures
 from training.dpo.canary import policy_canary
 from training.dpo.config import as_dict
@@ -21,7 +22,6 @@ from training.dpo.full import save_model
 from training.dpo.guardrails import Caution, held_out_cautions
 from training.dpo.machine import peak_memory
 from training.dpo.metrics import Figures
-from training.dpo.model import save_adapter
 from training.dpo.phases import DPO
 from training.dpo.progress import say
 from training.dpo.reference import ReferenceStore

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from training.dpo.adapter import set_dropout
 from training.dpo.checkpoint import KEPT, newest_checkpoint
 from training.dpo.data import Answer, Pair, prompts_of
 from training.dpo.defaults import FORWARD_SHARE
@@ -30,7 +31,6 @@ from training.dpo.guardrails import (
     position_cautions,
 )
 from training.dpo.machine import device_memory, peak_memory
-from training.dpo.model import set_dropout
 from training.dpo.outputs import Prepared
 from training.dpo.phases import DPO
 from training.dpo.positions import positions_of

@@ -22,12 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.dpo.adapter import adapter_scales
 from training.dpo.data import Pair
 from training.dpo.distributed import from_main, gathered, is_main
 from training.dpo.files import fsync_path
 from training.dpo.forward import Engine, answer_sum, score_set
 from training.dpo.logp_cache import LogpCache, Values, answer_key
-from training.dpo.model import adapter_scales
 from training.dpo.progress import say
 from training.dpo.sharding import pass_dtype
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from training.dpo.adapter import adapter_scales, without_adapter
 from training.dpo.anchor import Anchor
-from training.dpo.base_hash import remembered_hash
+from training.dpo.base import load_tokenizer, pick_device
 from training.dpo.batches import rows_of
 from training.dpo.canary import canary_token_ids, sequence_logprobs
 from training.dpo.check import make_engine
@@ -32,13 +33,6 @@ from training.dpo.layout import plan_layout
 from training.dpo.loss import objective_of
 from training.dpo.loss_facts import is_unpaired
 from training.dpo.metrics_log import MetricsLog
-from training.dpo.model import (
-    adapter_scales,
-    hash_tensors,
-    load_tokenizer,
-    pick_device,
-    without_adapter,
-)
 from training.dpo.outputs import Prepared, write_outputs
 from training.dpo.phases import dpo_schedule, plan_phases
 from training.dpo.positions import most_tokens, refuse_too_long
@@ -52,6 +46,7 @@ from training.dpo.status import StatusFile
 from training.dpo.strays import with_strays
 from training.dpo.train import train
 from training.dpo.tuning import make_trainable, open_base
+from training.dpo.weight_hash import hash_tensors, remembered_hash
 
 UNTOLD_KEYS = ("base_model", "parent_adapter", "resume_from", "reference_cache")
 """Config keys that name places; the hash of what lies there counts instead."""

@@ -161,7 +161,7 @@ def _tokenized(
     rows = dict(read_jsonl(path))
     if any(isinstance(row, dict) and "label" in row for row in rows.values()):
         return rows  # single answers: the trials render them
-    from training.dpo.model import load_tokenizer
+    from training.dpo.base import load_tokenizer
 
     def each(done: int) -> None:
         stop.check()

@@ -8,12 +8,12 @@ import torch
 
 from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
 from tests.training.dpo.test_step import assert_same, stepped
+from training.dpo.base import load_tokenizer
 from training.dpo.batches import Schedule
 from training.dpo.config import load_config, parse_config
 from training.dpo.data import Answer, read_pairs
 from training.dpo.defaults import settle
 from training.dpo.errors import Stopped, TrainerError
-from training.dpo.model import load_tokenizer
 from training.dpo.process import StopFlag
 from training.dpo.reference import FixedLogps
 from training.dpo.run import prepare, run_folder

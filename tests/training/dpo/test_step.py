@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.training.dpo.runs import PAIRS
+from training.dpo.adapter import set_dropout
 from training.dpo.config import load_config
 from training.dpo.loss_facts import LOSS_FACTS
-from training.dpo.model import set_dropout
 from training.dpo.process import StopFlag
 from training.dpo.run import prepare
 from training.dpo.status import StatusFile

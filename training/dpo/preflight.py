@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from training.dpo.adapter import set_dropout
-from training.dpo.checkpoint import KEPT, newest_checkpoint
+from training.dpo.checkpoint import KEPT
 from training.dpo.data import Answer, Pair, prompts_of
 from training.dpo.defaults import FORWARD_SHARE
 from training.dpo.distributed import from_main, is_main
@@ -277,7 +277,7 @@ def disk_wanted(run: Run) -> dict[str, int]:
     """
     weights = sum(p.numel() * p.element_size() for p in run.parameters.values())
     trained = sum(p.numel() for p in run.parameters.values())
-    there = KEPT if newest_checkpoint(run.folder / "checkpoints") is not None else 0
+    there = KEPT if any((run.folder / "checkpoints").glob("step-*")) else 0
     checkpoints = (KEPT + 1 - there) * (weights + OPTIMIZER_BYTES * trained)
     if len(run.phases) > 1:
         checkpoints += weights  # those after supervised training, kept to the end

@@ -80,13 +80,13 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
 
 
 def open_checkpoint(run: Run) -> Checkpoint | None:
-    """Read the newest checkpoint of this folder, or of `resume_from`, if there is one.
+    """Read the checkpoint that the run goes on from, if there is one.
 
     metrics.jsonl is trimmed to it. Raises TrainerError if it is another run's.
     """
     if is_main():
         drop_broken(run.folder / "checkpoints")
-    source = resume_source(run.folder, run.config)
+    source = run.source
     if source is None:
         run.log.keep_until(-1)
         return None

@@ -14,9 +14,10 @@ from training.dpo.config import load_config, parse_config
 from training.dpo.data import Answer, read_pairs
 from training.dpo.defaults import settle
 from training.dpo.errors import Stopped, TrainerError
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
 from training.dpo.reference import FixedLogps
-from training.dpo.run import prepare, run_folder
+from training.dpo.run import run_folder
 from training.dpo.status import StatusFile
 from training.dpo.step import backward_step
 from training.dpo.strays import with_strays

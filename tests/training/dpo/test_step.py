@@ -7,8 +7,8 @@ from tests.training.dpo.runs import PAIRS
 from training.dpo.adapter import set_dropout
 from training.dpo.config import load_config
 from training.dpo.loss_facts import LOSS_FACTS
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
-from training.dpo.run import prepare
 from training.dpo.status import StatusFile
 from training.dpo.step import backward_step
 

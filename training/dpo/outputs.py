@@ -1,6 +1,6 @@
-"""What a run leaves when its last step is done: adapter/, canary.json,
-pairs_scored.jsonl and summary.json. Leaves out metrics.jsonl and status.json, which
-grow while it trains.
+"""What a run leaves when its last step is done: adapter/ or model/, canary.json,
+pairs_scored.jsonl and summary.json. Leaves out metrics.jsonl, held_out_scored.jsonl and
+status.json, which are written while it trains.
 """
 
 import time
@@ -55,6 +55,9 @@ class Prepared:
 
 
 def write_outputs(prepared: Prepared, position: Position, started: float) -> None:
+    """Score the pairs that trained and write what a run leaves; `started`: by the
+    monotonic clock, when this process began it. Raises Stopped.
+    """
     run = prepared.run
     run.status.phase(
         "scoring", len(run.data.pairs), step=position.step, eta_seconds=None

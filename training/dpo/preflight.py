@@ -35,6 +35,7 @@ from training.dpo.outputs import Prepared
 from training.dpo.phases import DPO
 from training.dpo.positions import positions_of
 from training.dpo.progress import say
+from training.dpo.row_tokens import common_length
 from training.dpo.run_state import Run
 from training.dpo.step import backward_step
 from training.dpo.watch import warn
@@ -119,18 +120,12 @@ def token_counts(pairs: Sequence[Pair]) -> dict[str, int]:
         "prompt": sum(len(pair.prompt_ids) for pair in pairs),
         "chosen": sum(map(len, good)),
         "rejected": sum(map(len, bad)),
-        "shared": sum(_shared(pair) for pair in pairs),
+        "shared": sum(
+            len(pair.prompt_ids) + common_length(pair.chosen_ids, pair.rejected_ids)
+            for pair in pairs
+        ),
         "longest": max(pair.longest for pair in pairs),
     }
-
-
-def _shared(pair: Pair) -> int:
-    same = 0
-    for left, right in zip(pair.chosen_ids, pair.rejected_ids, strict=False):
-        if left != right:
-            break
-        same += 1
-    return len(pair.prompt_ids) + same
 
 
 def _phases(run: Run) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ run goes on, so that the reference can be taken again after a crash even if its 
 log-probs are gone. Leaves out the cache; see `reference.py`.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
+from training.dpo.adapter import without_adapter
 from training.dpo.data import Pair
 from training.dpo.distributed import is_main
 from training.dpo.errors import TrainerError
-from training.dpo.files import fsync_path
+from training.dpo.files import put_in_place
 from training.dpo.forward import Engine
 from training.dpo.full import set_weights
-from training.dpo.model import hash_tensors, without_adapter
 from training.dpo.process import StopFlag
 from training.dpo.progress import Progress
 from training.dpo.reference import FixedLogps, ReferenceStore, fixed_logps
 from training.dpo.sharding import gathered_on_main
 from training.dpo.status import StatusFile
+from training.dpo.weight_hash import hash_tensors
 
 AFTER_SFT = "after_sft.safetensors"
 
@@ -99,7 +99,7 @@ class Anchor:
         weights = gathered_on_main(parameters)
         if is_main():
             save_file(weights, temporary)
-            _replace(temporary, path)
+            put_in_place(temporary, path)
 
     def load_weights(self, parameters: Mapping[str, Parameter], wanted: str) -> bool:
         """Put the kept weights into `parameters` if they are there with that hash.
@@ -117,7 +117,7 @@ class Anchor:
             if folder != self.folders[0] and is_main():
                 temporary = self.folders[0] / f"tmp-{AFTER_SFT}"
                 shutil.copyfile(path, temporary)
-                _replace(temporary, self.folders[0] / AFTER_SFT)
+                put_in_place(temporary, self.folders[0] / AFTER_SFT)
             set_weights(self.engine.model, parameters, tensors)
             return True
         return False
@@ -135,9 +135,3 @@ def refuse_lost_reference() -> None:
         f" {AFTER_SFT} is missing or damaged and so are cached log-probs; put the file"
         " back, or start again in a fresh run folder."
     )
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    fsync_path(temporary)
-    os.replace(temporary, path)
-    fsync_path(path.parent)

@@ -37,8 +37,8 @@ def backward_answers(run: Run, indexes: list[int]) -> AnswerFigures:
         scores = run.engine.score(_rows(run, part, OWN))
         logps = logps_of(scores.logps, run.data, part, figures.kl)
         losses = answer_losses(run.objective.weights, logps, run.objective.settings)
-        weights = losses.new_tensor([answers[index].weight for index in part])
-        return (losses * weights).sum() / total, (part, scores, losses, logps)
+        shares = losses.new_tensor([answers[index].weight / total for index in part])
+        return (losses * shares).sum(), (part, scores, losses, logps)
 
     parts = _split(run, indexes, OWN)
     for part, scores, losses, logps in backward_each(run, loss_of, parts):

@@ -13,6 +13,7 @@ import torch
 
 from training.dpo.config import SEEDS
 from training.dpo.data import Pair
+from training.dpo.row_tokens import common_length
 
 ALIKE_TOKENS = 2048
 """Up to here a forward pass grows for the sake of a common beginning."""
@@ -179,14 +180,6 @@ def _new_tokens(rows: list[list[int]], laid: list[int], least_saved: int | None)
         new += len(ids) - (alike if alike >= (least_saved or 0) else 0)
         laid = ids
     return new
-
-
-def common_length(first: Sequence[int], second: Sequence[int], start: int = 0) -> int:
-    """Tokens that both begin with, known to be alike until `start`."""
-    end = min(len(first), len(second))
-    if first[start:end] == second[start:end]:
-        return end
-    return next(at for at in range(start, end) if first[at] != second[at])
 
 
 @dataclass(frozen=True)

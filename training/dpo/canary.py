@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
+from training.dpo.base import load_base, load_tokenizer, pick_device
 from training.dpo.batches import Layout, Row
 from training.dpo.errors import TrainerError
 from training.dpo.files import write_json
 from training.dpo.forward import Engine
-from training.dpo.model import load_base, load_tokenizer, pick_device
 from training.dpo.sharding import pass_dtype
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "4bit": 0.3}

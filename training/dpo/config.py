@@ -83,8 +83,8 @@ class Savings:
     many as memory holds; false: one, all threads on it."""
 
     checkpointing: bool | str = "auto"
-    """Layers keep their input only and compute again for the backward pass (with
-    fused_layers); "auto": if a memory estimate asks for it."""
+    """Layers, ours and transformers', keep their input only and compute again for the
+    backward pass; "auto": if a memory estimate asks for it."""
 
 
 @dataclass(frozen=True)

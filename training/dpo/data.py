@@ -120,6 +120,12 @@ def _counted(lines: list[int]) -> dict[str, Any]:
     return {"count": len(lines), "lines": lines[:LINES_SHOWN]}
 
 
+def _add_once(lines: list[int], line: int) -> None:
+    """A pair's two answers, looked at one by one, may have the same said of them."""
+    if line not in lines[-1:]:
+        lines.append(line)
+
+
 def read_pairs(
     path: Path,
     tokenizer: Any,
@@ -243,7 +249,7 @@ class _Reader:
                     f" {self.vocabulary} ids; they do not belong together."
                 )
             if left_out:
-                self.report.left_out_of_prompt.append(line)
+                _add_once(self.report.left_out_of_prompt, line)
         else:
             prompt, answers = found
         why = None
@@ -256,9 +262,7 @@ class _Reader:
             if why is None and len(answer) <= (0 if prompt else 1):
                 why = f"{side} has no token to predict"
         if why is not None:
-            lines = self.report.dropped.setdefault(why, [])
-            # Both answers of a pair may go for one reason.
-            lines += [line] if line not in lines[-1:] else []
+            _add_once(self.report.dropped.setdefault(why, []), line)
             return None
         room = self.max_length - len(prompt)
         for side, answer in zip(sides, answers, strict=True):

@@ -66,7 +66,7 @@ def logps_of(
         chosen_tokens=chosen.new_tensor([len(pair.chosen_ids) for pair in pairs]),
         rejected_tokens=chosen.new_tensor([len(pair.rejected_ids) for pair in pairs]),
         chosen_share=lengths.chunk(2)[0] / step.chosen_tokens,
-        weights=chosen.new_tensor([pair.weight for pair in pairs]),
+        weights=chosen.new_tensor([pair.weight / step.total for pair in pairs]),
     )
 
 

@@ -24,6 +24,13 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a file that is written to `path`, on the disk when this returns."""
+    fsync_path(temporary)
+    os.replace(temporary, path)
+    fsync_path(path.parent)
+
+
 def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Replace `path` in one rename, so that a reader sees the old or the new text.
 

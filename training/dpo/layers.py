@@ -6,8 +6,8 @@ keep and copy is spared: LoRA's share is added to the layer's product in place, 
 weight gets no gradient, and norms, rotations, probabilities and the two inner vectors of
 the feed-forward layer are computed again in the backward pass, so that a layer keeps
 six vectors a token, none of them an inner one. The last layer computes only the states
-that are scored (of the others only keys and values count). transformers' loop, its embedding and its last norm stay in use, and each
-layer's hooks fire. Leaves out dropout and base weights that train.
+that are scored (of the others only keys and values count). transformers' loop, its
+embedding and its last norm stay in use, and each layer's hooks fire. Leaves out dropout and base weights that train.
 """
 
 import threading

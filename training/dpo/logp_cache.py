@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.dpo.files import fsync_path, write_json
+from training.dpo.files import put_in_place, write_json
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -110,9 +110,7 @@ class LogpCache:
             "logps": np.concatenate(values),
         }
         save_file({n: torch.tensor(array) for n, array in tensors.items()}, temporary)
-        fsync_path(temporary)
-        os.replace(temporary, final)
-        fsync_path(self.folder)
+        put_in_place(temporary, final)
         return final
 
     def _merge(self) -> None:

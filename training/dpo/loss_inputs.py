@@ -34,7 +34,8 @@ class PairLogps:
     log-prob of an answer's tokens, never weighed. `…_tokens`: answer tokens.
     `chosen_share`: the chosen answer's tokens over their mean in the step (weighted by
     `weights`), so that −chosen_mean · chosen_share averages to the mean over tokens.
-    `weights`: the pairs' weights.
+    `weights`: the pairs' shares of the step's weight, which float32 holds whatever the
+    weights' own size.
     """
 
     chosen: Tensor

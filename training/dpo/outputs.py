@@ -1,6 +1,6 @@
-"""What a run leaves when its last step is done: adapter/, canary.json,
-pairs_scored.jsonl and summary.json. Leaves out metrics.jsonl and status.json, which
-grow while it trains.
+"""What a run leaves when its last step is done: adapter/ or model/, canary.json,
+pairs_scored.jsonl and summary.json. Leaves out metrics.jsonl, held_out_scored.jsonl and
+status.json, which are written while it trains.
 """
 
 import time
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from training.dpo.adapter import save_adapter
 from training.dpo.answer_figures import AnswerFigures
 from training.dpo.canary import policy_canary
 from training.dpo.config import as_dict
@@ -21,7 +22,6 @@ from training.dpo.full import save_model
 from training.dpo.guardrails import Caution, held_out_cautions
 from training.dpo.machine import peak_memory
 from training.dpo.metrics import Figures
-from training.dpo.model import save_adapter
 from training.dpo.phases import DPO
 from training.dpo.progress import say
 from training.dpo.reference import ReferenceStore
@@ -55,6 +55,9 @@ class Prepared:
 
 
 def write_outputs(prepared: Prepared, position: Position, started: float) -> None:
+    """Score the pairs that trained and write what a run leaves; `started`: by the
+    monotonic clock, when this process began it. Raises Stopped.
+    """
     run = prepared.run
     run.status.phase(
         "scoring", len(run.data.pairs), step=position.step, eta_seconds=None
@@ -154,8 +157,8 @@ def _summary(
 def _held_out(run: Run, phase: str) -> dict[str, Any] | None:
     """The held-out figures at a phase's start and end: {"start": …, "end": …}.
 
-    Of a phase of one step the only line has the end's; the start's are still known,
-    unless this process was resumed after that step.
+    Of a phase of one step the only line in metrics.jsonl has the end's, and a checkpoint
+    of an earlier version lacks the start's.
     """
     evaluated = [
         row

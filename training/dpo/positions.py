@@ -39,15 +39,15 @@ def positions_of(model: Any) -> int | None:
 def changes_at(text_config: Any) -> int | None:
     """Tokens of a row beyond which its length changes its positions; None: it never does.
 
-    "longrope" (Phi-3, Phi-4 mini) then takes other frequencies for the whole row,
-    "dynamic" some of its own for each length.
+    "longrope" (Phi-3, Phi-4 mini) then takes other frequencies for the whole row. So does
+    "dynamic", whose longer rows are refused (`most_tokens`).
     """
     most = getattr(text_config, "max_position_embeddings", None) or 0
     return min(
         (
             rope.get("original_max_position_embeddings") or most
             for rope in rope_settings(text_config)
-            if rope.get("rope_type") in ("dynamic", "longrope")
+            if rope.get("rope_type") == "longrope"
         ),
         default=None,
     )

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from training.dpo.checkpoint import KEPT, newest_checkpoint
+from training.dpo.adapter import set_dropout
+from training.dpo.checkpoint import KEPT
 from training.dpo.data import Answer, Pair, prompts_of
 from training.dpo.defaults import FORWARD_SHARE
 from training.dpo.distributed import from_main, is_main
@@ -30,11 +31,11 @@ from training.dpo.guardrails import (
     position_cautions,
 )
 from training.dpo.machine import device_memory, peak_memory
-from training.dpo.model import set_dropout
 from training.dpo.outputs import Prepared
 from training.dpo.phases import DPO
 from training.dpo.positions import positions_of
 from training.dpo.progress import say
+from training.dpo.row_tokens import common_length
 from training.dpo.run_state import Run
 from training.dpo.step import backward_step
 from training.dpo.watch import warn
@@ -119,18 +120,12 @@ def token_counts(pairs: Sequence[Pair]) -> dict[str, int]:
         "prompt": sum(len(pair.prompt_ids) for pair in pairs),
         "chosen": sum(map(len, good)),
         "rejected": sum(map(len, bad)),
-        "shared": sum(_shared(pair) for pair in pairs),
+        "shared": sum(
+            len(pair.prompt_ids) + common_length(pair.chosen_ids, pair.rejected_ids)
+            for pair in pairs
+        ),
         "longest": max(pair.longest for pair in pairs),
     }
-
-
-def _shared(pair: Pair) -> int:
-    same = 0
-    for left, right in zip(pair.chosen_ids, pair.rejected_ids, strict=False):
-        if left != right:
-            break
-        same += 1
-    return len(pair.prompt_ids) + same
 
 
 def _phases(run: Run) -> list[dict[str, Any]]:
@@ -277,7 +272,7 @@ def disk_wanted(run: Run) -> dict[str, int]:
     """
     weights = sum(p.numel() * p.element_size() for p in run.parameters.values())
     trained = sum(p.numel() for p in run.parameters.values())
-    there = KEPT if newest_checkpoint(run.folder / "checkpoints") is not None else 0
+    there = KEPT if any((run.folder / "checkpoints").glob("step-*")) else 0
     checkpoints = (KEPT + 1 - there) * (weights + OPTIMIZER_BYTES * trained)
     if len(run.phases) > 1:
         checkpoints += weights  # those after supervised training, kept to the end

@@ -8,7 +8,6 @@ Leaves out the policy; see `train.py`.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.dpo.adapter import adapter_scales
 from training.dpo.data import Pair
 from training.dpo.distributed import from_main, gathered, is_main
-from training.dpo.files import fsync_path
+from training.dpo.files import put_in_place
 from training.dpo.forward import Engine, answer_sum, score_set
 from training.dpo.logp_cache import LogpCache, Values, answer_key
-from training.dpo.model import adapter_scales
 from training.dpo.progress import say
 from training.dpo.sharding import pass_dtype
 
@@ -270,5 +269,4 @@ def _keep(folder: Path, name: str, logps: FixedLogps) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"tmp-{name}"
     save_file({"chosen": logps.chosen, "rejected": logps.rejected}, temporary)
-    fsync_path(temporary)
-    os.replace(temporary, folder / name)
+    put_in_place(temporary, folder / name)

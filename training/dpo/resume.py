@@ -72,6 +72,7 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
         "max_tokens": run.engine.layout.max_tokens,
         "lanes": run.engine.layout.lanes,
         "after_sft": run.after_sft,
+        "started_with": run.started_with,
     }
     if is_main():
         save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
@@ -79,13 +80,13 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
 
 
 def open_checkpoint(run: Run) -> Checkpoint | None:
-    """Read the newest checkpoint of this folder, or of `resume_from`, if there is one.
+    """Read the checkpoint that the run goes on from, if there is one.
 
     metrics.jsonl is trimmed to it. Raises TrainerError if it is another run's.
     """
     if is_main():
         drop_broken(run.folder / "checkpoints")
-    source = resume_source(run.folder, run.config)
+    source = run.source
     if source is None:
         run.log.keep_until(-1)
         return None
@@ -96,6 +97,7 @@ def open_checkpoint(run: Run) -> Checkpoint | None:
     run.log.keep_until(state["step"], None if own else elsewhere)
     if not own:
         bring_held_out(elsewhere.parent, run.folder)
+    run.started_with |= state.get("started_with", {})
     return Checkpoint(tensors, state)
 
 

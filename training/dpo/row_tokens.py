@@ -80,7 +80,7 @@ def tokenized(
         for key in keys:
             _check_messages(key, row[key], mixed=any(texts))
         prompt, answers = _encode_messages(row, tokenizer, sides)
-    start = min(_common_prefix(prompt, answer) for answer in answers)
+    start = min(common_length(prompt, answer) for answer in answers)
     return prompt[:start], [answer[start:] for answer in answers], start < len(prompt)
 
 
@@ -163,13 +163,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:40] + "…"
 
 
-def _common_prefix(ids: list[int], others: list[int]) -> int:
-    same = 0
-    for left, right in zip(ids, others, strict=False):
-        if left != right:
-            break
-        same += 1
-    return same
+def common_length(first: Sequence[int], second: Sequence[int], start: int = 0) -> int:
+    """Tokens that both begin with, known to be alike until `start`."""
+    end = min(len(first), len(second))
+    if first[start:end] == second[start:end]:
+        return end
+    return next(at for at in range(start, end) if first[at] != second[at])
 
 
 def extract_prompt(chosen: Any, rejected: Any) -> dict[str, Any]:

@@ -22,14 +22,15 @@ from training.dpo.status import StatusFile
 class Run:
     """What the loop works on. `model` is the PEFT model, `parameters` what trains.
 
-    The reference in `data` and `held_out` is the base until DPO begins, where it is
+    `source`: the checkpoint it goes on from. The reference in `data` and `held_out` is the base until DPO begins, where it is
     the weights after supervised training: `after_sft` is then their hash.
     `fingerprint`: {what a resume must find as it was: its digest}. `rendered_at`: what
     the chat template took for the time, in ISO form. `started_with`: of the phases that
-    began in this process, the held-out figures before their first step.
+    began, the held-out figures before their first step.
     """
 
     folder: Path
+    source: Path | None
     config: TrainingConfig
     settled: Settled
     phases: list[Phase]

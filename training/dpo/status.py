@@ -4,10 +4,10 @@
      "eta_seconds": 31, "reason": null, "updated_at": "…Z", "pid": 4711}
 
 `state` is running, stopped, done or failed; `phase` (loading, reading, reference,
-evaluating, sft, training, scoring, saving) says more while it runs. `step` and
-`total_steps` count optimizer steps, supervised ones (sft) included; `done`/`of` in a phase with other units (pairs) appear as
-`phase_done`, `phase_total`. `reason` is one sentence when stopped or failed;
-`warnings` are objects {"code", "text"}, see `guardrails.py`.
+measuring, evaluating, sft, training, scoring, saving, done) says more while it runs.
+`step` and `total_steps` count optimizer steps, supervised ones (sft) included; in a phase
+with other units (pairs) `phase_done` and `phase_total` do. `reason` is one sentence when
+stopped or failed; `warnings` are objects {"code", "text"}, see `guardrails.py`.
 """
 
 import json

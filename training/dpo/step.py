@@ -40,7 +40,7 @@ def backward_step(run: Run, indexes: list[int]) -> Figures | AnswerFigures:
     ) -> tuple[Tensor, tuple[list[int], RowScores, PairLogps, Tensor]]:
         scores, logps = _score(run, part, step)
         losses = pair_losses(run.objective.weights, logps, run.objective.settings)
-        return _mean(losses, logps, step), (part, scores, logps, losses)
+        return _mean(losses, logps), (part, scores, logps, losses)
 
     for part, scores, logps, losses in backward_each(run, loss_of, parts):
         figures.add(run.data, part, scores, logps)
@@ -66,9 +66,7 @@ def _backward_coupled(
     asked = ("chosen", "rejected", "chosen_mean", "rejected_mean")
     leaves = [getattr(known, name).requires_grad_() for name in asked]
     losses = pair_losses(run.objective.weights, known, run.objective.settings)
-    slopes = torch.autograd.grad(
-        _mean(losses, known, step), leaves, materialize_grads=True
-    )
+    slopes = torch.autograd.grad(_mean(losses, known), leaves, materialize_grads=True)
     sizes = [len(part) for part in parts]
     split = (slope[mine].split(sizes) for slope in slopes)
 
@@ -94,5 +92,5 @@ def _score(run: Run, part: list[int], step: StepWeights) -> tuple[RowScores, Pai
     return scores, logps_of(scores, run.data, part, run.objective, step)
 
 
-def _mean(losses: Tensor, logps: PairLogps, step: StepWeights) -> Tensor:
-    return (losses * logps.weights).sum() / step.total
+def _mean(losses: Tensor, logps: PairLogps) -> Tensor:
+    return (losses * logps.weights).sum()

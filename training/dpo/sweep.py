@@ -71,6 +71,8 @@ def sweep(arguments: Sequence[str], stop: StopFlag) -> None:
     if not options.run_dir.is_dir():
         raise TrainerError(f"{options.run_dir} is no folder.")
     config = read_json_object(options.run_dir / "config.json")
+    # A trial goes on from its own folder only.
+    config.pop("resume_from", None)
     trials = trials_of(config, options.swept)
     folder = options.run_dir / "sweep"
     folder.mkdir(exist_ok=True)
@@ -159,14 +161,20 @@ def _tokenized(
     rows = dict(read_jsonl(path))
     if any(isinstance(row, dict) and "label" in row for row in rows.values()):
         return rows  # single answers: the trials render them
-    from training.dpo.model import load_tokenizer
+    from training.dpo.base import load_tokenizer
 
     def each(done: int) -> None:
         stop.check()
 
-    tokenizer = load_tokenizer(parse_config(dict(config)).base_model)
+    parsed = parse_config(dict(config))
+    tokenizer = load_tokenizer(parsed.base_model)
     say(f"{path.name}: {len(rows)} rows to token ids")
     pairs, _ = read_pairs(path, tokenizer, UNCUT, UNCUT, each)
+    if not any(len(pair.prompt_ids) < parsed.max_length for pair in pairs):
+        raise TrainerError(
+            f"{path.name} holds no pair for the trials: those of weight 0, with an empty"
+            f" answer or a prompt that fills max_length ({parsed.max_length}) are dropped."
+        )
     return rows | {pair.line: rows[pair.line] | _ids(pair) for pair in pairs}
 
 
@@ -366,10 +374,10 @@ def _report(
         status = read_status(folder / name)
         if status.get("state") == "done":
             trial = _finished(folder / name, values, config, prompts)
-            if trial is not None:
+            if isinstance(trial, Trial):
                 done.append(trial)
                 continue
-            status = {"state": "failed", "reason": "a held-out figure is no number"}
+            status = {"state": "failed", "reason": trial}
         if status.get("state") == "running" and name in ended:
             status = {"state": "failed", "reason": KILLED}
         if status.get("state") == "failed":
@@ -384,15 +392,18 @@ def _report(
 
 def _finished(
     folder: Path, values: Values, config: Mapping[str, Any], prompts: Mapping[int, Any]
-) -> Trial | None:
+) -> Trial | str:
+    """The trial in a folder that is done, or why it cannot be ranked."""
+    summary = read_json_object(folder / "summary.json")
+    if summary["held_out"] is None:
+        return "all held-out pairs were dropped; its summary.json says why"
     rows = [row for _, row in read_jsonl(folder / HELD_OUT_SCORED)]
     weights = {
         line: 1.0 if row.get("weight") is None else float(row["weight"])
         for line, row in read_jsonl(folder / HELD_OUT)
     }
     if any(row[key] is None for row in rows for key in ("right", "margin", "loss")):
-        return None
-    summary = read_json_object(folder / "summary.json")
+        return "a held-out figure is no number"
     end = summary["held_out"]["end"]
     told = {
         "folder": str(folder),

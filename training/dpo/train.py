@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from training.dpo.adapter import set_dropout
 from training.dpo.anchor import refuse_lost_reference
 from training.dpo.answer_figures import AnswerFigures
 from training.dpo.config import SEEDS, TrainingConfig
@@ -31,7 +32,6 @@ from training.dpo.errors import Stopped, TrainerError
 from training.dpo.evaluate import evaluate_held_out, evaluation_interval
 from training.dpo.full import refresh
 from training.dpo.metrics import Figures
-from training.dpo.model import hash_tensors, set_dropout
 from training.dpo.not_finite import not_finite_sentence
 from training.dpo.optim import make_optimizer
 from training.dpo.phases import DPO, SFT, Phase, work_left
@@ -43,6 +43,7 @@ from training.dpo.sft import SupervisedFigures, evaluate_supervised, supervised_
 from training.dpo.sharding import whole
 from training.dpo.step import backward_step
 from training.dpo.watch import look_if_due
+from training.dpo.weight_hash import hash_tensors
 
 SAVE_SECONDS = 60.0
 """Work lost at most to a kill when config.json gives no `save_steps`."""

@@ -11,7 +11,8 @@ Leaves out how attention follows the tree; see `attention.py`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.dpo.batches import Row, common_length
+from training.dpo.batches import Row
+from training.dpo.row_tokens import common_length
 
 LEAST_SAVED = 16
 """Tokens that sharing a beginning must save to be worth a further segment (its

@@ -1,21 +1,17 @@
 """The model of a run as config.json's `tuning` and `sharding` ask for it.
 
-Leaves out how each kind works; see `model.py` (adapters), `full.py`, `sharding.py`.
+Leaves out how each kind works; see `adapter.py`, `full.py`, `sharding.py`.
 """
 
 from typing import Any
 
 import torch
 
+from training.dpo.adapter import adapter_parameters, attach_adapter
+from training.dpo.base import load_4bit_base, load_base
 from training.dpo.config import TrainingConfig
 from training.dpo.distributed import world_size
 from training.dpo.full import master_weights
-from training.dpo.model import (
-    adapter_parameters,
-    attach_adapter,
-    load_4bit_base,
-    load_base,
-)
 from training.dpo.sharding import shard
 
 FITS = 0.6

@@ -1,7 +1,8 @@
 """Says what the curves of a run show while they grow, each caution once.
 
 Everything is read from metrics.jsonl, so that a resumed run sees what one left alone
-sees. Of several processes, process 0 looks. Leaves out what is worth a caution; see `guardrails.py`.
+sees. Of several processes, process 0 looks. Leaves out what is worth a caution; see
+`guardrails.py`.
 """
 
 from collections.abc import Iterable

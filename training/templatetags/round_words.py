@@ -193,6 +193,7 @@ def activity_words(activity: dict) -> str:
         "loading": _("Loading the model"),
         "reading": _("Reading the pairs"),
         "reference": _("Measuring the reference"),
+        "measuring": _("Measuring a few steps"),
         "evaluating": _("Measuring the held-out pairs"),
         "sft": _("Supervised training"),
         "training": _("Training"),

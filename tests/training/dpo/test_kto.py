@@ -8,14 +8,16 @@ import torch
 
 from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
 from tests.training.dpo.test_step import assert_same, stepped
+from training.dpo.base import load_tokenizer
 from training.dpo.batches import Schedule
 from training.dpo.config import load_config, parse_config
 from training.dpo.data import Answer, read_pairs
 from training.dpo.defaults import settle
 from training.dpo.errors import Stopped, TrainerError
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
 from training.dpo.reference import FixedLogps
-from training.dpo.run import prepare, run_folder
+from training.dpo.run import run_folder
 from training.dpo.status import StatusFile
 from training.dpo.step import backward_step
 from training.dpo.strays import with_strays
@@ -247,3 +249,11 @@ def test_kto_is_given_steps_that_hold_something_to_compare():
     assert settle(config, 10**6, 20).batch_size == 4
     with pytest.raises(TrainerError, match="at least 2"):
         parse_config({"base_model": "m", "loss": "kto", "batch_size": 1})
+
+
+def test_a_pair_whose_prompt_loses_its_end_is_counted_once(family, tmp_path):
+    """Gemma's template here opens a thought where the prompt stands alone."""
+    folder = write_run(tmp_path / "run", family("gemma2"), PAIRS[:2], loss="kto")
+    tokenizer = load_tokenizer(str(family("gemma2")))
+    _, report = read_pairs(folder / "pairs.jsonl", tokenizer, 60, 400, unpaired=True)
+    assert report.left_out_of_prompt == [1, 2]

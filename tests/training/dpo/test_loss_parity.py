@@ -18,8 +18,8 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from tests.training.dpo.runs import chat
 from training.dpo.config import load_config
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
-from training.dpo.run import prepare
 from training.dpo.status import StatusFile
 from training.dpo.step import backward_step
 

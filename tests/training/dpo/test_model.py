@@ -18,11 +18,12 @@ from transformers import (
 )
 
 from tests.training.dpo.runs import read_json, train_here
+from training.dpo.adapter import attach_adapter
+from training.dpo.base import load_base, load_tokenizer
 from training.dpo.batches import Layout, Row
 from training.dpo.check import make_engine
 from training.dpo.config import Savings, parse_config
 from training.dpo.errors import TrainerError
-from training.dpo.model import attach_adapter, load_base, load_tokenizer
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CPU = torch.device("cpu")

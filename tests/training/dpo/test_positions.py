@@ -90,8 +90,11 @@ def test_a_row_beyond_which_positions_depend_on_others_is_refused(
     said = str(raised.value)
     assert said.startswith("pairs.jsonl line 3: the prompt and ")
     assert 'beyond 512 the model\'s positions ("rope_type": "dynamic") depend' in said
+    short = write_run(tmp_path / "short", base, rows[:2], **settings)
+    train_here(short)
+    assert read_json(short / "summary.json")["forward"]["kind"] == "fused"
     settings["max_length"] = 512
-    train_here(write_run(tmp_path / "shorter", base, rows, **settings))
+    train_here(write_run(tmp_path / "cut", base, rows, **settings))
 
 
 def test_a_stray_stays_within_learnt_positions(family, tmp_path):

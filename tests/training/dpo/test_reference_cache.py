@@ -20,14 +20,14 @@ from tests.training.dpo.runs import (
 )
 from tests.training.dpo.test_resume import StopAfter, assert_same_run
 from training.dpo import logp_cache
-from training.dpo.base_hash import remembered_hash
+from training.dpo.base import load_base
 from training.dpo.batches import Layout
 from training.dpo.errors import Stopped
 from training.dpo.forward import Engine
 from training.dpo.logp_cache import LogpCache, answer_key
-from training.dpo.model import hash_model, load_base
 from training.dpo.reference import _sums, context
 from training.dpo.run import run_folder
+from training.dpo.weight_hash import hash_model, remembered_hash
 
 SHORT = {"epochs": 1, "batch_size": 3}
 

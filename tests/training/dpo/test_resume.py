@@ -31,8 +31,11 @@ from training.dpo.checkpoint import (
 )
 from training.dpo.data import Answer, Pair, digest_of
 from training.dpo.errors import FolderLocked, Stopped, TrainerError
+from training.dpo.files import sha256_of_file
 from training.dpo.lock import folder_lock
+from training.dpo.prepare import ROWS_A_LOOK
 from training.dpo.process import StopFlag
+from training.dpo.row_tokens import tokenized
 from training.dpo.run import run_folder
 from training.dpo.status import StatusFile
 
@@ -193,6 +196,40 @@ def test_a_stop_at_any_point_of_the_run_changes_nothing(make_run, uninterrupted)
     assert_same_run(run, uninterrupted)
 
 
+def test_a_stop_is_heard_while_rows_are_read(make_run, monkeypatch):
+    """Rendering many takes minutes."""
+    rows = [{**PAIRS[0], "id": n} for n in range(100)]
+    run, stop, rendered = make_run(pairs=rows), StopFlag(), []
+
+    def asked(row, *others):
+        rendered.append(row["id"])
+        stop.requested = True
+        return tokenized(row, *others)
+
+    monkeypatch.setattr("training.dpo.data.tokenized", asked)
+    with pytest.raises(Stopped):
+        run_folder(run, stop)
+    assert rendered == list(range(ROWS_A_LOOK))
+    assert read_json(run / "status.json")["state"] == "stopped"
+
+
+def test_a_checkpoint_is_read_through_twice_at_a_resume(make_run, monkeypatch):
+    """To find it, and to drop what is broken: of 7 billion trained weights it is 84 GB."""
+    run, hashed = make_run(batch_size=2, epochs=5, save_steps=4), []
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(14))
+    newest = newest_checkpoint(run / "checkpoints")
+
+    def counted(path):
+        hashed.append(path)
+        return sha256_of_file(path)
+
+    monkeypatch.setattr("training.dpo.checkpoint.sha256_of_file", counted)
+    train_here(run)
+    names = ("state.safetensors", "state.json")
+    assert [hashed.count(newest / name) for name in names] == [2, 2]
+
+
 def test_another_folder_resumes_from_an_earlier_attempts(make_run, uninterrupted):
     first = make_run("first", held_out=PAIRS[:1], **CONFIG)
     with pytest.raises(Stopped):
@@ -316,7 +353,7 @@ def test_a_template_that_prints_the_date_prints_that_of_the_first_start(
         def now(cls, tz=None):
             return cls(2030, 1, next(days), 23, 59)
 
-    monkeypatch.setattr("training.dpo.run.datetime", Clock)
+    monkeypatch.setattr("training.dpo.prepare.datetime", Clock)
     run = make_run(**CONFIG | {"epochs": 4}, base_model=str(base))
     with pytest.raises(Stopped):
         run_folder(run, StopAfter(14))

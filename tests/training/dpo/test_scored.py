@@ -125,6 +125,17 @@ def test_evaluations_of_another_run_give_no_difference(run, tmp_path):
     assert held_out_report(run, pairs[:3], ends)["difference"] is None
 
 
+def test_the_start_of_a_phase_of_one_step_is_known_after_a_resume(make_run):
+    """Its only line in metrics.jsonl has the figures of the end."""
+    run = make_run(held_out=PAIRS[:2], epochs=1, batch_size=6, learning_rate=1e-2)
+    train_here(run)
+    told = read_json(run / "summary.json")["held_out"]
+    assert told["start"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert told["difference"]["loss"]["value"] < -1e-4
+    train_here(run)
+    assert read_json(run / "summary.json")["held_out"] == told
+
+
 def test_a_run_without_held_out_pairs_says_nothing_of_them(make_run):
     alone = make_run(epochs=1, batch_size=3)
     train_here(alone)

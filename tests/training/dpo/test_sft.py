@@ -19,8 +19,9 @@ from training.dpo.anchor import AFTER_SFT
 from training.dpo.config import load_config
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.phases import work_left
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
-from training.dpo.run import prepare, run_folder
+from training.dpo.run import run_folder
 from training.dpo.status import StatusFile
 
 SUPERVISED = {

@@ -12,8 +12,8 @@ from trl import SFTConfig, SFTTrainer
 
 from tests.training.dpo.runs import chat, read_rows
 from training.dpo.config import load_config
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
-from training.dpo.run import prepare
 from training.dpo.status import StatusFile
 from training.dpo.train import train
 

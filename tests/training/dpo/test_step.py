@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.training.dpo.runs import PAIRS
+from training.dpo.adapter import set_dropout
 from training.dpo.config import load_config
 from training.dpo.loss_facts import LOSS_FACTS
-from training.dpo.model import set_dropout
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
-from training.dpo.run import prepare
 from training.dpo.status import StatusFile
 from training.dpo.step import backward_step
 
@@ -47,6 +47,16 @@ def test_a_weight_of_3_is_the_pair_three_times(name, make_run):
     three = [PAIRS[0] | {"id": copy} for copy in range(3)]
     other = stepped(make_run("thrice", three + PAIRS[1:4], **config_of(name)))
     assert_same(one, other)
+
+
+@pytest.mark.parametrize("size", [1e-50, 1e50])
+@pytest.mark.parametrize("name", ["sigmoid", "aot", "kto"])
+def test_only_the_proportions_of_weights_count(name, size, make_run):
+    """float32 knows nothing below 1e-45 or above 3e38."""
+    rows = [{**row, "weight": 1.0 + place} for place, row in enumerate(PAIRS[:3])]
+    sized = [{**row, "weight": row["weight"] * size} for row in rows]
+    one = stepped(make_run("one", rows, loss=name))
+    assert_same(one, stepped(make_run("sized", sized, loss=name)))
 
 
 @pytest.mark.parametrize("name", ["sft", "aot", "aot_unpaired", "orpo"])

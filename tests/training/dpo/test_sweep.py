@@ -9,7 +9,14 @@ import time
 
 import pytest
 
-from tests.training.dpo.runs import PAIRS, chat, read_json, read_rows, write_rows
+from tests.training.dpo.runs import (
+    PAIRS,
+    chat,
+    read_json,
+    read_rows,
+    train_here,
+    write_rows,
+)
 from training.dpo.__main__ import main
 from training.dpo.config import parse_config
 from training.dpo.defaults import settle
@@ -375,3 +382,29 @@ def test_a_bad_row_is_named_before_anything_trains(make_run):
     write_rows(run / "pairs.jsonl", [PAIRS[0], {"prompt": "x", "chosen": "y"}])
     with pytest.raises(TrainerError, match='pairs.jsonl line 2: "rejected" is missing'):
         sweep([str(run), "--beta", "0.1,0.2"], StopFlag())
+
+
+def test_where_no_held_out_pair_is_left_it_says_so_before_or_of_the_trial(make_run):
+    """Pairs are looked at before a trial trains; single answers by the trial alone."""
+    long = chat("What is tea? " * 100, "1. tea", "No.")
+    run = make_run(held_out=[long], max_length=60)
+    with pytest.raises(TrainerError, match="held_out.jsonl holds no pair for the"):
+        sweep([str(run), "--beta", "0.1"], StopFlag())
+    assert not (run / "sweep" / "beta=0.1").exists()
+    answers = [
+        {"prompt": row["prompt"], "completion": row["chosen"], "label": label}
+        for row, label in ((PAIRS[0], True), (PAIRS[3], False), (long, True))
+    ]
+    single = {"loss": "kto", "epochs": 1, "max_length": 60}
+    run = make_run("single", answers[:2], answers[2:], **single)
+    with pytest.raises(TrainerError, match="all held-out pairs were dropped"):
+        sweep([str(run), "--beta", "0.1"], StopFlag())
+
+
+def test_a_trial_begins_in_its_own_folder(make_run):
+    """Not where the run folder's config.json goes on from."""
+    first = make_run("first", epochs=1)
+    train_here(first)
+    run = make_run("run", held_out=LEARNT, epochs=1, beta=0.2, resume_from=str(first))
+    sweep([str(run), "--beta", "0.3"], StopFlag())
+    assert read_json(run / "sweep" / "sweep.json")["failed"] == []

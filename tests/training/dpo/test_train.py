@@ -142,6 +142,12 @@ def test_a_parent_of_another_rank_is_refused(make_run, parent):
         ("modules_to_save", ["lm_head"], "modules_to_save"),
         ("target_modules", ["q_proj", "lm_head"], "lm_head"),
         ("use_dora", True, "DoRA"),
+        ("lora_bias", True, "biases"),
+        ("layer_replication", [[0, 2], [1, 2]], "repeated layers"),
+        ("trainable_token_indices", [5], "embeddings"),
+        # PEFT takes these off the base's weights; the server's base is whole
+        ("init_lora_weights", "pissa_niter_4", "changes the base's weights"),
+        ("init_lora_weights", "olora", "changes the base's weights"),
     ],
 )
 def test_a_parent_that_would_be_served_wrongly_is_refused(

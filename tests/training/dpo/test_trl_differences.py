@@ -26,10 +26,11 @@ from tests.training.dpo.trl_oracle import (
     our_step,
     trl_dpo,
 )
+from training.dpo.adapter import set_dropout
+from training.dpo.base import load_base
 from training.dpo.config import TrainingConfig
 from training.dpo.data import read_pairs
 from training.dpo.evaluate import evaluate_held_out
-from training.dpo.model import load_base, set_dropout
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from trl import DPOConfig, DPOTrainer
 from tests.training.dpo.runs import write_run
 from training.dpo.config import load_config
 from training.dpo.metrics import Figures
+from training.dpo.prepare import prepare
 from training.dpo.process import StopFlag
-from training.dpo.run import prepare
 from training.dpo.run_state import Run
 from training.dpo.status import StatusFile
 from training.dpo.step import backward_step

@@ -1,21 +1,24 @@
-"""The hash of a base model's weights, remembered by the stamps of its files.
+"""Hashes of weights; a base model's is remembered by the stamps of its files.
 
 Hashing takes half a second a gigabyte and more with a GPU's copy; files whose sizes and
-times have not changed are not hashed again. Leaves out adapters, which are small.
+times have not changed are not hashed again. An adapter, which is small, always is.
 """
 
 import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers.utils import cached_file
 
 from training.dpo.files import write_json
-from training.dpo.model import hash_model
+from training.dpo.sharding import whole
 
 KEPT = 64
 """Hashes remembered; the oldest goes."""
@@ -24,6 +27,30 @@ SETTLED_SECONDS = 3.0
 """Files written more recently may change once more within their time stamp."""
 
 SUFFIXES = {".json", ".safetensors", ".bin"}
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = whole(tensors[name].detach()).cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_model(model: Any) -> str:
+    """sha256 of a model's weights and of the settings that shape its outputs."""
+    settings = model.config.to_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "use_cache"):
+        settings.pop(key, None)
+    described = json.dumps(settings, sort_keys=True, default=str)
+    # A 4-bit weight's scales are in the state only.
+    quantized = getattr(model, "is_quantized", False)
+    weights = hash_tensors(
+        model.state_dict() if quantized else dict(model.named_parameters())
+    )
+    return hashlib.sha256((described + weights).encode()).hexdigest()
 
 
 def remembered_hash(model: Any, base_model: str, memo: Path) -> str:

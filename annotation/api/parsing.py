@@ -15,8 +15,8 @@ from rest_framework.parsers import BaseParser, JSONParser, get_encoding
 from rest_framework.renderers import JSONRenderer
 from rest_framework.utils.json import strict_constant
 
-from annotation.files.faults import BadRow
-from annotation.files.tables import unique
+from annotation.files.faults import MAX_ROW_DEPTH, BadRow
+from annotation.files.tables import depth, unique
 
 
 class TooLarge(APIException):
@@ -36,7 +36,7 @@ class SafeJSONParser(JSONParser):
     def parse(self, stream, media_type=None, parser_context=None):
         text = codecs.getreader(get_encoding(parser_context or {}))(stream)
         try:
-            return json.load(
+            data = json.load(
                 text, parse_constant=strict_constant, object_pairs_hook=unique
             )
         except BadRow as doubled:
@@ -45,6 +45,10 @@ class SafeJSONParser(JSONParser):
             raise ParseError(_("The JSON is nested too deeply.")) from None
         except ValueError as wrong:
             raise ParseError(f"JSON parse error - {wrong}") from None
+        if depth(data) > MAX_ROW_DEPTH:
+            # Deeper, what checks or keeps it would run out of stack.
+            raise ParseError(_("The JSON is nested too deeply."))
+        return data
 
 
 class RawBodyParser(BaseParser):

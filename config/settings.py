@@ -224,6 +224,7 @@ AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "config.sign_in.client_address"
+AXES_USERNAME_CALLABLE = "config.sign_in.username"
 AXES_LOCKOUT_TEMPLATE = "registration/locked.html"
 # Who signed in when is nobody's business; failures go once their time is over.
 AXES_DISABLE_ACCESS_LOG = True

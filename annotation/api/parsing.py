@@ -78,7 +78,7 @@ def refuse_pieces(request: Any) -> None:
 def refuse_large(request: Any) -> None:
     """413 above UPLOAD_MAX_BYTES, before a byte of the body is read; 411 in pieces."""
     refuse_pieces(request)
-    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    most = settings.UPLOAD_MAX_BYTES
     if int(request.META.get("CONTENT_LENGTH") or 0) > most:
         raise TooLarge(
             _("The body is larger than %(most)d bytes; send it in parts.")

@@ -8,7 +8,7 @@ from annotation.files.faults import BadRow
 from annotation.files.tables import parsed
 from annotation.models import Judgment
 from tests.api.helpers import V1, assert_problem
-from tests.factories import make_lease
+from tests.factories import make_lease, make_policy
 
 pytestmark = pytest.mark.django_db
 
@@ -52,3 +52,15 @@ def test_json_nested_deeper_than_can_be_checked_is_400(
     response = call(f"{V1}/{path}", body % nested, content_type="application/json")
     assert_problem(response, 400)
     assert "nested too deeply" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("body", ["{", '{"typo": 1}'])
+def test_a_bad_body_never_tells_that_somebody_elses_policy_exists(charlie, body):
+    answers = [
+        charlie.post(
+            f"{V1}/policies/{name}/deploy", body, content_type="application/json"
+        )
+        for name in (make_policy().name, "policy-0001-00000000")
+    ]
+    assert answers[0].status_code in (400, 422)
+    assert answers[0].json() == answers[1].json()

@@ -50,6 +50,9 @@ MOST_ATTEMPTS = 3
 KEPT_FOR = timedelta(days=7)
 """Files of jobs that nobody started, or that were stopped and left."""
 PREVIEW_ROWS = 200
+PREVIEW_BYTES = 8 * 1024**2
+"""Read for a preview at most, and the row then at hand: a web process holds these rows,
+and JSON takes up to thirty times its length."""
 SHOWN_ROWS = 8
 SKIPPED_A_BEAT = 5000
 
@@ -175,9 +178,13 @@ def preview(job: ImportJob, kind: str = "", mapping: dict | None = None) -> Prev
     """What the first rows come to. Raises ImportRefused."""
     mapping = job.mapping if mapping is None else mapping
     # Without `needs`: a CSV without our columns is what a mapping is for.
-    rows = list(islice(_reading(job, kind), PREVIEW_ROWS + 1))
-    found = Preview(is_all=len(rows) <= PREVIEW_ROWS)
-    rows = rows[:PREVIEW_ROWS]
+    reading, rows, is_all = _reading(job, kind), [], True
+    for placed in reading:
+        if len(rows) == PREVIEW_ROWS or rows and reading.unpacked > PREVIEW_BYTES:
+            is_all = False
+            break
+        rows.append(placed)
+    found = Preview(is_all=is_all)
     for _place, row in rows:
         if not isinstance(row, BadRow):
             found.columns += [

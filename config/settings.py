@@ -78,7 +78,11 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_AGE = 14 * 24 * 3600
 X_FRAME_OPTIONS = "DENY"
-DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("UPLOAD_MAX_BYTES", 64 * 1024 * 1024)
+# A file that a call takes as its body, which is read a line at a time.
+UPLOAD_MAX_BYTES = env.int("UPLOAD_MAX_BYTES", 64 * 1024 * 1024)
+# A form or the JSON of a call, which are held in memory many times over: of 60 MiB sent
+# by anybody a form took 250 MB and seconds, JSON 1.6 GB. Two edited answers fit in.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 
 # --- Import ------------------------------------------------------------------------
 # A file that a page takes, and what archives may unpack to.
@@ -233,6 +237,7 @@ AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "config.sign_in.client_address"
+AXES_USERNAME_CALLABLE = "config.sign_in.username"
 AXES_LOCKOUT_TEMPLATE = "registration/locked.html"
 # Who signed in when is nobody's business; failures go once their time is over.
 AXES_DISABLE_ACCESS_LOG = True

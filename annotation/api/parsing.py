@@ -15,8 +15,8 @@ from rest_framework.parsers import BaseParser, JSONParser, get_encoding
 from rest_framework.renderers import JSONRenderer
 from rest_framework.utils.json import strict_constant
 
-from annotation.files.faults import BadRow
-from annotation.files.tables import unique
+from annotation.files.faults import MAX_ROW_DEPTH, BadRow
+from annotation.files.tables import depth, unique
 
 
 class TooLarge(APIException):
@@ -36,7 +36,7 @@ class SafeJSONParser(JSONParser):
     def parse(self, stream, media_type=None, parser_context=None):
         text = codecs.getreader(get_encoding(parser_context or {}))(stream)
         try:
-            return json.load(
+            data = json.load(
                 text, parse_constant=strict_constant, object_pairs_hook=unique
             )
         except BadRow as doubled:
@@ -45,6 +45,10 @@ class SafeJSONParser(JSONParser):
             raise ParseError(_("The JSON is nested too deeply.")) from None
         except ValueError as wrong:
             raise ParseError(f"JSON parse error - {wrong}") from None
+        if depth(data) > MAX_ROW_DEPTH:
+            # Deeper, what checks or keeps it would run out of stack.
+            raise ParseError(_("The JSON is nested too deeply."))
+        return data
 
 
 class RawBodyParser(BaseParser):
@@ -74,7 +78,7 @@ def refuse_pieces(request: Any) -> None:
 def refuse_large(request: Any) -> None:
     """413 above UPLOAD_MAX_BYTES, before a byte of the body is read; 411 in pieces."""
     refuse_pieces(request)
-    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    most = settings.UPLOAD_MAX_BYTES
     if int(request.META.get("CONTENT_LENGTH") or 0) > most:
         raise TooLarge(
             _("The body is larger than %(most)d bytes; send it in parts.")

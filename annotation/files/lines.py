@@ -6,6 +6,7 @@ A stream that breaks off in the middle (a damaged archive) gives what came befor
 
 import gzip
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ _GZIP = b"\x1f\x8b"
 CHUNK = 64 * 1024
 UNPACK_FAULTS = (
     *(OSError, EOFError, zlib.error, RuntimeError, NotImplementedError),
-    zipfile.BadZipFile,
+    *(lzma.LZMAError, zipfile.BadZipFile),
 )
 """What gzip, zipfile and tarfile raise on damaged, encrypted or odd contents."""
 

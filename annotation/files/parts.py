@@ -5,7 +5,10 @@ then copied to a nameless file first; no path that an archive names is ever writ
 Links and devices are never followed. What is unpacked in all is counted and bounded.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import shutil
 import tarfile
@@ -23,6 +26,7 @@ from annotation.errors import ImportRefused
 from annotation.files import columnar, tables
 from annotation.files.faults import BadRow, Row, shown
 from annotation.files.lines import (
+    CHUNK,
     UNPACK_FAULTS,
     Damaged,
     Lines,
@@ -32,6 +36,18 @@ from annotation.files.lines import (
 )
 
 MAX_PARTS = 2000
+MAX_HEADER = 1024 * 1024
+"""Bytes of a tar's extended header (a long name, say), which tarfile reads whole."""
+EXTENDED = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+"""What a packed tar begins with, and what unpacks it."""
 DATA = {".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow"}
 ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 """Of a dataset's folder: they describe it and hold no rows."""
@@ -77,13 +93,18 @@ class Reading:
         self._at: Callable[[], int] = lambda: 0
 
     @property
+    def unpacked(self) -> int:
+        """Bytes read so far, unpacked."""
+        return self._unpacked.count
+
+    @property
     def share(self) -> float:
         """Of what there is to read, in [0, 1]."""
         return min(1.0, (self._done + self._at()) / self._total)
 
     def __iter__(self) -> Iterator[Placed]:
         found = False
-        with _parts(self._path) as parts:
+        with _parts(self._path, self._unpacked.most) as parts:
             try:
                 for part in parts:
                     found = True
@@ -212,7 +233,7 @@ def _too_many() -> ImportRefused:
 
 
 @contextmanager
-def _parts(path: Path) -> Iterator[Iterator[Part]]:
+def _parts(path: Path, most: int) -> Iterator[Iterator[Part]]:
     if path.is_dir():
         yield (
             Part(file.relative_to(path).as_posix(), file.stat().st_size, _opener(file))
@@ -226,8 +247,10 @@ def _parts(path: Path) -> Iterator[Iterator[Part]]:
         with _zip(path) as archive:
             yield _zip_parts(archive)
     elif _is_tar(path, start):
-        with path.open("rb") as file, tarfile.open(fileobj=file) as archive:
-            yield _tar_parts(archive, file)
+        with path.open("rb") as packed, _unpacked(packed, start) as file:
+            is_packed_tar = file is not packed
+            with _tar(_Counted(file, most) if is_packed_tar else file) as archive:
+                yield _tar_parts(archive, packed)
     else:
         yield iter([Part("", len(start) and path.stat().st_size, _opener(path), False)])
 
@@ -264,15 +287,61 @@ def _zip_parts(archive: zipfile.ZipFile) -> Iterator[Part]:
         yield Part(member.filename, size, open_member, place=place)
 
 
+def _unpacked(packed: BinaryIO, start: bytes) -> Any:
+    """The file itself, or unpacked on its way where it begins as a packed one."""
+    for magic, opened in PACKED.items():
+        if start.startswith(magic):
+            return opened(packed)
+    return packed
+
+
 def _is_tar(path: Path, start: bytes) -> bool:
-    if start[257:262] == b"ustar":
-        return True
-    if not start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
-        return False
     try:
-        return tarfile.is_tarfile(path)
+        with path.open("rb") as packed, _unpacked(packed, start) as file:
+            return file.read(512)[257:262] == b"ustar"
     except UNPACK_FAULTS:
         return False
+
+
+class _Counted:
+    """A tar's bytes as tarfile reads them, counted where it passes over them, too: what
+    is no file of rows would be unpacked for hours unseen."""
+
+    def __init__(self, file: Any, most: int):
+        self._file = file
+        self._unpacked = Unpacked(most)
+        self.tell, self.seekable = file.tell, file.seekable
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        # Parquet goes back and forth; each place counts once.
+        self._unpacked.add(max(0, self.tell() - self._unpacked.count))
+        return data
+
+    def seek(self, place: int) -> None:
+        if place < self.tell():
+            self._file.seek(place)
+        while (ahead := place - self.tell()) > 0:
+            if not self.read(min(ahead, CHUNK)):
+                return
+
+
+class _Member(tarfile.TarInfo):
+    """None whose extended header would fill the memory."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in EXTENDED and self.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def _tar(file: Any) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode="r:", tarinfo=_Member)
+    except (tarfile.TarError, Damaged, *UNPACK_FAULTS) as fault:
+        raise ImportRefused(
+            _("The archive can't be read: %(what)s; send it again.") % {"what": fault}
+        ) from None
 
 
 def _tar_parts(archive: tarfile.TarFile, packed: BinaryIO) -> Iterator[Part]:

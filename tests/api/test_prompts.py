@@ -57,7 +57,7 @@ def test_a_form_upload_is_told_how_to_do_it(mona):
 
 
 def test_what_is_too_large_is_413_before_it_is_read(mona, settings):
-    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
+    settings.UPLOAD_MAX_BYTES = 10
     assert_problem(mona.post(URL, JSONL, content_type="application/jsonl"), 413)
     assert not Prompt.objects.exists()
 

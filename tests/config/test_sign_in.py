@@ -86,10 +86,23 @@ def test_behind_a_proxy_the_address_is_what_the_proxy_saw(settings):
     settings.HTTPS = True
     assert address("203.0.113.9") == "203.0.113.9"
     assert address("1.1.1.1, 203.0.113.9") == "203.0.113.9"
-    assert address("2001:db8::1") == "2001:db8::1"
+    assert address("2001:db8:0:7:1::9") == "2001:db8:0:7::"  # its network
+    assert address("::ffff:203.0.113.9") == "203.0.113.9"
     assert address("203.0.113.9:4711") == "10.0.0.1"
     assert address("'; drop table") == "10.0.0.1"
     assert address("", remote="") is None
+
+
+def test_an_address_for_each_guess_is_of_no_use_within_an_ipv6_network():
+    answers = [guess(1, address=f"2001:db8:0:7::{n:x}")[0] for n in range(1, 11)]
+    assert answers == [200] * 9 + [429]
+    assert sign_in(RIGHT, address="2001:db8:0:7:ffff::1").status_code == 429
+    assert sign_in(RIGHT, address="2001:db8:0:8::1").status_code == 302
+
+
+def test_a_name_too_long_to_be_counted_is_as_wrong_as_any_other():
+    for page in ("login", "admin:login"):
+        assert guess(1, username="x" * 30_000, page=page) == [200]
 
 
 def test_a_locked_out_browser_without_an_address_is_still_told(settings):

@@ -95,8 +95,9 @@ class PolicyDeploy(APIView):
         },
     )
     def post(self, request: Request, name: str) -> Response:
+        body = read(request, DeployBody)  # First: a bad one must not tell who exists.
         policy = get_object_or_404(Policy.objects.select_related("channel"), name=name)
-        project = _project_of(policy, read(request, DeployBody))
+        project = _project_of(policy, body)
         checked_role(request.user, project, Role.MANAGER)
         promotion.promote(policy, request.user, project)
         return _serving(project)

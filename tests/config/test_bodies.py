@@ -1,0 +1,66 @@
+"""What a stranger may have the server hold: little, before anybody has signed in."""
+
+from pathlib import Path
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.files.uploadhandler import TemporaryFileUploadHandler
+from django.test import Client
+from django.urls import reverse
+
+from annotation.models import ImportJob
+from tests.factories import make_project, make_user
+
+pytestmark = pytest.mark.django_db
+
+LARGE = b'{"prompt": "Why?"}\n' * 200_000
+"""3.8 MB: above what Django keeps in memory of a file."""
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """Bytes that were written to temporary files."""
+    sizes = []
+    write = TemporaryFileUploadHandler.receive_data_chunk
+
+    def counted(self, raw_data, start):
+        sizes.append(len(raw_data))
+        return write(self, raw_data, start)
+
+    monkeypatch.setattr(TemporaryFileUploadHandler, "receive_data_chunk", counted)
+    return sizes
+
+
+def send_file(client, name, *args):
+    return client.post(
+        reverse(name, args=args), {"file": SimpleUploadedFile("x.jsonl", LARGE)}
+    )
+
+
+def test_a_file_that_no_form_asked_for_is_never_stored(kept):
+    project = make_project(slug="demo")
+    stranger, ada = Client(enforce_csrf_checks=True), Client()
+    ada.force_login(make_user(project=project))
+    send_file(stranger, "login")
+    send_file(stranger, "imports", "demo")
+    send_file(ada, "preferences")
+    assert sum(kept) == 0
+
+
+def test_a_file_that_was_asked_for_is(kept, monkeypatch, settings, tmp_path):
+    monkeypatch.setattr("annotation.import_jobs._nudge", lambda job_id: None)
+    settings.IMPORTS_DIR = tmp_path
+    mona = Client()
+    mona.force_login(make_user(project=make_project(slug="demo"), role="manager"))
+    assert send_file(mona, "imports", "demo").status_code == 302
+    assert sum(kept) == len(LARGE)
+    assert Path(ImportJob.objects.get().path).read_bytes() == LARGE
+
+
+def test_a_form_of_many_megabytes_is_not_read():
+    form = {"username": "ada", "password": "x" * 5_000_000}
+    assert Client().post(reverse("login"), form).status_code == 400
+    urlencoded = "application/x-www-form-urlencoded"
+    body = "password=" + form["password"]
+    answer = Client().post(reverse("login"), body, content_type=urlencoded)
+    assert answer.status_code == 400

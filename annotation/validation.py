@@ -42,7 +42,7 @@ __all__ = [
     "version",
 ]
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised with every change of what a rule says of the same facts; after the upgrade
 unfrozen pairs are checked again (checking.py)."""
 

@@ -84,6 +84,7 @@ def _checked(
         known = replace(
             facts,
             near_prompt=pair.near_likeness,
+            near_left_out=seen.near_left_out,
             agreeing=seen.agreeing,
             opposing=seen.opposing,
         )
@@ -137,9 +138,16 @@ def _store(
     )
     if seen.opposing:
         neighbours.reopen_others(pair, seen.agreeing, seen.opposing)
-    if project and pair.state != State.ACCEPTED:
-        neighbours.reopen_kept_away(pair)
-    elif project and was != [State.ACCEPTED]:
+    if pair.state != State.ACCEPTED:
+        if seen.has_bands:
+            neighbours.fall(pair)
+        if project:
+            neighbours.reopen_kept_away(pair)
+        return pair.state
+    if not seen.has_bands:
+        neighbours.stand(pair)
+    if project and not (seen.has_bands and was == [State.ACCEPTED]):
+        pair.project = project  # As it is now.
         neighbours.reopen_later(pair)
     return pair.state
 

@@ -9,8 +9,10 @@ this makes untrue are found here and their pairs checked again, in the same tran
 """
 
 import hashlib
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from django.db import connection
@@ -26,7 +28,8 @@ from django.db.models import (
 )
 from django.db.models.functions import Coalesce
 
-from annotation import project_settings, validation
+from annotation import project_settings, sql, validation
+from annotation.batches import in_batches
 from annotation.models import (
     PreferencePair,
     Project,
@@ -34,15 +37,12 @@ from annotation.models import (
     PromptBand,
     RuleVerdict,
 )
-from annotation.rules.likeness import bands, likeness, runs
+from annotation.rules.likeness import BANDS, bands, likeness, runs
 
-MAX_SHARED = 5000
-"""Rows of the index walked, of the prompts that came first: among thousands of variants
-of one template the one that stays is nearly always there."""
 MAX_ROWS = 500
-"""Of those the rows looked at, of prompts with an accepted pair that came first; where
-more of them share a band, some are missed."""
-MAX_PROMPTS = 20
+"""Prompts taken of each band, the oldest: only a template with more variants that stay
+has a band with more, and then the verdict says so."""
+MAX_PROMPTS = 300
 """Prompts compared letter by letter: those that share the most bands."""
 
 State = PreferencePair.State
@@ -79,12 +79,17 @@ class Others:
     opposing: int
     """See PairFacts."""
     near: Near
-    """(prompt that shares a band, its accepted pair that came first), a band each."""
+    """(prompt that shares a band, its accepted pair that came first), each prompt once,
+    those that share the most bands before the others; MAX_PROMPTS at most."""
+    near_left_out: int
+    """See PairFacts."""
+    has_bands: bool
+    """Whether the prompt's own are written, so that later pairs find it."""
 
 
 def note(pair: PreferencePair, chosen: str, rejected: str) -> Others:
-    """Write down what makes the pair comparable (its texts' hashes, its prompt's bands)
-    and the most similar other prompt whose accepted pair came first; what was seen."""
+    """Write down what makes the pair comparable (its texts' hashes) and the most similar
+    other prompt whose accepted pair came first; what was seen."""
     known = (
         pair.chosen_hash,
         pair.rejected_hash,
@@ -92,28 +97,28 @@ def note(pair: PreferencePair, chosen: str, rejected: str) -> Others:
         pair.near_pair_id,
     )
     pair.chosen_hash, pair.rejected_hash = _hash(chosen), _hash(rejected)
-    near = _noted_near(pair)
+    near, left_out, has_bands = _near(pair)
     pair.near_likeness, pair.near_pair_id = _nearest(pair, near)
     fields = ["chosen_hash", "rejected_hash", "near_likeness", "near_pair"]
     if known != tuple(
         getattr(pair, PreferencePair._meta.get_field(name).attname) for name in fields
     ):
         pair.save(update_fields=fields)
-    return Others(*counts(pair), near)
+    return Others(*counts(pair), near, left_out, has_bands)
 
 
 def is_still_so(pair: PreferencePair, seen: Others, is_near_asked: bool) -> bool:
     """Whether a look now, under the locks, finds what `note` saw."""
     if counts(pair) != (seen.agreeing, seen.opposing):
         return False
-    return not is_near_asked or _near(pair, _bands(pair))[0] == seen.near
+    was = seen.near, seen.near_left_out, seen.has_bands
+    return not is_near_asked or _near(pair) == was
 
 
 def is_near_still_so(pair: PreferencePair) -> bool:
     """Whether its last check found the prompt that is most like its own as it is now.
     What came or left meanwhile reopens accepted pairs alone."""
-    near, _n_own = _near(pair, _bands(pair))
-    return _nearest(pair, near) == (pair.near_likeness, pair.near_pair_id)
+    return _nearest(pair, _near(pair)[0]) == (pair.near_likeness, pair.near_pair_id)
 
 
 def _hash(text: str) -> int:
@@ -126,40 +131,44 @@ def _bands(pair: PreferencePair) -> list[int]:
     return bands(_texts(pair.prompt.messages)[0])
 
 
-def _noted_near(pair: PreferencePair) -> Near:
-    """The prompts to compare with; the pair's own bands are written where they are not."""
+def _near(pair: PreferencePair) -> tuple[Near, int, bool]:
+    """`near`, `near_left_out` and `has_bands` of Others."""
+    rows = _sharing(pair)
+    first_pairs = {prompt: first for prompt, _shared, first in rows if first}
+    shared = {prompt: n for prompt, n, _first in rows}
+    most_rows, has_bands = shared.pop(None, 0), pair.prompt_id in shared
+    first_pairs.pop(pair.prompt_id, None)
+    order = sorted(first_pairs, key=lambda prompt: (-shared[prompt], prompt))
+    left_out = max((shared[prompt] for prompt in order[MAX_PROMPTS:]), default=0)
+    near = tuple((prompt, first_pairs[prompt]) for prompt in order[:MAX_PROMPTS])
+    return near, BANDS if most_rows >= MAX_ROWS else left_out, has_bands
+
+
+_BAND = (
+    "SELECT * FROM (SELECT value, prompt_id FROM annotation_promptband"
+    f" WHERE project_id = %s AND value = %s ORDER BY prompt_id LIMIT {MAX_ROWS}) AS band"
+)
+_SHARING = """WITH sharing AS ({bands})
+SELECT prompt_id, COUNT(*), (
+    SELECT id FROM annotation_preferencepair AS pair
+    WHERE pair.prompt_id = sharing.prompt_id AND state = 'accepted'
+        AND superseded_at IS NULL AND COALESCE(place, id) < %s
+    ORDER BY COALESCE(place, id) LIMIT 1
+) FROM sharing GROUP BY prompt_id
+UNION ALL
+SELECT NULL, MAX(n), NULL FROM (SELECT COUNT(*) AS n FROM sharing GROUP BY value) AS each"""
+
+
+def _sharing(pair: PreferencePair) -> list[tuple[int | None, int, int | None]]:
+    """(prompt, how many bands it shares, its accepted pair that came first if any came
+    before this one) of MAX_ROWS prompts a band; and (None, rows of the fullest, None)."""
     values = _bands(pair)
-    near, n_own = _near(pair, values)
-    if n_own < len(values):
-        PromptBand.objects.bulk_create(
-            [
-                PromptBand(
-                    project_id=pair.project_id, prompt_id=pair.prompt_id, value=value
-                )
-                for value in values
-            ],
-            ignore_conflicts=True,
-        )
-    return near
-
-
-def _near(pair: PreferencePair, values: list[int]) -> tuple[Near, int]:
-    """See Others; and how many of these bands the pair's own prompt has."""
-    first = _accepted().filter(prompt=OuterRef("prompt"), came__lt=_came(pair))
-    sharing = PromptBand.objects.filter(project_id=pair.project_id, value__in=values)
-    walked = sharing.order_by("prompt", "value").values("pk")[:MAX_SHARED]
-    rows = (
-        sharing.filter(
-            # Of those alone: else rejected duplicates would hide the one that stays.
-            Q(prompt=pair.prompt_id) | Q(Exists(first), pk__in=walked)
-        )
-        .annotate(first_pair=Subquery(first.order_by("came").values("pk")[:1]))
-        .order_by("value", "prompt")
-        .values_list("prompt", "first_pair")
-    )
-    found = list(rows[:MAX_ROWS])
-    others = tuple(row for row in found if row[0] != pair.prompt_id)
-    return others, len(found) - len(others)
+    if not values:
+        return []
+    params = chain.from_iterable((pair.project_id, value) for value in values)
+    statement = _SHARING.format(bands=" UNION ALL ".join([_BAND] * len(values)))
+    found = sql.rows(statement, *params, _came(pair))
+    return [(prompt, n or 0, first) for prompt, n, first in found]
 
 
 def _came(pair: PreferencePair) -> int:
@@ -176,20 +185,32 @@ def _accepted() -> QuerySet[PreferencePair]:
 def _nearest(pair: PreferencePair, near: Near) -> tuple[float, int | None]:
     """The likeness of the most similar of these prompts, 0 where there is none, and the
     pair that came first there."""
-    if not near:
-        return 0.0, None
     first_pairs = dict(near)
-    shared = Counter(prompt for prompt, _first in near).most_common(MAX_PROMPTS)
-    prompts = Prompt.objects.in_bulk([prompt for prompt, _count in shared])
-    mine = [runs(text) for text in _texts(pair.prompt.messages)]
+    likes = _likenesses(pair, first_pairs)
     most: tuple[float, int | None] = (0.0, None)
-    for pk in sorted(prompts, key=lambda prompt: first_pairs[prompt]):
-        other = [runs(text) for text in _texts(prompts[pk].messages)]
-        # A long conversation in common says nothing of the question asked last.
-        like = min(likeness(mine[0], other[0]), likeness(mine[1], other[1]))
-        if like > most[0]:
-            most = like, first_pairs[pk]
+    for pk in sorted(likes, key=lambda prompt: first_pairs[prompt]):
+        if likes[pk] > most[0]:
+            most = likes[pk], first_pairs[pk]
     return most
+
+
+def _likenesses(pair: PreferencePair, prompts: Iterable[int]) -> dict[int, float]:
+    """How like each of these prompts is to the pair's own."""
+    likes = {}
+    mine: list[frozenset[str]] = []
+    for some in in_batches(prompts):
+        mine = mine or _runs(pair.prompt.messages)
+        found = Prompt.objects.filter(pk__in=some).values_list("pk", "messages")
+        for pk, messages in found:
+            # A long conversation in common says nothing of the question asked last.
+            likes[pk] = min(map(likeness, mine, _runs(messages)))
+    return likes
+
+
+def _runs(messages: list[dict[str, Any]]) -> list[frozenset[str]]:
+    said, last = _texts(messages)
+    all_said = runs(said)
+    return [all_said, all_said if last == said else runs(last)]
 
 
 def _texts(messages: list[dict[str, Any]]) -> tuple[str, str]:
@@ -280,17 +301,45 @@ def kept_away(pair: PreferencePair) -> QuerySet[PreferencePair]:
     return named.filter(superseded_at=None, frozen_at=None)
 
 
+def stand(pair: PreferencePair) -> None:
+    """Have later pairs find this one, which is accepted now: write its prompt's bands."""
+    PromptBand.objects.bulk_create(
+        [
+            PromptBand(
+                project_id=pair.project_id, prompt_id=pair.prompt_id, value=value
+            )
+            for value in _bands(pair)
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def fall(pair: PreferencePair) -> None:
+    """Have nobody walk past this prompt any more where none of its pairs is accepted: of
+    a template a few variants stay and thousands don't."""
+    accepted = _accepted().filter(prompt=pair.prompt_id)
+    PromptBand.objects.filter(~Exists(accepted), prompt=pair.prompt_id).delete()
+
+
 def reopen_later(pair: PreferencePair) -> int:
     """Have accepted pairs checked again that came after this one, accepted just now, on
-    prompts that share a band with its own; how many."""
+    prompts that the project's rule holds to be like its own; how many."""
+    least = least_near(project_settings.of(pair.project))
+    if least is None:
+        return 0
+    came = _came(pair)
+    # No place is above its pair's id; by the id an index finds the later ones.
+    later = _accepted().filter(project=pair.project_id, pk__gt=came, came__gt=came)
+    if not later.exists():
+        return 0
     own = PromptBand.objects.filter(prompt=pair.prompt_id)
     sharing = PromptBand.objects.filter(
         project_id=pair.project_id, value__in=own.values("value")
     ).exclude(prompt=pair.prompt_id)
-    came = _came(pair)
-    # No place is above its pair's id; by the id an index finds the later ones.
-    later = _accepted().filter(project=pair.project_id, pk__gt=came, came__gt=came)
-    return _reopened(later.filter(prompt__in=sharing.values("prompt")))
+    free = later.filter(frozen_at=None, prompt__in=sharing.values("prompt"))
+    likes = _likenesses(pair, set(free.values_list("prompt", flat=True)))
+    near = [prompt for prompt, like in likes.items() if like >= least]
+    return sum(_reopened(free.filter(prompt__in=some)) for some in in_batches(near))
 
 
 def reopen_after(pair: PreferencePair) -> int:
@@ -330,7 +379,13 @@ def take_turn(
 
 
 def asks_for_near(settings: project_settings.ProjectSettings) -> bool:
-    return "near_duplicate" in validation.asked(settings.rules)
+    return least_near(settings) is not None
+
+
+def least_near(settings: project_settings.ProjectSettings) -> float | None:
+    """How like two prompts are that count as near duplicates; None where none does."""
+    asked = validation.asked(settings.rules).get("near_duplicate")
+    return asked["min_likeness"] if asked else None
 
 
 def lock(pairs: QuerySet[PreferencePair]) -> None:

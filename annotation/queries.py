@@ -69,6 +69,18 @@ def sound_pairs(project: Project) -> QuerySet[PreferencePair]:
     )
 
 
+def count_sound(project: Project) -> int:
+    """How many `sound_pairs` there are, for pages. Without a look at decisions and
+    comparisons, all of which PostgreSQL would read: only training comparisons make pairs,
+    and a pair is superseded with its decision."""
+    return PreferencePair.objects.filter(
+        project=project,
+        superseded_at=None,
+        state=PreferencePair.State.ACCEPTED,
+        prompt__is_held_out=False,
+    ).count()
+
+
 def held_out_pairs(project: Project) -> QuerySet[PreferencePair]:
     """What measures: the same on prompts set aside on import."""
     return standing_pairs(project).filter(

@@ -61,6 +61,10 @@ RULE_REASONS = (
     gettext_noop("nobody looked for the opposite pair"),
     gettext_noop("nobody looked for similar prompts"),
     gettext_noop("the prompt is %(found)s alike another one, at least %(least)s"),
+    gettext_noop(
+        "too many prompts are alike to compare them all; of those compared the nearest"
+        " is %(found)s alike"
+    ),
     gettext_noop("the rule failed: %(fault)s"),
 )
 """What the rules in annotation/rules/ say, and annotation/validation.py of broken ones."""

@@ -122,6 +122,7 @@ def _apply(pair: PreferencePair, word: LetThrough | None) -> None:
         if pair.state == State.REJECTED:
             is_to_check = neighbours.reopen_kept_away(pair) > 0
         elif neighbours.is_near_still_so(pair):
+            neighbours.stand(pair)
             is_to_check = neighbours.reopen_later(pair) > 0
         else:
             pair.state, is_to_check = State.UNCHECKED, True

@@ -34,6 +34,9 @@ class PairFacts:
     near_prompt: float | None = None
     """Likeness of the most similar other prompt whose pair came first, 0 where there is
     none; None where nobody looked."""
+    near_left_out: int = 0
+    """Bands (rules/likeness.py) that this prompt shares at most with one that was not
+    compared, since too many share some."""
     agreeing: int | None = None
     """Standing pairs of this prompt that prefer the same text to the same text, this one
     included; None where nobody looked."""

@@ -11,7 +11,10 @@ finds what to compare (MinHash; Broder 1997, Leskovec et al., Mining of Massive 
 import re
 import unicodedata
 import zlib
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import groupby
+from math import comb
 
 import numpy as np
 
@@ -21,6 +24,9 @@ RUN = 5
 BANDS, ROWS = 10, 5
 LEAST_LIKENESS = 0.8
 """Below it the bands miss too much to be believed."""
+MISSED = 0.02
+"""The chance at which a near duplicate of the least likeness may be missed: that of ten
+bands at LEAST_LIKENESS."""
 MAX_CHARS = 20_000
 """What follows in a prompt is not looked at."""
 
@@ -34,14 +40,29 @@ _SHIFTS = _chance.integers(0, _MERSENNE, (BANDS * ROWS, 1), dtype=np.uint64)
 def _pieces() -> re.Pattern[str]:
     """Words with the marks that belong to their letters (vowels of Hindi), and symbols
     one by one: mathematical ones, emoji, what programs are written with."""
-    marks: list[str] = []
-    symbols = list(r"#*/%&@\^~")
-    for code in range(0x80, 0x1FB00):
-        kind = unicodedata.category(chr(code))[0]
-        if kind in "MS":
-            (marks if kind == "M" else symbols).append(chr(code))
-    mark, symbol = "".join(marks), "".join(symbols) + "+<=>|$"
-    return re.compile(rf"[{CJK}]|(?:[^\W{CJK}]|[{mark}])+|[{symbol}]|-(?=\s?\d)")
+    marks, symbols = (
+        "".join(_ranges(code for code in _LETTERS if _kind(code) == kind))
+        for kind in "MS"
+    )
+    symbols = rf"#*/%&@\^~{symbols}+<=>|$"
+    return re.compile(rf"[{CJK}]|(?:[^\W{CJK}]|[{marks}])+|[{symbols}]|-(?=\s?\d)")
+
+
+_LETTERS = range(0x80, 0x1FB00)
+
+
+def _kind(code: int) -> str:
+    return unicodedata.category(chr(code))[0]
+
+
+def _ranges(codes: Iterable[int]) -> Iterator[str]:
+    """What stands for these characters between brackets. Thousands of them, one by one,
+    are looked through for each character that is none of them."""
+    for _key, run in groupby(
+        enumerate(codes), lambda numbered: numbered[1] - numbered[0]
+    ):
+        found = [chr(code) for _n, code in run]
+        yield found[0] if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
 
 def runs(text: str) -> frozenset[str]:
@@ -99,7 +120,21 @@ def prompt_is_new(facts: PairFacts, params: Params) -> RuleResult:
         least = params["min_likeness"]
         reason = f"the prompt is {found:.2f} alike another one, at least {least:g}"
         return RuleResult("reject", reason, found)
+    if _chance_of_few(facts.near_left_out, params["min_likeness"]) > MISSED:
+        reason = (
+            "too many prompts are alike to compare them all;"
+            f" of those compared the nearest is {found:.2f} alike"
+        )
+        return RuleResult("could_not_check", reason, found)
     return RuleResult("pass", measured=found)
+
+
+def _chance_of_few(count: int, alike: float) -> float:
+    """The chance that two prompts so much alike share at most `count` bands."""
+    one = alike**ROWS
+    return sum(
+        comb(BANDS, n) * one**n * (1 - one) ** (BANDS - n) for n in range(count + 1)
+    )
 
 
 def not_contradicted(facts: PairFacts, params: Params) -> RuleResult:

@@ -30,8 +30,11 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
     n_all = sum(counts.values())
     unchecked = PreferencePair.State.UNCHECKED
     counts[unchecked] = filtered(request.project, unchecked, rule).count()
-    rows = filtered(request.project, state, rule).order_by("-id")
-    shown = Paginator(_with_content(rows), PAGE_SIZE).get_page(request.GET.get("page"))
+    ids = filtered(request.project, state, rule).order_by("-id").values_list("id")
+    shown = Paginator(ids, PAGE_SIZE).get_page(request.GET.get("page"))
+    # Of this page alone: prompts and answers would be read of all pages before it, too.
+    rows = PreferencePair.objects.filter(pk__in=[pk for (pk,) in shown])
+    shown.object_list = list(_with_content(rows).order_by("-id"))
     hurried = hurrying.of_pairs(request.project, shown, request.role, request.user)
     for pair in shown:
         pair.hurried = hurried.get(pair.pk)
@@ -60,7 +63,7 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
         "broken": [
             (name, rule_words(name), n) for name, n in by_rule.items() if n["broke"]
         ],
-        "n_sound": queries.sound_pairs(request.project).count(),
+        "n_sound": queries.count_sound(request.project),
     }
     return page(request, "annotation/pairs.html", context)
 

@@ -402,6 +402,11 @@ def test_every_reason_can_be_told_in_another_language():
         says("near_duplicate").reason,
         says("contradiction").reason,
         run_rule(
+            "near_duplicate",
+            PairFacts("", "", near_prompt=0.5, near_left_out=10),
+            {"min_likeness": 0.9},
+        ).reason,
+        run_rule(
             "near_duplicate", PairFacts("", "", near_prompt=1.0), {"min_likeness": 0.9}
         ).reason,
         run_rule("contradiction", PairFacts("", "", agreeing=1, opposing=2), {}).reason,

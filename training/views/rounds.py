@@ -27,7 +27,7 @@ from annotation.access import needs
 from annotation.errors import ExportRefused
 from annotation.models import Project, Role
 from annotation.pages import page
-from annotation.queries import sound_pairs
+from annotation.queries import count_sound
 from annotation.words import rule_words
 from inference.queries import channel_policies, policy_state, stopped_on_purpose
 from training import queries, recipes, rounds
@@ -137,7 +137,7 @@ def _ways(project: Project, form: RoundForm | None) -> list[dict[str, Any]]:
     }
     asked = form["preset"].value() if form and form.is_bound else ""
     usual = asked or recipes.usual_preset(project)
-    n_sound = sound_pairs(project).count()  # The page's dearest query: once.
+    n_sound = count_sound(project)  # Counted once for all presets.
     ways = []
     for name in recipes.PRESETS:
         label, text = words[name]

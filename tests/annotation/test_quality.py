@@ -273,4 +273,4 @@ def test_many_pairs_of_annotators_are_folded(
     before, _title, after = page.partition("By two annotators")
     assert before.rpartition("<details")[2].startswith(' class="card fold"')
     assert (" open>" in before.rpartition("<details")[2]) == is_open
-    assert f'numeric">{pairs}</span>' in after.partition("</summary>")[0]
+    assert f'muted">{pairs}</span>' in after.partition("</summary>")[0]

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from environs import Env
 
@@ -19,7 +20,15 @@ from config.beat import every
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = Env()
+
+class _Env(Env):
+    """An empty setting is one that is not given: `NAME=` in .env, `docker run -e NAME=`."""
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        return super()._get_value(env_key, default) or default
+
+
+env = _Env()
 env.read_env(BASE_DIR / ".env", recurse=False)
 
 # --- Where things are kept -------------------------------------------------------

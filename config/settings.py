@@ -22,7 +22,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 class _Env(Env):
-    """A name without a value counts as not set, as it does in config/ops/checks.py."""
+    """An empty setting is one that is not given: `NAME=` in .env, `docker run -e NAME=`."""
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         return super()._get_value(env_key, default) or default

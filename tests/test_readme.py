@@ -1,11 +1,14 @@
 """The words are held to the code: settings, commands, files, links."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from django.conf import settings
 from django.core.management import get_commands
+
+from annotation.project_settings import ProjectSettings
 
 ROOT = Path(settings.BASE_DIR)
 SETTING = re.compile(r'env\.\w+\(\s*"([A-Z_]+)"')
@@ -48,3 +51,34 @@ def test_the_commands_of_the_file_map_exist():
     listed = re.search(r"Django's commands: (.*?)config/", text, re.S)
     assert listed
     assert {name.strip() for name in listed[1].split(",")} <= set(get_commands())
+
+
+def test_every_setting_of_a_project_is_among_the_managers_with_its_default():
+    text = (ROOT / "docs" / "managers.md").read_text().split("## All settings")[1]
+    told = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.M))
+    defaults = asdict(ProjectSettings())
+    assert set(told) == set(defaults)
+    plain = {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in defaults.items()
+        if isinstance(value, int | float | str)
+    }
+    assert {name: told[name].strip("`") for name in plain} == {
+        name: value.lower() for name, value in plain.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name
+)
+def test_links_within_the_documents_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        found = page.parent / name if name else page
+        assert found.exists(), target
+        heads = re.findall(r"^#+ (.+)$", found.read_text(), re.M) if anchor else []
+        # As GitHub makes them: lower case, punctuation left out, hyphens for spaces.
+        anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in heads}
+        assert not anchor or anchor in anchors, target

@@ -28,7 +28,11 @@ CRITERION_VERDICTS = ["first", "second", "tie"]
 class JudgmentBody(Body):
     verdict = serializers.ChoiceField(choices=Verdict.choices)
     strength = serializers.IntegerField(
-        min_value=1, max_value=3, required=False, allow_null=True
+        min_value=1,
+        max_value=3,
+        required=False,
+        allow_null=True,
+        help_text="1 slightly, 2 clearly, 3 much better",
     )
     reasons = serializers.ListField(
         child=serializers.CharField(max_length=judgment_body.MAX_REASON),

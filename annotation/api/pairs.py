@@ -20,10 +20,29 @@ from annotation.validation import RULES
 
 PAIR_FILTERS = [
     OpenApiParameter("format", str, enum=downloads.PAIR_FORMATS, default="trl"),
-    OpenApiParameter("which", str, enum=list(export_filters.WHICH), default="sound"),
-    OpenApiParameter("kind", str, enum=PreferencePair.Kind.values),
+    OpenApiParameter(
+        "which",
+        str,
+        enum=list(export_filters.WHICH),
+        default="sound",
+        description=(
+            "sound: accepted and not held out; held_out: accepted, to measure; accepted:"
+            " both; all: all that stand"
+        ),
+    ),
+    OpenApiParameter(
+        "kind",
+        str,
+        enum=PreferencePair.Kind.values,
+        description="whether judged here, an improved answer, or imported",
+    ),
     OpenApiParameter("rule", str, enum=list(RULES), description="of a stored verdict"),
-    OpenApiParameter("verdict", str, enum=RuleVerdict.Result.values),
+    OpenApiParameter(
+        "verdict",
+        str,
+        enum=RuleVerdict.Result.values,
+        description="of `rule` (reject if left out), else of any rule",
+    ),
     OpenApiParameter(
         "agreement", float, description="least share of judgments for what won, 0 to 1"
     ),
@@ -40,7 +59,7 @@ class Pairs(APIView):
 
     @extend_schema(
         operation_id="pairs_export",
-        summary="The sound pairs, one JSON object a line (kto: labelled answers)",
+        summary="The sound pairs, or others, in a format (kto: labelled answers)",
         description=(
             "What was imported in the format asked for goes out as it came in. `together`"
             " and `llamafactory` leave out pairs that they can't say (tool calls, answers"

@@ -106,19 +106,36 @@ class ProjectSerializer(serializers.Serializer):
 
 class NewProjectBody(Body):
     name = serializers.CharField(max_length=120)
-    slug = serializers.SlugField(max_length=80, required=False, allow_blank=True)
-    guidelines = serializers.CharField(
-        required=False, allow_blank=True, trim_whitespace=False, max_length=100_000
+    slug = serializers.SlugField(
+        max_length=80,
+        required=False,
+        allow_blank=True,
+        help_text="its name in addresses; made of the name if left out",
     )
-    settings = JSONObject(required=False)
+    guidelines = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=100_000,
+        help_text="Markdown",
+    )
+    settings = JSONObject(
+        required=False, help_text="those to change; docs/managers.md lists all of them"
+    )
 
 
 class ChangedProjectBody(Body):
     name = serializers.CharField(max_length=120, required=False)
     guidelines = serializers.CharField(
-        required=False, allow_blank=True, trim_whitespace=False, max_length=100_000
+        required=False,
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=100_000,
+        help_text="Markdown",
     )
-    settings = JSONObject(required=False)
+    settings = JSONObject(
+        required=False, help_text="those to change; docs/managers.md lists all of them"
+    )
 
 
 def _answer(project: Project, user: Any, status: int = 200) -> Response:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import socket
 import time
@@ -52,11 +53,12 @@ def read_env_file(path: Path) -> dict[str, str]:
         name, equals, value = line.strip().removeprefix("export ").partition("=")
         if not equals or name.startswith("#"):
             continue
-        value = value.strip()
-        if value[:1] in ("'", '"') and value[0] in value[1:]:
-            value = value[1:].partition(value[0])[0]
+        quoted = value.strip()
+        if quoted[:1] in ("'", '"') and quoted[0] in quoted[1:]:
+            value = quoted[1:].partition(quoted[0])[0]
         else:
-            value = value.partition(" #")[0].rstrip()
+            # Looked at unstripped: of "NAME=   # words" nothing is the value.
+            value = re.sub(r"\s#.*", "", value).strip()
         values[name.strip()] = value
     return values
 

@@ -17,6 +17,7 @@ import django
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
+from environs import EnvError
 
 
 def collect_static() -> None:
@@ -74,7 +75,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    except OSError as error:
+    except (OSError, EnvError) as error:
         print(f"tiebreak: {error}", file=sys.stderr)
         return 1
     return 0

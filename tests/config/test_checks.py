@@ -1,6 +1,7 @@
 """What is checked before anything starts, and whether the sentence helps."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from config.ops import checks
 from config.ops.checks import Problem
@@ -217,3 +219,47 @@ def test_django_reads_the_same_settings(tmp_path: Path, monkeypatch):
     expected += [ours.redis_url, ours.vllm_urls, str(ours.vllm_port)]
     assert as_django_reads_them() == [*expected, "config.sqlite"]
     assert ours.address == "http://127.0.0.1:8123", "0.0.0.0 is no address to visit"
+
+
+def test_a_line_of_the_example_taken_as_it_stands_changes_nothing(
+    tmp_path: Path, monkeypatch
+):
+    """By the supervisor's reader, and by dotenv, through which Django reads the file."""
+    example = (checks.ROOT / ".env.example").read_text()
+    names = re.findall(r"^# ([A-Z_]+)=", example, re.M)
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    usual = checks.read_settings(tmp_path)
+    taken = re.sub(r"^# (?=[A-Z_]+=)", "", example, flags=re.M)
+    (tmp_path / ".env").write_text(taken)
+    assert checks.read_settings(tmp_path) == usual
+    assert usual.redis_url == usual.vllm_urls == ""  # both are then started here
+    read = checks.read_env_file(tmp_path / ".env")
+    assert read == dict(dotenv_values(tmp_path / ".env"))
+    assert set(read) == set(names)
+
+
+def test_an_empty_setting_is_one_that_is_not_given(tmp_path: Path):
+    example = (checks.ROOT / ".env.example").read_text()
+    names = re.findall(r"^# ([A-Z_]+)=", example, re.M)
+    others = {n: v for n, v in os.environ.items() if n not in names}
+    # What all of them are, but for what is kept in DATA_DIR.
+    script = (
+        "from config import settings as s\n"
+        f"print({{n: getattr(s, n, '') for n in {names} if n != 'SECRET_KEY'}},"
+        " s.DATABASES)"
+    )
+
+    def told(**env: str) -> str:
+        asked = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=checks.ROOT,
+            env=others | env,
+            capture_output=True,
+            text=True,
+        )
+        assert asked.returncode == 0, asked.stderr[-500:]
+        return asked.stdout
+
+    given = {"DATA_DIR": str(tmp_path), "SECRET_KEY": "x"}
+    assert told(**dict.fromkeys(names, "") | given) == told(**given)

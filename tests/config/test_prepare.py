@@ -59,3 +59,16 @@ def test_a_database_that_does_not_answer_is_one_sentence():
     assert "the database does not answer as expected" in answer.stderr
     assert "Check DATABASE_URL" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_setting_that_cannot_be_read_is_one_sentence():
+    answer = subprocess.run(
+        [sys.executable, "-m", "config.ops.prepare"],
+        cwd=ROOT,
+        env={**os.environ, "ROUND_TICK": "one"},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 1
+    wanted = 'tiebreak: Environment variable "ROUND_TICK" invalid: Not a valid number.'
+    assert answer.stderr.strip() == wanted

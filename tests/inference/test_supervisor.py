@@ -6,11 +6,13 @@ processes start, die and leave nothing behind is in test_real_vllm.py.
 
 import itertools
 import json
+import shlex
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 from django.utils import translation
 
@@ -415,6 +417,18 @@ def test_the_key_is_not_on_the_command_line_and_the_dev_mode_is_off(
     env = server_module.vllm_environment()
     assert env["VLLM_API_KEY"] == "a secret"
     assert "VLLM_SERVER_DEV_MODE" not in env
+
+
+def test_how_a_server_elsewhere_is_started_is_shown(base, settings, capsys):
+    settings.VLLM_ARGS = "--host 0.0.0.0"
+    settings.VLLM_API_KEY = "a secret"
+    call_command("run_vllm", "--show")
+    allow, *command = shlex.split(capsys.readouterr().out)
+    assert allow == "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+    assert command == vllm_command(base, 8001)
+    assert command[-2:] == ["--host", "0.0.0.0"]
+    assert "a secret" not in command
+    assert not Replica.objects.exists()  # nothing was started
 
 
 def test_the_dtype_is_what_was_asked_for_or_what_auto_comes_to(

@@ -24,6 +24,8 @@ from tests.factories import (
     make_user,
 )
 from training import attempts, ingest
+from training.dpo.config import TrainingConfig
+from training.dpo.defaults import settle
 from training.dpo.guardrails import SENTENCES
 from training.models import TrainingRound
 from training.rounds import start_round
@@ -241,7 +243,16 @@ def running_round(project, manager):
         for step in range(1, 13)
     ]
     ingest.store_metrics(training_round, rows)
-    why = "5 pairs: few pairs are seen more often, for at least 100 updates where 50 epochs allow it"
+    # Each reason that a round may be told, under any names.
+    settled = [
+        settle(TrainingConfig("m", **given), 2_000_000, pairs)
+        for given, pairs in [
+            ({"sft_epochs": 1}, 89),
+            ({"epochs": 2}, 3),
+            ({"loss": "aot", "epochs": 2}, 12),
+        ]
+    ]
+    whys = {why for one in settled for why in one.reasons.values()}
     TrainingRound.objects.filter(pk=training_round.pk).update(
         state="training",
         step=12,
@@ -249,7 +260,7 @@ def running_round(project, manager):
         eta_seconds=310,
         activity={"phase": "training", "done": 12, "of": 40},
         summary={
-            "chosen": {"epochs": {"value": 20.0, "why": why}},
+            "chosen": {str(n): {"value": 20.0, "why": w} for n, w in enumerate(whys)},
             "warnings": [
                 {"code": code, "text": SENTENCES[code] % Anything()}
                 for code in SENTENCES

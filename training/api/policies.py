@@ -29,7 +29,7 @@ class PolicySerializer(serializers.Serializer):
     parent = serializers.CharField(source="parent.name", default=None, allow_null=True)
     round = serializers.IntegerField(allow_null=True, help_text="the id of its round")
     state = serializers.ChoiceField(choices=STATES)
-    win_rate = serializers.FloatField(allow_null=True)
+    win_rate = serializers.FloatField(allow_null=True, help_text="not measured yet")
     is_base = serializers.BooleanField()
     rank = serializers.IntegerField(help_text="of its adapter; 0 for a base")
     adapter_sha256 = serializers.CharField()

@@ -96,8 +96,16 @@ class RoundBody(Body):
     data = serializers.ChoiceField(
         choices=TrainingRound.Data.choices, required=False, allow_null=True
     )
-    preset = serializers.CharField(max_length=20, required=False, allow_null=True)
-    config = JSONObject(required=False, help_text="the trainer's config.json")
+    preset = serializers.CharField(
+        max_length=20,
+        required=False,
+        allow_null=True,
+        help_text="`cumulative` or `incremental`",
+    )
+    config = JSONObject(
+        required=False,
+        help_text="keys of the trainer's config.json (training/dpo/config.py)",
+    )
 
 
 class Rounds(APIView):

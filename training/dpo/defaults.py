@@ -72,6 +72,11 @@ def settle(config: TrainingConfig, parameters: int, pairs: int) -> Settled:
             f"the largest power of two that leaves at least {WANTED_UPDATES} updates;"
             f" it makes {updates}"
         )
+        if updates < WANTED_UPDATES and batch == 1:
+            reasons["batch_size"] = (
+                f"one pair an update, as even that makes fewer than {WANTED_UPDATES}:"
+                f" {updates}"
+            )
         if batch > largest:
             reasons["batch_size"] = (
                 f"at least {batch}, as this loss compares what a step holds; it makes"

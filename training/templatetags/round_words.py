@@ -35,6 +35,13 @@ SETTLED = (
         "the largest power of two that leaves at least %(least)s updates; it makes"
         " %(updates)s"
     ),
+    gettext_noop(
+        "one pair an update, as even that makes fewer than %(least)s: %(updates)s"
+    ),
+    gettext_noop(
+        "at least %(batch)s, as this loss compares what a step holds; it makes"
+        " %(updates)s updates"
+    ),
 )
 """Why training/dpo/defaults.py chose a figure; told again by `retold`."""
 

@@ -14,8 +14,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("--project", required=True, metavar="SLUG")
-        parser.add_argument("file", type=Path)
-        parser.add_argument("--format", choices=["jsonl", "csv"])
+        parser.add_argument("file", type=Path, help="UTF-8, gzipped or not")
+        parser.add_argument(
+            "--format",
+            choices=["jsonl", "csv"],
+            help="told by the file's name, else by how it begins, if left out",
+        )
 
     def handle(self, *, project, file, format, **options):
         try:

@@ -1,14 +1,21 @@
 """Keep vLLM running, with the policies that serve; see inference/supervisor.py."""
 
 import fcntl
+import shlex
 import signal
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, no_translations
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    no_translations,
+)
 
 from inference.base import ensure_base
 from inference.errors import InferenceError
+from inference.server import vllm_command
 from inference.supervisor import StopRequest, supervise
 
 
@@ -21,8 +28,18 @@ class Command(BaseCommand):
     # The URLs and all they import are no concern of it.
     requires_system_checks: list[str] = []
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--show",
+            action="store_true",
+            help="print how a server of VLLM_URLS is started on this machine, and end",
+        )
+
     @no_translations
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *args: Any, show: bool, **options: Any) -> None:
+        if show:
+            self.show()
+            return
         settings.DATA_DIR.mkdir(parents=True, exist_ok=True)
         with (settings.DATA_DIR / "run_vllm.lock").open("a") as lock:
             try:
@@ -38,3 +55,11 @@ class Command(BaseCommand):
                 supervise(ensure_base(fetch=True), stop)
             except InferenceError as error:
                 raise CommandError(str(error)) from error
+
+    def show(self) -> None:
+        """One line for a shell; the key is left to the environment."""
+        try:
+            command = vllm_command(ensure_base(fetch=True), settings.VLLM_PORT)
+        except InferenceError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 {shlex.join(command)}")

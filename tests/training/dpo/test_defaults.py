@@ -103,6 +103,20 @@ def test_what_is_given_stays():
     assert set(settled.reasons.values()) == {"given"}
 
 
+@pytest.mark.parametrize(
+    ("pairs", "epochs", "why"),
+    [
+        (3, 2, "one pair an update, as even that makes fewer than 100: 6"),
+        (50, 2, "the largest power of two that leaves at least 100 updates; it makes"),
+        (49, 2, "one pair an update, as even that makes fewer than 100: 98"),
+    ],
+)
+def test_the_reason_for_a_batch_is_true_where_updates_are_few(pairs, epochs, why):
+    settled = settle(TrainingConfig("m", epochs=epochs), 2_000_000, pairs)
+    assert settled.batch_size == 1
+    assert settled.reasons["batch_size"].startswith(why)
+
+
 def test_epochs_make_up_for_a_large_batch_that_was_given():
     """40 pairs by 10: four steps an epoch, so 25 epochs for 100 updates."""
     assert settle(TrainingConfig("m", batch_size=10), 2_000_000, 40).epochs == 25

@@ -36,12 +36,18 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
-        parser.add_argument("--prefer", required=True, choices=sorted(TASTES))
         parser.add_argument(
-            "--judgments", type=int, default=60, help="verdicts in each round"
+            "--prefer", required=True, choices=sorted(TASTES), help="their taste"
         )
-        parser.add_argument("--rounds", type=int, default=2)
-        parser.add_argument("--annotators", type=int, default=4)
+        parser.add_argument(
+            "--judgments", type=int, default=60, help="verdicts in each round (60)"
+        )
+        parser.add_argument(
+            "--rounds", type=int, default=2, help="so many, one after the other (2)"
+        )
+        parser.add_argument(
+            "--annotators", type=int, default=4, help="who judge at once (4)"
+        )
         parser.add_argument(
             "--noise", type=float, default=0.0, help="share of flipped verdicts, 0 to 1"
         )
@@ -51,20 +57,26 @@ class Command(BaseCommand):
             default=0.0,
             help="judgments a second for each annotator; 0: as fast as they come",
         )
-        parser.add_argument("--url", default=f"http://127.0.0.1:{settings.PORT}")
-        parser.add_argument("--preset", choices=list(PRESETS))
+        parser.add_argument(
+            "--url",
+            default=f"http://127.0.0.1:{settings.PORT}",
+            help="where Tiebreak runs (%(default)s)",
+        )
+        parser.add_argument(
+            "--preset", choices=list(PRESETS), help="of the rounds; else the project's"
+        )
         parser.add_argument(
             "--samples",
             type=int,
             default=60,
-            help="fresh answers that measure a policy",
+            help="fresh answers that measure a policy (60)",
         )
         parser.add_argument(
             "--goal",
             type=float,
-            help="share of the wanted kind; below it the command exits with 1",
+            help="share of the wanted kind, 0 to 1; below it the command exits with 1",
         )
-        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--seed", type=int, default=0, help="of their noise")
 
     def handle(self, *args: Any, **options: Any) -> None:
         for name in ("judgments", "rounds", "annotators", "samples"):

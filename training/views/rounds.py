@@ -270,8 +270,12 @@ def _round_context(
         "hardest": queries.hardest_pairs(training_round),
         "n_replayed": training_round.round_pairs.filter(is_replay=True).count(),
         "policy_state": policy_state(policy, channel) if policy else "",
-        "vllm_stopped": stopped_on_purpose() if training_round.is_active else "",
+        "vllm_stopped": _vllm_stopped(training_round),
     }
+
+
+def _vllm_stopped(training_round: TrainingRound) -> str:
+    return stopped_on_purpose() if training_round.is_active else ""
 
 
 def _etag(request: HttpRequest, training_round: TrainingRound) -> str:
@@ -287,6 +291,7 @@ def _etag(request: HttpRequest, training_round: TrainingRound) -> str:
         training_round.cancel_requested,
         queries.is_silent(training_round),
         queries.last_steps(training_round),
+        _vllm_stopped(training_round),
         last.pk if last else 0,
         request.project.channel.serving_id,
         request.role,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from django.db import connection
 from django.db.models import Count, OuterRef, QuerySet, Subquery
-from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce
 from django.shortcuts import get_object_or_404
 
@@ -97,7 +97,7 @@ class Curves:
 
 
 def curves_of(training_round: TrainingRound, phase: str = "dpo") -> Curves:
-    """Three queries at most, in which the database picks the rows."""
+    """Four queries, six where evaluations are thinned; the database picks the rows."""
     logged = training_round.metrics.filter(phase=phase).order_by("step")
     begin, end = TrainingRound.objects.values_list(
         Subquery(logged.values("step")[:1]),
@@ -129,16 +129,22 @@ def curves_of(training_round: TrainingRound, phase: str = "dpo") -> Curves:
 def _logged_by(
     steps: set[int], logged: QuerySet[RoundMetric], where: str, params: list[Any]
 ) -> Rows:
-    """For each step its row, else the last one before it. A look into the index for
-    each, where numbering the rows (`ROW_NUMBER`) would go through all of them."""
+    """For each of the steps its row, else the last one before it.
+
+    A look into the index for each, where numbering the rows (`ROW_NUMBER`) would go
+    through all of them. Two queries: as one, PostgreSQL looks for each row of the round
+    where its table was not analysed since.
+    """
     places = ", ".join(f"({step})" for step in sorted(steps))
-    nearest = (
-        f"WITH place(at) AS (VALUES {places}) SELECT (SELECT MAX(step)"
-        f" FROM {RoundMetric._meta.db_table} WHERE {where} AND step <= place.at)"
-        " FROM place"
-    )
-    found = logged.filter(step__in=RawSQL(nearest, params))
-    return list(found.values_list("step", "values"))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"WITH place(at) AS (VALUES {places}) SELECT (SELECT MAX(step)"
+            f" FROM {RoundMetric._meta.db_table} WHERE {where} AND step <= place.at)"
+            " FROM place",
+            params,
+        )
+        found = {step for (step,) in cursor if step is not None}
+    return list(logged.filter(step__in=found).values_list("step", "values"))
 
 
 def _of(rows: Rows, steps: Sequence[int]) -> Rows:

@@ -71,7 +71,7 @@ def test_of_many_steps_no_more_rows_are_read_than_a_page_shows(queued, read):
     log(queued, range(1, 9001), every=1111)
     with CaptureQueriesContext(connection) as queries:
         curves = curves_of(queued)
-    assert len(queries) == 3 and len(read) <= 300 + 2 * 200 + 8 + 1
+    assert len(queries) == 4 and len(read) <= 300 + 2 * 200 + 8 + 1
     drawn, first, last = map(steps_of, (curves.drawn, curves.first, curves.last))
     assert len(drawn) == 300 and (drawn[0], drawn[-1]) == (1, 9000)
     # 8,999 steps in 299 gaps are 30.1 each.

@@ -94,11 +94,11 @@ JSON_FAULTS = (
     gettext_noop("Expecting ':' delimiter"),
     gettext_noop("Expecting ',' delimiter"),
     gettext_noop("Extra data"),
-    gettext_noop("Unterminated string starting at"),
-    gettext_noop("Invalid control character at"),
+    gettext_noop("Unterminated string starting"),
+    gettext_noop("Invalid control character"),
     gettext_noop("Invalid \\escape"),
 )
-"""What Python says of a line that is no JSON."""
+"""What Python says of a line that is no JSON, without an “at” at its end."""
 
 SAMPLING_FAULTS = (
     gettext_noop("%(name)s must be from %(least)s to %(most)s, not %(value)s"),

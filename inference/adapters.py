@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from inference.base import base_config, sha256_of, unreadable, weight_files
 from inference.errors import AdapterRefused
+from inference.faults import told
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "canary.json")
 """All that a policy's folder holds."""
@@ -72,7 +73,7 @@ def _config(file: Path) -> dict[str, Any]:
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise AdapterRefused(
-            _("adapter_config.json cannot be read: %(error)s") % {"error": error}
+            _("adapter_config.json cannot be read: %(error)s") % {"error": told(error)}
         ) from error
     return config
 
@@ -165,7 +166,8 @@ def _check_tensors(file: Path, config: dict[str, Any], rank: int, base: Path) ->
                 parts.setdefault(module, set()).add(part)
     except (SafetensorError, OSError) as error:
         raise AdapterRefused(
-            _("adapter_model.safetensors cannot be read: %(error)s") % {"error": error}
+            _("adapter_model.safetensors cannot be read: %(error)s")
+            % {"error": told(error)}
         ) from error
     _check_complete(parts, config, shapes)
 

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from inference.errors import InferenceError
+from inference.faults import told
 from inference.models import Policy
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -87,7 +88,7 @@ def _snapshot(hub_id: str, fetch: bool) -> Path:
                 "The model %(model)s is not on this machine and could not be fetched "
                 "(%(reason)s). Check the name and the network, or set MODEL to a folder."
             )
-            % {"model": hub_id, "reason": str(error).partition("\n")[0][:200]},
+            % {"model": hub_id, "reason": told(error).partition("\n")[0][:200]},
             permanent=True,
         ) from error
 
@@ -120,7 +121,7 @@ def unreadable(file: Path, error: Exception) -> InferenceError:
     """What is wrong where a file of the base model was cut off, for example."""
     return InferenceError(
         _("%(file)s of the base model cannot be read: %(error)s")
-        % {"file": file.name, "error": error},
+        % {"file": file.name, "error": told(error)},
         permanent=True,
     )
 

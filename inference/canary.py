@@ -16,6 +16,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from inference.errors import AdapterRefused
+from inference.faults import told
 from inference.vllm import VLLMClient
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
@@ -54,7 +55,7 @@ def read_canary(path: Path) -> Canary:
             _(
                 "Its canary.json is missing or wrong (%(error)s), so it cannot be checked."
             )
-            % {"error": error}
+            % {"error": told(error)}
         ) from error
     return canary
 

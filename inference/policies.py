@@ -24,6 +24,7 @@ from inference.adapters import FILES, Adapter, files_sha256, validate_adapter
 from inference.base import base_sha256
 from inference.canary import read_canary
 from inference.errors import AdapterRefused, DeployRefused, InferenceError
+from inference.faults import told
 from inference.models import Channel, Deployment, Policy, Replica
 from inference.replicas import client_of, is_ready, replicas
 from inference.server import largest_rank
@@ -270,12 +271,12 @@ def _check_files(policy: Policy) -> None:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and settings.POLICIES_DIR.is_dir():
             raise AdapterRefused(
-                _("Its files are gone: %(error)s") % {"error": error}
+                _("Its files are gone: %(error)s") % {"error": told(error)}
             ) from error
         # A disk that is not mounted, too many open files: it may pass.
         raise DeployRefused(
             _("The files of %(policy)s cannot be read now: %(error)s")
-            % {"policy": policy.name, "error": error}
+            % {"policy": policy.name, "error": told(error)}
         ) from error
     if digest != policy.adapter_sha256:
         raise AdapterRefused(_("Its files have changed since it was registered."))

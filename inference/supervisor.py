@@ -20,6 +20,7 @@ from django.utils.translation import gettext as _
 
 from inference.base import ensure_base
 from inference.errors import InferenceError
+from inference.faults import told
 from inference.models import Policy, Replica
 from inference.replicas import replica_urls
 from inference.server import Server
@@ -123,7 +124,7 @@ class Supervisor:
         try:
             self.server = Server(self.base, settings.VLLM_PORT)
         except (InferenceError, OSError) as error:
-            self._fail(str(error))
+            self._fail(told(error))
             return
         self._ready_at = None
         self._healthy_at = self._said_at = time.monotonic()

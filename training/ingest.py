@@ -74,13 +74,14 @@ def store_metrics(training_round: TrainingRound, rows: list[dict[str, Any]]) -> 
                 phase=phase,
                 step=step,
                 values={k: v for k, v in row.items() if k not in ("phase", "step")},
+                is_evaluated=any(name.startswith("eval_") for name in row),
             )
             for (phase, step), row in by_step.items()
         ],
         batch_size=500,
         update_conflicts=True,
         unique_fields=["training_round", "phase", "step"],
-        update_fields=["values"],
+        update_fields=["values", "is_evaluated"],
     )
 
 

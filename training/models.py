@@ -162,9 +162,18 @@ class RoundMetric(models.Model):
     step = models.PositiveIntegerField()
     values = models.JSONField()
     """TRL's names, e.g. {"rewards/margins": 0.12, …}."""
+    is_evaluated = models.BooleanField(default=False)
+    """Whether `values` has any of `eval_…`: found without reading those of all steps."""
 
     class Meta:
         ordering = ["step"]
+        indexes = [
+            models.Index(
+                fields=["training_round", "phase", "step"],
+                condition=Q(is_evaluated=True),
+                name="evaluated_steps",
+            )
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["training_round", "phase", "step"], name="metric_once_a_step"

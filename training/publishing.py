@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from inference import policies
 from inference.errors import DeployRefused, InferenceError
+from inference.faults import told
 from training import attempts, ingest, promotion, runfolder
 from training.models import TrainingRound
 from training.states import move
@@ -42,7 +43,7 @@ def publish(training_round: TrainingRound) -> TrainingRound:
         return attempts.failed(
             training_round,
             _("The trained adapter could not become a policy: %(why)s")
-            % {"why": problem},
+            % {"why": told(problem)},
         )
     other = TrainingRound.objects.filter(policy=policy).exclude(pk=training_round.pk)
     if earlier := other.first():

@@ -1,8 +1,12 @@
 """Reads for the pages of rounds and policies; nothing here changes anything."""
 
 import math
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from django.db import connection
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.shortcuts import get_object_or_404
@@ -11,7 +15,9 @@ from annotation.models import Project
 from inference.models import Deployment, Policy
 from inference.queries import channel_policies, policy_states
 from training import attempts
-from training.models import RoundPair, TrainingRound
+from training.models import RoundMetric, RoundPair, TrainingRound
+
+T = TypeVar("T")
 
 CHARTED = {
     "rewards": ["rewards/chosen", "rewards/rejected", "rewards/margins"],
@@ -25,6 +31,9 @@ MOST_POINTS = 300
 
 MOST_ROWS = 60
 """Rows of the table of numbers."""
+
+MOST_OF_A_TENTH = 200
+"""Rows whose mean stands for that of a tenth of a curve: of 2,000 steps all."""
 
 
 def with_counts() -> QuerySet[TrainingRound]:
@@ -69,35 +78,106 @@ def is_silent(training_round: TrainingRound) -> bool:
     )
 
 
-def metric_rows(
-    training_round: TrainingRound, phase: str = "dpo"
-) -> list[tuple[int, dict[str, float | None]]]:
-    """(step, {TRL's name: value}) of each logged step, in order."""
-    return list(
-        training_round.metrics.filter(phase=phase)
-        .order_by("step")
-        .values_list("step", "values")
+Rows = list[tuple[int, dict[str, float | None]]]
+"""(step, {TRL's name: value}) of logged steps, in order."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a page reads of a phase's steps: of 100,000 no more rows than of 3,000."""
+
+    drawn: Rows
+    """At most MOST_POINTS, evenly spread, the first and the last among them."""
+    evaluated: Rows
+    """Where held-out pairs were scored: all, or MOST_POINTS evenly spread."""
+    first: Rows
+    """Of the first tenth, at least two; all of it or MOST_OF_A_TENTH evenly spread."""
+    last: Rows
+    """The same of the last tenth."""
+
+
+def curves_of(training_round: TrainingRound, phase: str = "dpo") -> Curves:
+    """Four queries, six where evaluations are thinned; the database picks the rows."""
+    logged = training_round.metrics.filter(phase=phase).order_by("step")
+    begin, end = TrainingRound.objects.values_list(
+        Subquery(logged.values("step")[:1]),
+        Subquery(logged.reverse().values("step")[:1]),
+    ).get(pk=training_round.pk)
+    if begin is None:
+        return Curves([], [], [], [])
+    size = max(2, (end + 1 - begin) // 10)
+    spread = thinned(range(begin, end + 1), MOST_POINTS)
+    early = thinned(range(begin, begin + size), MOST_OF_A_TENTH)
+    late = thinned(range(end + 1 - size, end + 1), MOST_OF_A_TENTH)
+    where = ("training_round_id = %s AND phase = %s", [training_round.pk, phase])
+    rows = _logged_by({*spread, *early, *late}, logged, *where)
+    evaluated = logged.filter(is_evaluated=True)
+    scored = list(evaluated.values_list("step", "values")[: MOST_POINTS + 1])
+    if len(scored) > MOST_POINTS:
+        where = (f"{where[0]} AND is_evaluated", where[1])
+        scored = _logged_by({*spread, scored[0][0]}, evaluated, *where)
+    first = _of(rows, early)
+    last = [row for row in _of(rows, late) if row[0] >= late[0]]
+    return Curves(
+        drawn=_of(rows, spread),
+        evaluated=scored,
+        first=max(first, rows[:2], key=len),
+        last=max(last, rows[-2:], key=len),
     )
 
 
-def chart_series(rows: list[tuple[int, dict]]) -> dict[str, Any]:
-    """What round.js draws: {chart: [{"name", "points": [[step, value], …]}, …]}.
+def _logged_by(
+    steps: set[int], logged: QuerySet[RoundMetric], where: str, params: list[Any]
+) -> Rows:
+    """For each of the steps its row, else the last one before it.
 
-    Long runs are thinned to MOST_POINTS evenly spread steps, the last one kept;
-    evaluated steps are few and all kept.
+    A look into the index for each, where numbering the rows (`ROW_NUMBER`) would go
+    through all of them. Two queries: as one, PostgreSQL looks for each row of the round
+    where its table was not analysed since.
     """
-    kept = thinned(rows, MOST_POINTS)
+    places = ", ".join(f"({step})" for step in sorted(steps))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"WITH place(at) AS (VALUES {places}) SELECT (SELECT MAX(step)"
+            f" FROM {RoundMetric._meta.db_table} WHERE {where} AND step <= place.at)"
+            " FROM place",
+            params,
+        )
+        found = {step for (step,) in cursor if step is not None}
+    return list(logged.filter(step__in=found).values_list("step", "values"))
+
+
+def _of(rows: Rows, steps: Sequence[int]) -> Rows:
+    """Of each step the row, else the last one before it; each once."""
+    logged = [step for step, _values in rows]
+    places = {bisect_right(logged, step) - 1 for step in steps}
+    return [rows[place] for place in sorted(places) if place >= 0]
+
+
+def last_steps(training_round: TrainingRound) -> list[int | None]:
+    """The last logged step of each phase: what tells that there are new ones."""
+    return [
+        training_round.metrics.filter(phase=phase)
+        .order_by("-step")
+        .values_list("step", flat=True)
+        .first()
+        for phase in ("sft", "dpo")
+    ]
+
+
+def chart_series(curves: Curves) -> dict[str, Any]:
+    """What round.js draws: {chart: [{"name", "points": [[step, value], …]}, …]}."""
     charts: dict[str, Any] = {}
     for chart, names in CHARTED.items():
         lines = []
         for name in names:
-            lines.append(_line(name, kept))
-            lines.append(_line(f"eval_{name}", rows))
+            lines.append(_line(name, curves.drawn))
+            lines.append(_line(f"eval_{name}", curves.evaluated))
         charts[chart] = [line for line in lines if line["points"]]
     return charts
 
 
-def _line(name: str, rows: list[tuple[int, dict]]) -> dict[str, Any]:
+def _line(name: str, rows: Rows) -> dict[str, Any]:
     points = [
         [step, round(value, 6)]
         for step, values in rows
@@ -111,7 +191,7 @@ def is_number(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
-def thinned(rows: list, most: int) -> list:
+def thinned(rows: Sequence[T], most: int) -> Sequence[T]:
     """At most `most` of the rows, evenly spread, the first and the last among them."""
     if len(rows) <= most:
         return rows
@@ -119,21 +199,21 @@ def thinned(rows: list, most: int) -> list:
     return [rows[round(i * last / (most - 1))] for i in range(most)]
 
 
-def number_table(rows: list[tuple[int, dict]]) -> dict[str, Any]:
-    """The charts' numbers as a table: {"names": […], "rows": [(step, [value, …])]}."""
+def number_table(curves: Curves) -> dict[str, Any]:
+    """The charts' numbers as a table: {"names": […], "rows": [(step, [value, …])]}.
+
+    Of the curves and of the evaluated steps MOST_ROWS each, if they have so many.
+    """
     names = [name for group in CHARTED.values() for name in group]
     names += [f"eval_{name}" for name in names]
-    known = [name for name in names if any(name in values for _step, values in rows)]
-    evaluated = {
-        step for step, values in rows if any(n.startswith("eval_") for n in values)
-    }
-    steps = {step for step, _values in thinned(rows, MOST_ROWS)} | evaluated
+    rows = dict(
+        [*thinned(curves.drawn, MOST_ROWS), *thinned(curves.evaluated, MOST_ROWS)]
+    )
+    known = [name for name in names if any(name in row for row in rows.values())]
     return {
         "names": known,
         "rows": [
-            (step, [values.get(name) for name in known])
-            for step, values in rows
-            if step in steps
+            (step, [rows[step].get(name) for name in known]) for step in sorted(rows)
         ],
     }
 

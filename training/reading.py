@@ -13,9 +13,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from annotation.retelling import retold
-from training.queries import is_number
-
-Rows = list[tuple[int, dict]]
+from training.queries import Curves, Rows, is_number
 
 EARLIEST = 5
 """Steps below which curves say nothing."""
@@ -39,7 +37,7 @@ class Remark:
 
 
 def read_curves(
-    rows: Rows,
+    curves: Curves,
     n_pairs: int,
     is_finished: bool,
     n_held_out: int | None = None,
@@ -47,21 +45,23 @@ def read_curves(
 ) -> list[Remark]:
     """Remarks on a round's DPO steps so far. `n_held_out`: pairs, None if not known;
     `warned`: codes of what `trainer_remarks` tells beside these."""
-    if len(rows) < EARLIEST:
+    if len(curves.drawn) < EARLIEST:
         return []
     remarks = [
-        *_loss(rows, "stuck" in warned),
-        *_rewards(rows),
-        *_held_out(rows, is_finished, n_held_out),
+        *_loss(curves, "stuck" in warned),
+        *_rewards(curves),
+        *_held_out(curves.evaluated, is_finished, n_held_out),
     ]
     if not is_finished:
         return remarks
-    return remarks + _fit(rows, n_pairs)
+    return remarks + _fit(curves, n_pairs)
 
 
-def read_supervised(rows: Rows) -> list[Remark]:
-    """Remarks on a round's supervised steps so far, where it has any."""
-    loss, accuracy = _ends(rows, "loss"), _ends(rows, "mean_token_accuracy")
+def read_supervised(curves: Curves) -> list[Remark]:
+    """Remarks on a round's supervised steps so far, where it has enough of them."""
+    if len(curves.drawn) < EARLIEST:
+        return []
+    loss, accuracy = _ends(curves, "loss"), _ends(curves, "mean_token_accuracy")
     if loss is None or accuracy is None:
         return []
     figures = {
@@ -89,19 +89,19 @@ def read_supervised(rows: Rows) -> list[Remark]:
     return [Remark("", text % figures)]
 
 
-def _ends(rows: Rows, name: str) -> tuple[float, float] | None:
-    """Means of the first and of the last tenth of a curve (at least 2 steps each)."""
-    values = [v for _step, row in rows if is_number(v := row.get(name))]
-    if len(values) < EARLIEST:
-        return None
-    size = max(2, len(values) // 10)
-    return fmean(values[:size]), fmean(values[-size:])
+def _ends(curves: Curves, name: str) -> tuple[float, float] | None:
+    """Means of the first and of the last tenth of a curve, None where one has gaps only."""
+    first, last = (
+        [value for _step, row in rows if is_number(value := row.get(name))]
+        for rows in (curves.first, curves.last)
+    )
+    return (fmean(first), fmean(last)) if first and last else None
 
 
-def _loss(rows: Rows, is_stuck_told: bool) -> list[Remark]:
+def _loss(curves: Curves, is_stuck_told: bool) -> list[Remark]:
     """What the loss says, and whether anything was learned: of losses that start at
     ln 2 it tells so itself, of others (a mix with cross-entropy) the margin does."""
-    ends, margins = _ends(rows, "loss"), _ends(rows, "rewards/margins")
+    ends, margins = _ends(curves, "loss"), _ends(curves, "rewards/margins")
     if ends is None:
         return []
     start, end = ends
@@ -148,9 +148,10 @@ def _loss(rows: Rows, is_stuck_told: bool) -> list[Remark]:
     return remarks
 
 
-def _rewards(rows: Rows) -> list[Remark]:
-    chosen, rejected = _ends(rows, "rewards/chosen"), _ends(rows, "rewards/rejected")
-    margins = _ends(rows, "rewards/margins")
+def _rewards(curves: Curves) -> list[Remark]:
+    chosen, rejected, margins = (
+        _ends(curves, f"rewards/{name}") for name in ("chosen", "rejected", "margins")
+    )
     if chosen is None or rejected is None or margins is None:
         return []
     grows = margins[1] > margins[0] + 0.02
@@ -275,8 +276,8 @@ def trainer_remarks(summary: dict[str, Any]) -> list[Remark]:
     ]
 
 
-def _fit(rows: Rows, n_pairs: int) -> list[Remark]:
-    accuracy, loss = _ends(rows, "rewards/accuracies"), _ends(rows, "loss")
+def _fit(curves: Curves, n_pairs: int) -> list[Remark]:
+    accuracy, loss = _ends(curves, "rewards/accuracies"), _ends(curves, "loss")
     if accuracy is None or loss is None:
         return []
     if accuracy[1] > 0.99 and loss[1] < 0.05:

@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from annotation.clocks import not_lately
 from annotation.models import Project
 from inference import services as inference
+from inference.faults import told
 from inference.queries import stopped_on_purpose
 from training import attempts, promotion, publishing, runfolder
 from training.errors import StaleRound
@@ -103,7 +104,7 @@ def finish_publishing() -> int:
             attempts.failed(
                 training_round,
                 _("The trained adapter could not become a policy: %(why)s")
-                % {"why": f"{type(fault).__name__}: {fault}"},
+                % {"why": f"{type(fault).__name__}: {told(fault)}"},
             )
     return done
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F, Max
 from django.utils import timezone
@@ -222,11 +223,15 @@ def nudge_on_commit(training_round: TrainingRound) -> None:
 
 
 def nudge(round_id: int) -> None:
-    """Tell a GPU worker that a round waits; reconcile does it again if this is lost."""
+    """Tell a GPU worker that a round waits; reconcile does it again if this is lost.
+
+    Behind a long round these would gather and all be done after it, so each expires; not
+    before the next is there, or a worker that is free would find none for a while.
+    """
     # Imported here: tasks.py imports what runs rounds.
     from training.tasks import train_round
 
-    send(train_round, round_id)
+    send(train_round, round_id, expires=2 * settings.ROUND_NUDGE_AFTER)
 
 
 def cancel_round(training_round: TrainingRound, by: Any = None) -> TrainingRound:

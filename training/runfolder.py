@@ -163,11 +163,3 @@ def trainer_config(training_round: TrainingRound, epoch: int) -> dict[str, Any]:
         # By content, so one for all rounds: a pair is measured once, not once a round.
         "reference_cache": str(settings.REFERENCE_CACHE_DIR),
     }
-
-
-def shown(path: Path) -> str:
-    """A path for people: relative to DATA_DIR, never the machine's own layout."""
-    try:
-        return str(path.relative_to(settings.DATA_DIR))
-    except ValueError:
-        return path.name

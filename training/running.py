@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 
 from inference import services as inference
 from inference.errors import InferenceError
+from inference.faults import told
 from training import attempts, runfolder, shutdown, trainer
 from training.errors import StaleRound
 from training.models import TrainingRound
@@ -50,7 +51,7 @@ def run_round(round_id: int) -> None:
         _give_back(
             training_round,
             _("The attempt broke off: %(why)s.")
-            % {"why": f"{type(fault).__name__}: {fault}"},
+            % {"why": f"{type(fault).__name__}: {told(fault)}"},
         )
 
 

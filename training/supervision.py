@@ -15,7 +15,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from training import attempts, ingest, runfolder, shutdown, trainer
+from inference.faults import shown
+from training import attempts, ingest, shutdown, trainer
 from training.errors import StaleRound
 from training.models import TrainingRound
 
@@ -159,7 +160,7 @@ def _ended(
         return Ended("done")
     if verdict is not None:
         return verdict
-    log = runfolder.shown(process.folder / trainer.STDERR)
+    log = shown(process.folder / trainer.STDERR)
     silent = Ended(
         "lost", _("The trainer ended without saying how (log: %(log)s).") % {"log": log}
     )

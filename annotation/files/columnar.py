@@ -5,13 +5,14 @@ file of some hundred bytes may unpack to gigabytes. How many rows are read at on
 therefore set by the longest text in a dictionary, and no row may be longer than a line.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from django.utils.translation import gettext as _
 
 from annotation.errors import ImportRefused
-from annotation.files.faults import BadRow, Row
+from annotation.files.faults import BadRow, Row, shown
 from annotation.files.lines import Damaged, Unpacked
 from annotation.files.tables import MAX_ROW_DEPTH, depth
 
@@ -39,6 +40,7 @@ def parquet_rows(file: BinaryIO, longest: int, unpacked: Unpacked) -> Numbered:
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
         most = max((_most(about.schema, group) for group in groups), default=0)
         table = parquet.ParquetFile(file, metadata=about, pre_buffer=False)
+        names = table.schema_arrow.names
     except (pa.ArrowException, *_FAULTS) as fault:
         raise ImportRefused(
             _("The Parquet file can't be read: %(what)s") % {"what": _first_line(fault)}
@@ -48,6 +50,7 @@ def parquet_rows(file: BinaryIO, longest: int, unpacked: Unpacked) -> Numbered:
             _("A row group of the Parquet file is larger than %(most)d bytes unpacked.")
             % {"most": MAX_GROUP_BYTES}
         )
+    _refuse_doubled(names)
     batches = (
         batch
         for number in range(len(groups))
@@ -133,12 +136,25 @@ def arrow_rows(file: BinaryIO, longest: int, unpacked: Unpacked) -> Numbered:
             whole = pa.ipc.open_file(file)
             batches = map(whole.get_batch, range(whole.num_record_batches))
         else:
-            batches = iter(pa.ipc.open_stream(file))
+            whole = pa.ipc.open_stream(file)
+            batches = iter(whole)
+        names = whole.schema.names
     except (pa.ArrowException, *_FAULTS) as fault:
         raise ImportRefused(
             _("The Arrow file can't be read: %(what)s") % {"what": _first_line(fault)}
         ) from None
+    _refuse_doubled(names)
     yield from _rows_of(batches, longest, unpacked)
+
+
+def _refuse_doubled(names: list[str]) -> None:
+    """As of a CSV file: a row would hold the last of them. Raises ImportRefused."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ImportRefused(
+                _("Two columns of the file are named “%(name)s”; rename one of them.")
+                % {"name": shown(name)[:40]}
+            )
 
 
 def _rows_of(batches: Iterator[Any], longest: int, unpacked: Unpacked) -> Numbered:

@@ -17,6 +17,12 @@ class PythonText(str):
     and quotes, and it can't be read for sure: numpy leaves out the commas between them."""
 
 
+KNOWN = {
+    *("prompt", "messages", "conversations", "instruction"),
+    *("chosen", "completion", "preferred_output"),
+}
+"""Fields by which a row of prompts or pairs is known; each format has one of them."""
+
 Row = dict[str, Any]
 Messages = list[dict[str, Any]]
 
@@ -24,6 +30,20 @@ Messages = list[dict[str, Any]]
 def shown(text: str) -> str:
     """Without what a report's JSON or a terminal can't carry."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def refuse_wrapped(row: Row) -> None:
+    """Raise BadRow where a row that is none holds a list of rows, as `{"data": […]}`."""
+    for name, value in row.items():
+        rows = value if isinstance(value, list) else []
+        if any(isinstance(one, dict) and KNOWN & one.keys() for one in rows):
+            raise BadRow(
+                _(
+                    "“%(name)s” holds a list of rows; write the list alone, or each of its"
+                    " rows on a line"
+                )
+                % {"name": shown(name)[:40]}
+            )
 
 
 def refuse_python(row: Row, *names: str) -> None:

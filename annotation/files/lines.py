@@ -101,7 +101,8 @@ class Lines:
         zeros = [place for place, byte in enumerate(start[:4]) if not byte]
         if start.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros in ([0, 2], [1, 3]):
             raise ImportRefused(_("The file is UTF-16. Save it as UTF-8."))
-        if start.startswith(_BOM):
+        # Two, where a program put one before what began with one.
+        while stream.peek(len(_BOM)).startswith(_BOM):
             stream.read(len(_BOM))
 
     def first(self) -> bytes:

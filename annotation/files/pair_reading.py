@@ -19,7 +19,14 @@ from django.utils.translation import gettext as _
 from annotation.files import llamafactory, tables
 from annotation.files import messages as chats
 from annotation.files.columns import PAIRS
-from annotation.files.faults import BadRow, Messages, Row, refuse_python, shown
+from annotation.files.faults import (
+    BadRow,
+    Messages,
+    Row,
+    refuse_python,
+    refuse_wrapped,
+    shown,
+)
 from annotation.files.messages import turn
 from annotation.files.pair_restoring import (
     RESTORERS,
@@ -94,6 +101,7 @@ def read(row: Row) -> PairRow | Labelled:
     refuse_python(row, "prompt", "chosen", "rejected", "completion", *spoken)
     format = told_apart(row)
     if not format:
+        refuse_wrapped(row)
         missing = [name for name in ("chosen", "rejected") if not _has(row, name)]
         raise BadRow(
             _(

@@ -6,7 +6,14 @@ from django.utils.translation import gettext as _
 
 from annotation import texts
 from annotation.files import messages as chats
-from annotation.files.faults import BadRow, Messages, Row, refuse_python, shown
+from annotation.files.faults import (
+    BadRow,
+    Messages,
+    Row,
+    refuse_python,
+    refuse_wrapped,
+    shown,
+)
 
 ROLES = ("system", "user", "assistant")
 
@@ -15,6 +22,7 @@ def prompt_of(row: Row) -> Messages:
     """The chat messages that a row means; raises BadRow naming field and fix."""
     given = [name for name in ("prompt", "messages") if row.get(name) is not None]
     if not given:
+        refuse_wrapped(row)
         raise BadRow(_("has no “prompt” (a text) and no “messages” (a list); add one"))
     # A cell that is empty in a row of a table says nothing of that row.
     given = [name for name in given if row[name] != ""] or given[:1]

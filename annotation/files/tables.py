@@ -20,6 +20,7 @@ from django.utils.translation import gettext as _
 from annotation.errors import ImportRefused
 from annotation.files.columns import is_ours
 from annotation.files.faults import (
+    KNOWN,
     MAX_ROW_DEPTH,
     BadRow,
     Messages,
@@ -46,7 +47,6 @@ _BETWEEN = re.compile(r"[ \t\r\n,]*")
 _TO_THE_LIST = re.compile(r"\s*\[[ \t\r\n,]*")
 LONGEST_WORD = 10
 """Characters that JSON reads at once: "-Infinity" and one more."""
-_KNOWN = {"prompt", "messages", "conversations", "instruction", "chosen", "completion"}
 
 MAX_COLUMNS = 1000
 MAX_CELL = 4 * 1024 * 1024
@@ -226,7 +226,7 @@ def _not_json(wrong: Exception) -> BadRow:
     if isinstance(wrong, json.JSONDecodeError):
         return BadRow(
             _("not JSON: %(what)s at column %(place)d; write one object per line")
-            % {"what": retold(wrong.msg), "place": wrong.colno}
+            % {"what": retold(wrong.msg.removesuffix(" at")), "place": wrong.colno}
         )
     if isinstance(wrong, RecursionError):
         return BadRow(_("nested too deeply; a row is a flat object"))
@@ -329,7 +329,7 @@ def _inside(quoted: re.Match[str]) -> str:
 
 def _fit(header: str, delimiter: str) -> tuple[int, int]:
     names = {name.strip().lower() for name in header.split(delimiter)}
-    return len(names & _KNOWN), header.count(delimiter)
+    return len(names & KNOWN), header.count(delimiter)
 
 
 def _not_csv(wrong: csv.Error) -> str:

@@ -32,6 +32,7 @@ from annotation.forms import ImportForm, MappingForm
 from annotation.models import ImportJob, Project, Role
 from annotation.pages import page
 from annotation.retelling import retold
+from inference.faults import told
 
 STOP_POLLING = 286
 """htmx ends its polling on this status and still swaps the answer."""
@@ -95,7 +96,7 @@ def _preview(
         found = import_jobs.preview(job, kind, mapping) if mapping else plain
         found.columns = plain.columns
     except (ImportRefused, OSError) as error:
-        fault = getattr(error, "message", "") or str(error)
+        fault = getattr(error, "message", "") or told(error)
         context = {"job": job, "fault": fault, "refusal": refusal}
         return page(request, "annotation/import_preview.html", context, status=422)
     context = {

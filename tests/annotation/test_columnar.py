@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from annotation.errors import ImportRefused
 from annotation.files.columnar import arrow_rows, parquet_rows
 from annotation.files.faults import BadRow
 from annotation.files.lines import Unpacked
@@ -56,6 +57,26 @@ def test_any_time_is_a_text_without_pandas(monkeypatch, value, kind, told):
     for rows, _count in both(table):
         assert rows[0] == {"at": told, "list": [told], "in": {"at": told}}
         assert rows[1] == {"at": None, "list": [None], "in": {}}
+
+
+def test_two_columns_of_one_name_are_refused_by_name():
+    """Of a row's two texts the last one would have won."""
+    table = pa.Table.from_arrays(
+        [pa.array([text]) for text in ("a", "b", "c")], ["prompt", "chosen", "prompt"]
+    )
+    told = "Two columns of the file are named “prompt”; rename one of them."
+    file, streams = io.BytesIO(), [io.BytesIO(), io.BytesIO()]
+    parquet.write_table(table, file)
+    for stream, write in zip(
+        streams, (pa.ipc.new_stream, pa.ipc.new_file), strict=True
+    ):
+        with write(stream, table.schema) as writer:
+            writer.write_table(table)
+    for read, data in ((parquet_rows, file), *((arrow_rows, one) for one in streams)):
+        data.seek(0)
+        with pytest.raises(ImportRefused) as refused:
+            next(read(data, 1000, Unpacked(1000)))
+        assert refused.value.message == told
 
 
 def test_a_table_without_rows_is_no_fault():

@@ -238,3 +238,44 @@ def test_the_share_of_an_archive_is_that_of_its_rows(tmp_path, kind):
     for row in (4500, 9000, 13_500):
         assert shares[row] == pytest.approx(row / 18_000, abs=0.12)
     assert reading.share > 0.85
+
+
+# --- What is nearly JSONL ----------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"prompt": "no end', "Unterminated string starting at column 12"),
+        ('{"prompt": "a\tb"}', "Invalid control character at column 14"),
+        ('{"prompt" "x"}', "Expecting ':' delimiter at column 11"),
+    ],
+)
+def test_where_a_line_is_broken_is_said_once(line, what):
+    [(_number, bad)] = rows(line)
+    assert str(bad) == f"not JSON: {what}; write one object per line"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_object_around_the_rows_is_told_as_such(project, indent):
+    rows_of = {
+        import_prompts: {"prompt": "A question?"},
+        import_pairs: {"prompt": "Why?", "chosen": "So.", "rejected": "No."},
+    }
+    for read, row in rows_of.items():
+        wrapped = json.dumps({"version": 1, "data": [row] * 2}, indent=indent)
+        report = read(project, io.BytesIO(wrapped.encode()))
+        assert told(report) == [
+            (
+                1,
+                "“data” holds a list of rows; write the list alone, or each of its rows"
+                " on a line",
+            )
+        ]
+    # What is a prompt may carry what it will.
+    row = {"prompt": "And this?", "like": [{"prompt": "That?"}]}
+    report = import_prompts(project, io.BytesIO(json.dumps(row).encode()))
+    assert (report.accepted, told(report)) == (1, [])
+
+
+@pytest.mark.parametrize("header", ['{"prompt": "Why?"}\n', "prompt\nWhy?\n"])
+def test_a_second_byte_order_mark_is_passed_over(header):
+    assert [row for _line, row in rows("\ufeff\ufeff" + header)] == [{"prompt": "Why?"}]

@@ -105,6 +105,20 @@ def test_a_round_tells_its_progress(rita, running):
     assert row["progress"] == {"step": 40, "total_steps": 96, "eta_seconds": 31}
 
 
+def test_why_it_failed_is_told_in_the_readers_language(project, rita):
+    row = make_round(
+        project, state="failed", error="The trainer left no adapter folder."
+    )
+    make_policy(project=project, rejected_reason="Its files are gone: policies/x")
+    policies, told = (
+        rita.get(url, headers={"Accept-Language": "zh-hans"}).json()
+        for url in (POLICIES, f"{V1}/rounds/{row.pk}")
+    )
+    assert told["error"] == "训练器没有留下适配器文件夹。"
+    assert "文件已不存在" in policies[-1]["rejected_reason"]
+    assert rita.get(f"{V1}/rounds/{row.pk}").json()["error"] == row.error
+
+
 def test_listing_rounds_costs_the_same_for_many(
     project, rita, django_assert_max_num_queries
 ):

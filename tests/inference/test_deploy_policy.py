@@ -164,8 +164,10 @@ def test_files_that_are_gone_reject_the_policy(fleet, channel, new_policy):
     policy = new_policy()
     policy.adapter_path.chmod(0o755)
     (policy.adapter_path / "canary.json").unlink()
-    with pytest.raises(AdapterRefused, match="files are gone"):
+    with pytest.raises(AdapterRefused, match="files are gone: No such file") as refusal:
         deploy_policy(policy)
+    assert "canary.json" in str(refusal.value)
+    assert str(policy.adapter_path) not in str(refusal.value)
 
 
 def test_too_many_open_files_refuse_for_now(fleet, channel, new_policy, monkeypatch):

@@ -19,6 +19,7 @@ from training.reconcile import reconcile
 from training.rounds import cancel_round, start_round
 from training.running import run_round, vllm_reason
 from training.states import move
+from training.tasks import train_round
 
 pytestmark = pytest.mark.django_db
 
@@ -28,6 +29,20 @@ NOTHING = dict.fromkeys(STEPS, 0)
 
 def ago(seconds):
     return timezone.now() - timedelta(seconds=seconds)
+
+
+def test_messages_of_a_round_that_waits_long_expire(queued, monkeypatch, settings):
+    """Each after the next was sent: every 30 s, or at the beat's next look, 15 s later."""
+    sent = []
+    monkeypatch.setattr(
+        train_round, "apply_async", lambda **options: sent.append(options)
+    )
+    set_row(queued, nudged_at=ago(31))
+    settings.ROUND_NUDGE_AFTER = 30.0
+    assert reconcile() == NOTHING | {"nudged": 1}
+    assert [(message["args"], message["expires"]) for message in sent] == [
+        ((queued.pk,), 60.0)
+    ]
 
 
 def test_a_fresh_and_a_busy_round_are_left_alone(queued, nudges):

@@ -10,14 +10,15 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from inference import services
 from inference.errors import InferenceError
-from inference.models import Deployment
+from inference.models import Deployment, Replica
 from tests.factories import make_policy, make_user
 from tests.training.conftest import make_pairs
 from training import attempts, ingest, queries
 from training.models import TrainingRound
 from training.rounds import start_round
-from training.running import run_round
+from training.running import run_round, vllm_reason
 from training.views import rounds
 
 pytestmark = pytest.mark.django_db
@@ -307,6 +308,23 @@ def test_polling_gets_the_fragment_and_304_while_nothing_changes(as_manager, run
     moved = as_manager.get(url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=etag)
     assert moved.status_code == 200 and b"step 13 of 40" in moved.content
     assert "no-cache" in moved["Cache-Control"] and "private" in moved["Cache-Control"]
+
+
+def test_polling_tells_that_the_model_was_stopped_meanwhile(
+    as_manager, running, settings
+):
+    """With VLLM_WHILE_TRAINING=stop that is all that changes while it prepares."""
+    TrainingRound.objects.filter(pk=running.pk).update(state="preparing")
+    url = reverse("round_status", args=[running.pk])
+    etag = as_manager.get(url, HTTP_HX_REQUEST="true")["ETag"]
+    address = f"http://127.0.0.1:{settings.VLLM_PORT}"
+    Replica.objects.create(url=address, is_managed=True)
+    services.set_wanted("stopped", vllm_reason())
+    told = as_manager.get(url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=etag)
+    assert told.status_code == 200 and vllm_reason() in told.content.decode()
+    services.set_wanted("running", "")
+    again = as_manager.get(url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=told["ETag"])
+    assert again.status_code == 200 and again["ETag"] == etag
 
 
 def test_polling_ends_with_286_once_the_round_is_over(as_manager, running):

@@ -364,6 +364,24 @@ def test_a_broken_adapter_is_no_policy(queued, settings):
     assert "could not become a policy" in queued.error
 
 
+@pytest.mark.parametrize(
+    "where", ["training.ingest.store_metrics", "inference.policies.register_policy"]
+)
+def test_what_is_missing_is_told_without_the_machines_folders(
+    queued, monkeypatch, settings, tmp_path, where
+):
+    settings.DATA_DIR = tmp_path
+
+    def broken(*_args):
+        (queued.folder / "gone.json").read_text()
+
+    monkeypatch.setattr(where, broken)
+    run_round(queued.pk)
+    detail = queued.events.last().detail
+    assert f"No such file or directory: rounds/{queued.pk}/gone.json" in detail
+    assert str(tmp_path) not in detail and "Errno" not in detail
+
+
 def test_a_fault_of_ours_gives_the_round_back(queued, monkeypatch):
     def broken(*_args):
         raise RuntimeError("a bug")

@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 from annotation.access import checked_role, needs
 from annotation.api.serializers import Body, Instant, problems, read
 from annotation.models import Project, Role
+from annotation.retelling import retold
 from inference.models import Policy
 from inference.queries import channel_policies, policy_states
 from training import promotion
@@ -33,8 +34,11 @@ class PolicySerializer(serializers.Serializer):
     is_base = serializers.BooleanField()
     rank = serializers.IntegerField(help_text="of its adapter; 0 for a base")
     adapter_sha256 = serializers.CharField()
-    rejected_reason = serializers.CharField()
+    rejected_reason = serializers.SerializerMethodField(help_text="in your language")
     created_at = Instant()
+
+    def get_rejected_reason(self, policy: Policy) -> str:
+        return retold(policy.rejected_reason)
 
 
 def policy_json(project: Project, policies: list[Policy]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from annotation.api.serializers import (
 )
 from annotation.files.writing import TABLES
 from annotation.models import Role
+from annotation.retelling import retold
 from training import rounds
 from training.models import TrainingRound
 from training.queries import pairs_of, project_of_round, with_counts
@@ -46,7 +47,7 @@ class RoundSerializer(serializers.Serializer):
     progress = serializers.SerializerMethodField()
     pairs = serializers.IntegerField(source="n_pairs", help_text="frozen for it")
     policy = serializers.SerializerMethodField(help_text="what came of it")
-    error = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField(help_text="in your language")
     preset = serializers.CharField()
     start = serializers.CharField(source="start.name")
     reference = serializers.ChoiceField(choices=TrainingRound.Reference.choices)
@@ -75,7 +76,7 @@ class RoundSerializer(serializers.Serializer):
         return row.policy.name if row.policy else None
 
     def get_error(self, row: TrainingRound) -> str | None:
-        return row.error or None
+        return retold(row.error) or None
 
 
 def _answer(pk: int, status: int = 200) -> Response:

@@ -246,19 +246,19 @@ def _round_page(
 def _round_context(
     request: HttpRequest, training_round: TrainingRound
 ) -> dict[str, Any]:
-    rows = queries.metric_rows(training_round)
+    curves = queries.curves_of(training_round)
     policy = training_round.policy
     channel = request.project.channel
     return {
         "round": training_round,
         "export_formats": EXPORTED_AS,
         "silent": queries.is_silent(training_round),
-        "series": json.dumps(queries.chart_series(rows)),
-        "table": queries.number_table(rows),
+        "series": json.dumps(queries.chart_series(curves)),
+        "table": queries.number_table(curves),
         "remarks": [
-            *read_supervised(queries.metric_rows(training_round, "sft")),
+            *read_supervised(queries.curves_of(training_round, "sft")),
             *read_curves(
-                rows,
+                curves,
                 training_round.n_pairs,
                 not training_round.is_active,
                 queries.held_out_count(training_round),
@@ -270,8 +270,12 @@ def _round_context(
         "hardest": queries.hardest_pairs(training_round),
         "n_replayed": training_round.round_pairs.filter(is_replay=True).count(),
         "policy_state": policy_state(policy, channel) if policy else "",
-        "vllm_stopped": stopped_on_purpose() if training_round.is_active else "",
+        "vllm_stopped": _vllm_stopped(training_round),
     }
+
+
+def _vllm_stopped(training_round: TrainingRound) -> str:
+    return stopped_on_purpose() if training_round.is_active else ""
 
 
 def _etag(request: HttpRequest, training_round: TrainingRound) -> str:
@@ -286,7 +290,8 @@ def _etag(request: HttpRequest, training_round: TrainingRound) -> str:
         training_round.activity,
         training_round.cancel_requested,
         queries.is_silent(training_round),
-        training_round.metrics.count(),
+        queries.last_steps(training_round),
+        _vllm_stopped(training_round),
         last.pk if last else 0,
         request.project.channel.serving_id,
         request.role,

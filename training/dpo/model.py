@@ -21,7 +21,7 @@ import peft
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
@@ -451,8 +451,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     return getattr(value, "value", value)
-
-
-def load_adapter_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights of a saved adapter under PEFT's file names."""
-    return load_file(folder / ADAPTER_FILES[1])

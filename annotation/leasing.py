@@ -273,6 +273,7 @@ def claim_probe(
     annotator,
     own: ProjectSettings,
     now: datetime,
+    outcome: str = Lease.Outcome.ACTIVE,
 ) -> uuid.UUID | None:
     """Make and lease a probe in this transaction, where one is due."""
     slot = probing.slot_for(project, annotator, own)
@@ -281,7 +282,7 @@ def claim_probe(
     until = now + timedelta(minutes=own.lease_minutes)
     key = _take(slot.pk, slot.lease_id, until)
     if key is not None:
-        make_lease(slot.comparison, annotator.pk, key, until)
+        make_lease(slot.comparison, annotator.pk, key, until, outcome)
     return key
 
 
@@ -291,10 +292,11 @@ def claim_next(
     own: ProjectSettings,
     found: Sequence[tuple],
     now: datetime,
+    outcome: str = Lease.Outcome.ACTIVE,
 ) -> uuid.UUID | None:
     """In this transaction, a probe where one is due, else what `claim` gives of `found`."""
-    probe = claim_probe(project, annotator, own, now)
-    return probe or claim(found, annotator.pk, now, own.lease_minutes)
+    probe = claim_probe(project, annotator, own, now, outcome)
+    return probe or claim(found, annotator.pk, now, own.lease_minutes, outcome)
 
 
 def _claim_waiting(

@@ -54,15 +54,6 @@ def checked_role(user, project: Project, needed: str) -> str:
     return role
 
 
-def project_for(user, slug: str, role: str = Role.ANNOTATOR) -> Project:
-    """The project, if the user has at least `role` in it (else 404 or 403)."""
-    project = get_object_or_404(
-        Project.objects.select_related("channel__serving", "base"), slug=slug
-    )
-    checked_role(user, project, role)
-    return project
-
-
 def projects_for(user):
     """The projects a user sees, by slug."""
     projects = Project.objects.select_related("channel__serving", "base")

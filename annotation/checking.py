@@ -157,17 +157,13 @@ def standing_word(pair: PreferencePair) -> LetThrough | None:
     return LetThrough.objects.filter(pair=pair, taken_back_at=None).first()
 
 
-def check_waiting(project: Project | None = None, most: int | None = None) -> int:
-    """Check the pairs that wait for it, of one project or of all, at most `most`; how
-    many.
+def check_waiting(most: int | None = None) -> int:
+    """Check the pairs that wait for it, at most `most`; how many.
 
     Those whose rules were changed first, and each in the order they were made, so that
     of near duplicates the first one stays.
     """
-    standing = PreferencePair.objects.filter(superseded_at=None)
-    if project is not None:
-        standing = standing.filter(project=project)
-    standing = standing.select_related(
+    standing = PreferencePair.objects.filter(superseded_at=None).select_related(
         "project", "prompt", "chosen__edited_from", "rejected__edited_from"
     )
     # Each in the order of its index: else an idle look reads all pairs there are.

@@ -44,8 +44,6 @@ class Fit:
     """(J, J): the same of all judgments together; what an annotator without any has."""
     posteriors: Floats
     """(I, J): probability of each true label given the item's judgments, T of (2.5)."""
-    log_likelihood: float
-    """Natural logarithm of (2.7) at `prior` and `errors`."""
     iterations: int
     has_converged: bool
 
@@ -90,19 +88,16 @@ def fit(
     posteriors = _with_truth(votes / votes.sum(1, keepdims=True), known)  # (3.1)
 
     cell = who * n_labels + label
-    likelihood, has_converged, iterations = -np.inf, False, 0
+    has_converged, iterations = False, 0
     while not has_converged and iterations < most_iterations:
         prior, errors, average = _m_step(
             posteriors, item, cell, n_annotators, mirror, smoothing
         )
-        updated, likelihood = _e_step(item, who, label, n_items, prior, errors)
-        updated = _with_truth(updated, known)
+        updated = _with_truth(_e_step(item, who, label, n_items, prior, errors), known)
         has_converged = bool(np.abs(updated - posteriors).max() <= tolerance)
         posteriors = updated
         iterations += 1
-    return Fit(
-        prior, errors, average, posteriors, likelihood, iterations, has_converged
-    )
+    return Fit(prior, errors, average, posteriors, iterations, has_converged)
 
 
 def posterior(prior: ArrayLike, errors: ArrayLike, labels: Sequence[int]) -> Floats:
@@ -115,7 +110,7 @@ def posterior(prior: ArrayLike, errors: ArrayLike, labels: Sequence[int]) -> Flo
         logs = np.log(np.asarray(prior, dtype=float))
         for rates, label in zip(np.asarray(errors, dtype=float), labels, strict=True):
             logs = logs + np.log(rates[:, label])
-    return _normalised(logs[None])[0][0]
+    return _normalised(logs[None])[0]
 
 
 def _m_step(
@@ -155,8 +150,8 @@ def _m_step(
 
 def _e_step(
     item: Ints, who: Ints, label: Ints, n_items: int, prior: Floats, errors: Floats
-) -> tuple[Floats, float]:
-    """(2.5) for every item, and the logarithm of (2.7)."""
+) -> Floats:
+    """(2.5) for every item."""
     with np.errstate(divide="ignore"):
         log_prior, log_errors = np.log(prior), np.log(errors)
     logs = np.stack(
@@ -166,21 +161,14 @@ def _e_step(
         ],
         axis=1,
     )
-    posteriors, log_sums = _normalised(logs + log_prior)
-    return posteriors, float(log_sums.sum())
+    return _normalised(logs + log_prior)
 
 
-def _normalised(logs: Floats) -> tuple[Floats, Floats]:
-    """Probabilities (I, J) of their unnormalised logarithms, and the log of their sums."""
+def _normalised(logs: Floats) -> Floats:
+    """Probabilities (I, J) of their unnormalised logarithms."""
     highest = logs.max(1, keepdims=True)
     highest = np.where(np.isfinite(highest), highest, 0.0)
-    shares = np.exp(logs - highest)
-    sums = shares.sum(1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        log_sums = (np.log(sums) + highest)[:, 0]
-    return np.where(
-        sums > 0, shares / np.where(sums > 0, sums, 1), 1 / logs.shape[1]
-    ), (log_sums)
+    return _rates(np.exp(logs - highest))
 
 
 def _rates(counts: Floats) -> Floats:

@@ -89,16 +89,6 @@ def count_judgments(comparison_id: int) -> None:
     sql.changed(_COUNT, comparison_id)
 
 
-@transaction.atomic
-def decide(comparison: Comparison) -> Decision | None:
-    """The standing decision; None while a slot waits. Raises Frozen.
-
-    How judgments decide is the project's setting `decide_by`. A reviewer's decision
-    stands whatever the judgments say.
-    """
-    return decide_locked(locked(comparison.pk))
-
-
 _DECISION = sql.Columns(Decision, "d")
 _STANDING = f"""
 SELECT EXISTS (SELECT 1 FROM annotation_slot s WHERE s.comparison_id = c.id
@@ -119,7 +109,11 @@ def standing_judgments(comparison: Comparison) -> list[Judgment]:
 
 
 def decide_locked(comparison: Comparison) -> Decision | None:
-    """The same for a row that `locked` gave in this transaction."""
+    """The standing decision; None while a slot waits. Raises Frozen.
+
+    `comparison` is a row that `locked` gave in this transaction. How judgments decide is
+    the project's setting `decide_by`. A reviewer's decision stands whatever they say.
+    """
     # What is left open of a withdrawn comparison will never be filled.
     is_withdrawn = comparison.withdrawn_at or comparison.state == _WITHDRAWN
     unfilled = Slot.State.LEASED if is_withdrawn else Slot.State.OPEN

@@ -13,6 +13,7 @@ from annotation.batches import paged
 from annotation.files.faults import Row
 from annotation.judging import criteria_seen
 from annotation.models import Judgment, PreferencePair, Project, Prompt
+from annotation.models.comparisons import unseen
 
 
 def pair_table(pairs: QuerySet[PreferencePair]) -> Iterator[Row]:
@@ -23,9 +24,7 @@ def judgment_rows(judgments: QuerySet[Judgment], *, with_names: bool) -> Iterato
     """As shown and as judged, the oldest first; people by pseudonym unless named."""
     sides = ("lease__first", "lease__second", "edited")
     found = judgments.select_related("comparison__prompt", "annotator", *sides)
-    found = found.defer(
-        *(f"{side}__{name}" for side in sides for name in exporting.LARGE)
-    )
+    found = found.defer(*unseen(*sides, also=["html"]))
     for judgment in paged(found, "created_at", "pk"):
         first, second = judgment.lease.first, judgment.lease.second
         yield {

@@ -26,10 +26,7 @@ from annotation.models import (
     Project,
     Prompt,
 )
-
-LARGE = ("prompt_token_ids", "token_ids", "logprobs", "html")
-"""Columns of a completion that no export needs."""
-_UNUSED_OF_TWO = [f"comparison__{side}__{name}" for side in "ab" for name in LARGE]
+from annotation.models.comparisons import TOKENS, unseen
 
 
 def export(project: Project, format: str) -> Iterator[str]:
@@ -82,7 +79,7 @@ def in_full(pairs: Iterable[PreferencePair]) -> Iterable[PreferencePair]:
     """
     if not isinstance(pairs, QuerySet):
         return pairs
-    answers = Completion.objects.defer(*LARGE).prefetch_related("edited_from")
+    answers = Completion.objects.defer(*TOKENS, "html").prefetch_related("edited_from")
     both = (Prefetch(side, answers) for side in ("chosen", "rejected"))
     return paged(pairs.prefetch_related("prompt", *both))
 
@@ -104,7 +101,8 @@ def labelled_alike(decisions: QuerySet[Decision]) -> Iterator[Row]:
     found = decisions.select_related(
         "comparison__prompt", "comparison__a", "comparison__b"
     )
-    for decision in paged(found.defer(*_UNUSED_OF_TWO)):
+    answers = unseen("comparison__a", "comparison__b", also=["html"])
+    for decision in paged(found.defer(*answers)):
         of = decision.comparison
         asked = _asked(of.prompt, (of.a, of.b))
         for side, answer in (("a", of.a), ("b", of.b)):
@@ -119,8 +117,8 @@ def labelled_alike(decisions: QuerySet[Decision]) -> Iterator[Row]:
 
 def labelled_alone(answers: QuerySet[LabelledAnswer]) -> Iterator[Row]:
     """Labelled answers that were imported without a partner, as the rows they were."""
-    unseen = (f"completion__{name}" for name in LARGE)
-    for one in paged(answers.select_related("prompt", "completion").defer(*unseen)):
+    found = answers.select_related("prompt", "completion")
+    for one in paged(found.defer(*unseen("completion", also=["html"]))):
         yield pair_restoring.restored_half(
             one.prompt.messages, answer_messages(one.completion), json.loads(one.kept)
         )

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from annotation.deciding import decide_locked, locked
 from annotation.errors import Refused
 from annotation.models import Comparison, Lease, Project
+from annotation.models.comparisons import unseen
 from annotation.stock import withdraw_open
 
 
@@ -26,10 +27,9 @@ def flagged(project: Project, flag: str = "") -> QuerySet[Lease]:
 
 def with_content(leases: QuerySet[Lease]) -> QuerySet[Lease]:
     """Leases with what the page shows of them, without tokens and log-probs."""
-    unseen = ("prompt_token_ids", "token_ids", "logprobs", "messages")
     return leases.select_related(
         "annotator", "comparison__prompt", "first", "second"
-    ).defer(*(f"{side}__{name}" for side in ("first", "second") for name in unseen))
+    ).defer(*unseen("first", "second", also=["messages"]))
 
 
 def counts(project: Project) -> dict[str, int]:

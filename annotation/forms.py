@@ -311,11 +311,7 @@ class ExportForm(forms.Form):
 
 
 PAIR_FORMATS = [
-    ("trl", "TRL (JSONL)"),
-    ("openai", "OpenAI, Azure (JSONL)"),
-    ("together", "Together (JSONL)"),
-    ("llamafactory", "LLaMA-Factory (JSONL)"),
-    ("kto", "KTO (JSONL)"),
+    *((name, f"{shown} (JSONL)") for name, shown in words.FORMATS.items()),
     ("csv", "CSV"),
     ("parquet", "Parquet"),
 ]

@@ -34,6 +34,7 @@ from annotation.models import (
     Project,
     Prompt,
 )
+from annotation.models.comparisons import unseen
 from annotation.rendering import render_markdown
 from annotation.stock import withdraw_open
 
@@ -54,13 +55,7 @@ def items(project: Project) -> QuerySet[GoldItem]:
     return (
         GoldItem.objects.filter(project=project)
         .select_related("prompt", "a", "b", "author", "retired_by")
-        .defer(
-            *(
-                f"{side}__{name}"
-                for side in "ab"
-                for name in ("prompt_token_ids", "token_ids", "logprobs")
-            )
-        )
+        .defer(*unseen("a", "b"))
         .annotate(
             n_judged=Count("probes__comparison__judgments", filter=stands),
             n_right=Count("probes__comparison__judgments", filter=stands & right),

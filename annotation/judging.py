@@ -188,6 +188,8 @@ def _replay(lease: Lease, body_sha256: str) -> Submitted | None:
     if earlier is None:
         return None
     if earlier.body_sha256 != body_sha256:
+        if earlier.undone_at:
+            raise OtherBody(leasing.came_back())
         raise OtherBody(
             _("This pair was judged already, with another answer. Undo that first.")
         )

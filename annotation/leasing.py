@@ -20,10 +20,11 @@ from django.utils.translation import gettext as _
 
 from annotation import probing, project_settings, sql, texts, waiting
 from annotation.deciding import decide_locked, locked
-from annotation.errors import InvalidJudgment, Refused
+from annotation.errors import AlreadyUndone, InvalidJudgment, Refused
 from annotation.models import (
     Comparison,
     Completion,
+    Judgment,
     Lease,
     Project,
     Prompt,
@@ -443,6 +444,14 @@ def _expire(lease_id: uuid.UUID, comparison_id: int, **still: Any) -> int:
         return 1
 
 
+def came_back() -> str:
+    """What is said of a lease whose judgment was undone: in another tab, most likely."""
+    return _(
+        "You undid your judgment of this pair, and the pair came back to you anew."
+        " This copy of it is closed."
+    )
+
+
 def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
     """End the lease without a verdict; the comparison isn't offered to them again.
 
@@ -474,5 +483,7 @@ def skip(lease: Lease, reason: str = "", flag: str = "") -> None:
             ).update(**{name: value for name, value in said.items() if value})
         lease.refresh_from_db(fields=["outcome", "skip_reason", "flag", "ended_at"])
         if lease.outcome == Lease.Outcome.JUDGED:
+            if not Judgment.objects.filter(lease=lease, undone_at=None).exists():
+                raise AlreadyUndone(came_back())
             raise Refused(_("You have judged this pair already. Undo that first."))
     nudge(lease.project)

@@ -22,7 +22,8 @@ class Entry(NamedTuple):
     role: str = Role.ANNOTATOR
     """Who may open it, and whoever may more."""
     within: tuple[str, ...] = ()
-    """Addresses that belong to it: one opened from it, or what its forms are sent to."""
+    """Addresses that belong to it: one opened from it, or what its forms are sent to. Of
+    entries that name the same one, it belongs to the last one that the reader may open."""
 
 
 Group = tuple[Any, list[Entry]]
@@ -31,7 +32,8 @@ GROUPS: list[Group] = [
     (
         pgettext_lazy("navigation", "Project"),
         [
-            Entry("project", _("Overview")),
+            # Which names the prompts that the policy answers badly.
+            Entry("project", _("Overview"), within=("prompt",)),
             Entry("members", _("Members"), Role.MANAGER),
             Entry("project_settings", _("Settings"), Role.MANAGER),
         ],
@@ -131,11 +133,13 @@ def navigation(project: Project, role: str, here: str) -> Navigation:
         groups = [
             (entry.words, [entry]) for _words, entries in groups for entry in entries
         ]
+    every = [entry for _words, entries in groups for entry in entries]
+    naming = [entry for entry in every if here in (entry.name, *entry.within)]
     tops: list[Link] = []
     pages: list[Link] = []
     heading: Any = ""
     for words, entries in groups:
-        links = [_link(project, entry, here) for entry in entries]
+        links = [_link(project, entry, entry in naming[-1:]) for entry in entries]
         if len(links) == 1:
             tops += links
             continue
@@ -154,7 +158,6 @@ def _visible(role: str) -> list[Group]:
     return [(words, entries) for words, entries in allowed if entries]
 
 
-def _link(project: Project, entry: Entry, here: str) -> Link:
-    is_here = here == entry.name or here in entry.within
+def _link(project: Project, entry: Entry, is_here: bool) -> Link:
     url = reverse(entry.name, args=[project.slug])
     return Link(entry.name, entry.words, url, "page" if is_here else "")

@@ -59,7 +59,11 @@ def _role(message: Any) -> str:
 
 
 def plain_content(message: Any) -> str:
-    """A message's text, whatever its shape; of content in parts, those that are text."""
+    """A message's text, whatever its shape; of content in parts, those that are text.
+
+    Parts are joined closer than in files/messages.py: bands and verdicts that are stored
+    were made of this.
+    """
     content = message.get("content") if isinstance(message, dict) else message
     if isinstance(content, list):
         return "\n".join(

@@ -14,6 +14,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import SafeString, mark_safe
 
 from annotation.adjudicating import how_many
+from annotation.files.messages import plain
 from annotation.models import Completion
 from annotation.rendering import RENDERER_VERSION, render_markdown
 
@@ -55,7 +56,7 @@ def completion_html(completion: Completion) -> SafeString:
 def message_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Chat messages for a template: role and safe html, whatever content they carry."""
     return [
-        {"role": str(message.get("role", "")), "html": safe_html(_plain(message))}
+        {"role": str(message.get("role", "")), "html": safe_html(_shown(message))}
         for message in messages
     ]
 
@@ -73,17 +74,10 @@ def prompt_parts(messages: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _plain(message: dict[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "\n\n".join(
-            str(part.get("text", "")) for part in content if isinstance(part, dict)
-        )
+def _shown(message: dict[str, Any]) -> str:
     calls = message.get("tool_calls") or message.get("function_call")
-    if not calls:
-        return "" if content is None else str(content)
     # Else a turn that only calls a tool would be shown as an empty one.
-    return f"{content or ''}\n\n{_as_code(calls)}"
+    return plain(message) + (f"\n\n{_as_code(calls)}" if calls else "")
 
 
 def _as_code(value: Any) -> str:

@@ -33,6 +33,7 @@ from annotation.models import (
     Project,
     RuleVerdict,
 )
+from annotation.models.comparisons import unseen
 from annotation.models.pairs import FROZEN
 from annotation.standing import standing
 from annotation.validation import BROKE, RULES
@@ -120,13 +121,7 @@ def my_history(project: Project, user) -> QuerySet[Judgment]:
     return (
         Judgment.objects.filter(project=project, annotator=user)
         .select_related("comparison__prompt", "lease__first", "lease__second", "edited")
-        .defer(
-            *(
-                f"lease__{side}__{name}"
-                for side in ("first", "second")
-                for name in ("prompt_token_ids", "token_ids", "logprobs", "html")
-            )
-        )
+        .defer(*unseen("lease__first", "lease__second", also=["html"]))
         .annotate(
             is_settled=Exists(settled),
             can_undo=Case(

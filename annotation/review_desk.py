@@ -22,6 +22,7 @@ from annotation.models import (
     Project,
     Verdict,
 )
+from annotation.models.comparisons import unseen
 from annotation.pages import completion_html, prompt_parts
 from annotation.stock import with_system
 from annotation.words import (
@@ -30,8 +31,6 @@ from annotation.words import (
     strength_words,
     verdict_words,
 )
-
-UNSEEN = ["prompt_token_ids", "token_ids", "logprobs", "messages"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,9 @@ class ReviewDesk:
 
 def with_content(comparisons: QuerySet[Comparison]) -> QuerySet[Comparison]:
     """With what a page shows of them, without tokens and log-probs."""
-    unseen = [f"{side}__{name}" for side in "ab" for name in UNSEEN]
-    return comparisons.select_related("prompt", "a", "b").defer(*unseen)
+    return comparisons.select_related("prompt", "a", "b").defer(
+        *unseen("a", "b", also=["messages"])
+    )
 
 
 def lay_out(
@@ -124,7 +124,7 @@ def standing_judgments() -> QuerySet[Judgment]:
     return (
         Judgment.objects.filter(undone_at=None)
         .select_related("annotator", "edited")
-        .defer(*(f"edited__{name}" for name in UNSEEN))
+        .defer(*unseen("edited", also=["messages"]))
         .order_by("pk")
     )
 

@@ -24,14 +24,11 @@ from annotation.models import (
     Project,
     RuleVerdict,
 )
+from annotation.models.comparisons import unseen
 from annotation.rendering import render_markdown
 
 MAX_NOTE = 500
-_UNSEEN = [
-    f"{side}__{name}"
-    for side in ("chosen", "rejected", "chosen__edited_from", "rejected__edited_from")
-    for name in ("prompt_token_ids", "token_ids", "logprobs")
-]
+_ANSWERS = ("chosen", "rejected", "chosen__edited_from", "rejected__edited_from")
 
 State = PreferencePair.State
 
@@ -45,7 +42,7 @@ def pair_of(project: Project, pk: int) -> PreferencePair:
             *("chosen__edited_from", "rejected__edited_from"),
             "repaired_by_pair__repairer",
         )
-        .defer(*_UNSEEN)
+        .defer(*unseen(*_ANSWERS))
         .first()
     )
     if found is None:

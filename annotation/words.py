@@ -25,6 +25,16 @@ RULES = {
 """Each rule as what it rejects."""
 
 
+FORMATS = {
+    "trl": "TRL",
+    "openai": "OpenAI, Azure",
+    "together": "Together",
+    "llamafactory": "LLaMA-Factory",
+    "kto": "KTO",
+}
+"""Rows of pairs, as their makers write themselves in any language."""
+
+
 LOST = {
     "undecided": gettext_lazy("still undecided"),
     "tie": gettext_lazy("equally good"),

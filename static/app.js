@@ -11,6 +11,11 @@ function csrfToken() {
   return found ? decodeURIComponent(found[1]) : "";
 }
 
+// A value of the style sheet, for what is drawn by script.
+function css(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
 function showNotice(kind) {
   notice.textContent = notice.dataset[kind];
   if (kind === "signedOut") {

@@ -1,14 +1,10 @@
 // Draws each figure[data-chart] from the numbers of its own table, so that the two cannot
 // differ, and folds the table away. A column with data-kind is a series ("bar" or "line");
 // a cell's data-value is drawn, data-low and data-high are its interval, and its text is
-// what the pointer shows. Without this script the table stands there open.
+// what the pointer shows. Needs app.js; without this script the table stands there open.
 "use strict";
 
 const drawn = new Map();
-
-function css(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-}
 
 function numberOf(text) {
   return text === undefined || text === "" ? null : Number(text);

@@ -1,6 +1,6 @@
 // A round's page: draws the charts from the figures in #live-round and keeps them as
-// they grow. Colours come from the style sheet, words from data attributes; without
-// this script the page still shows everything but the curves.
+// they grow. Colours come from the style sheet, words from data attributes. Needs app.js;
+// without this script the page still shows everything but the curves.
 "use strict";
 
 const SHORT = {
@@ -21,10 +21,6 @@ let lastState = live().dataset.state;
 
 function live() {
   return document.getElementById("live-round");
-}
-
-function css(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
 function dataset(line) {

@@ -12,11 +12,11 @@ from datetime import timedelta
 from django.utils import timezone
 
 from annotation import import_jobs
-from annotation.deciding import decide
 from annotation.models import Role
 from annotation.rendering import render_markdown
 from inference.models import Replica
 from inference.replicas import replica_urls
+from tests.acts import decide
 from tests.factories import (
     judge_gold,
     make_comparison,

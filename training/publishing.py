@@ -5,7 +5,6 @@ named by the event that entered PUBLISHING, registering the same files again giv
 same policy, and the policy is linked in the transaction that ends the round.
 """
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from inference.faults import told
 from training import attempts, ingest, promotion, runfolder
 from training.models import TrainingRound
 from training.states import move
-
-logger = logging.getLogger(__name__)
 
 State = TrainingRound.State
 

@@ -12,6 +12,7 @@ from django.db.models.functions import Coalesce
 from django.shortcuts import get_object_or_404
 
 from annotation.models import Project
+from annotation.models.comparisons import unseen
 from inference.models import Deployment, Policy
 from inference.queries import channel_policies, policy_states
 from training import attempts
@@ -233,13 +234,7 @@ def hardest_pairs(training_round: TrainingRound, most: int = 10) -> list[Any]:
     return list(
         training_round.round_pairs.filter(final_margin__isnull=False)
         .select_related("pair__prompt", "pair__chosen", "pair__rejected")
-        .defer(
-            *(
-                f"pair__{side}__{what}"
-                for side in ("chosen", "rejected")
-                for what in ("logprobs", "token_ids", "prompt_token_ids", "html")
-            )
-        )
+        .defer(*unseen("pair__chosen", "pair__rejected", also=["html"]))
         .order_by("final_margin", "pair_id")[:most]
     )
 

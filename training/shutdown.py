@@ -27,11 +27,6 @@ def request(*_args: Any, **_kwargs: Any) -> None:
     _flag[0] = 1
 
 
-def forget() -> None:
-    """For tests, which share one process."""
-    _flag[0] = 0
-
-
 @worker_ready.connect
 def _wrap_handlers(**_kwargs: Any) -> None:
     for signum in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):

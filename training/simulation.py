@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from django.contrib.auth import get_user_model
 from knox.models import AuthToken
@@ -264,13 +263,12 @@ def train(
     people: Crew,
     *,
     preset: str | None = None,
-    config: dict[str, Any] | None = None,
     progress: Callable[[Round, float | None], None] = lambda row, margin: None,
 ) -> Round:
     """A round from start to end. Raises SimulationError saying why there is none."""
     client = people.manager.client
     try:
-        row = client.start_round(people.slug, preset=preset, config=config)
+        row = client.start_round(people.slug, preset=preset)
     except ProblemError as error:
         raise SimulationError(f"no round was started: {error}") from error
     step = -1

@@ -92,11 +92,14 @@ def answered(place: str, messages: Messages) -> Messages:
 
 
 def plain(message: dict[str, Any]) -> str:
-    """A message's text, its parts joined; empty where it only calls tools."""
+    """A message's text, its parts set off as pages show them; empty where it only calls
+    tools. The `text` of imported answers is made by it, so it stays as it is."""
     content = message.get("content")
     if isinstance(content, list):
-        return "\n\n".join(str(part.get("text", "")) for part in content)
-    return content or ""
+        return "\n\n".join(
+            str(part.get("text", "")) for part in content if isinstance(part, dict)
+        )
+    return "" if content is None else str(content)
 
 
 def is_plain(messages: Messages) -> bool:

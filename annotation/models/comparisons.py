@@ -2,6 +2,7 @@
 
 import random
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import models
@@ -24,6 +25,16 @@ def _occurrences(mark: str) -> Any:
 def renderer_version() -> int:
     """A default that follows the renderer without a migration each time."""
     return RENDERER_VERSION
+
+
+TOKENS = ("prompt_token_ids", "token_ids", "logprobs")
+"""Columns of a completion that are many times its text: no page shows them, no export
+holds them."""
+
+
+def unseen(*paths: str, also: Sequence[str] = ()) -> list[str]:
+    """For `defer`: TOKENS and the columns in `also` of the completions at these paths."""
+    return [f"{path}__{name}" for path in paths for name in (*TOKENS, *also)]
 
 
 class Completion(models.Model):

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from annotation import desk, judging, keys, leasing, preferences, reserving, trust
 from annotation.access import needs, role_of
-from annotation.errors import InvalidJudgment, Refused
+from annotation.errors import AlreadyUndone, InvalidJudgment, Refused
 from annotation.forms import CRITERION, JudgmentForm
 from annotation.models import Judgment, Lease, Role
 from annotation.overview import waiting_for
@@ -109,13 +109,14 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
         return _show(request, lease, form=form, status=422)
     except Refused as error:
         return _over(request, form, error)
+    if submitted.judgment.undone_at:
+        # A repeat after an undo: to programs the same judgment, to people no news of it.
+        return _over(request, form, AlreadyUndone(leasing.came_back()))
     words = verdict_words(submitted.judgment.verdict)
     done = _("Saved: %(verdict)s") % {"verdict": words}
-    # A repeat may come after an undo: then it is not the one to be undone.
-    stands = submitted.judgment.undone_at is None
     if not request.htmx:
         return redirect("compare", request.project.slug)
-    return _next(request, following, done, submitted.judgment if stands else None)
+    return _next(request, following, done, submitted.judgment)
 
 
 @require_POST

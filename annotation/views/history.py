@@ -11,15 +11,12 @@ from annotation.access import needs
 from annotation.diffing import word_diff
 from annotation.judging import criteria_seen
 from annotation.models import Role
+from annotation.models.comparisons import unseen
 from annotation.pages import completion_html, message_turns, page
 from annotation.words import criterion_words, strength_words, verdict_words
 
 PAGE_SIZE = 25
-UNSEEN = [
-    f"lease__{side}__{name}"
-    for side in ("first", "second")
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "sampling")
-]
+UNSEEN = unseen("lease__first", "lease__second", also=["sampling"])
 
 
 @require_safe

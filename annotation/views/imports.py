@@ -21,7 +21,7 @@ from django.views.decorators.http import (
     require_safe,
 )
 
-from annotation import import_jobs
+from annotation import import_jobs, words
 from annotation.access import needs
 from annotation.batches import paged
 from annotation.errors import ImportRefused, ImportState, Refused
@@ -103,6 +103,7 @@ def _preview(
         "job": job,
         "kind": kind,
         "found": found,
+        "formats": [words.FORMATS[name] for name in found.formats],
         "form": MappingForm(plain.columns, mapping),
         "mapping": mapping,
         "rows": [_shown(place, item) for place, item in found.items],

@@ -11,13 +11,13 @@ from django.views.decorators.http import require_safe
 from annotation import hurrying, queries
 from annotation.access import needs
 from annotation.models import PreferencePair, Project, Role, RuleVerdict
+from annotation.models.comparisons import unseen
 from annotation.pages import completion_html, message_turns, page
 from annotation.retelling import retold
 from annotation.validation import DEFAULTS
 from annotation.words import rule_words
 
 PAGE_SIZE = 20
-UNSEEN = ["prompt_token_ids", "token_ids", "logprobs", "sampling"]
 
 
 @require_safe
@@ -85,10 +85,9 @@ def filtered(project: Project, state: str, rule: str) -> QuerySet[PreferencePair
 
 
 def _with_content(rows):
-    unseen = [f"{side}__{name}" for side in ("chosen", "rejected") for name in UNSEEN]
     verdicts = Prefetch("verdicts", RuleVerdict.objects.order_by("id"))
     return (
         rows.select_related("prompt", "chosen", "rejected")
-        .defer(*unseen)
+        .defer(*unseen("chosen", "rejected", also=["sampling"]))
         .prefetch_related(verdicts)
     )

@@ -10,10 +10,10 @@ from django.views.decorators.http import require_safe
 
 from annotation.access import needs
 from annotation.models import Comparison, Decision, Role
+from annotation.models.comparisons import unseen
 from annotation.pages import completion_html, message_turns, page
 
 PAGE_SIZE = 10
-UNSEEN = ["prompt_token_ids", "token_ids", "logprobs", "sampling"]
 BADGES = {"winner": "good", "both_bad": "bad", "split": "warn"}
 
 
@@ -30,7 +30,7 @@ def prompt(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
             prompt=found, purpose=Comparison.Purpose.TRAIN, state="decided"
         )
         .select_related("a", "b", "policy")
-        .defer(*(f"{side}__{name}" for side in "ab" for name in UNSEEN))
+        .defer(*unseen("a", "b", also=["sampling"]))
         .prefetch_related(
             Prefetch("decisions", Decision.objects.filter(superseded_at=None))
         )

@@ -46,7 +46,7 @@ def is_polite(text: str) -> bool:
     return bool(_POLITE.search(text))
 
 
-def topic_of(prompt: str, language: str | None = None) -> Topic | None:
+def topic_of(prompt: str) -> Topic | None:
     """The topic that a prompt asks about, or None where we know of none.
 
     A topic named in full wins over one that is only touched by a word; among
@@ -56,8 +56,6 @@ def topic_of(prompt: str, language: str | None = None) -> Topic | None:
     best: tuple[int, int] = (0, 0)
     found = None
     for topic in all_topics():
-        if language and topic.language != language:
-            continue
         named = [n for n in (topic.noun.lower(), topic.do.lower()) if n in text]
         words = [word for word in topic.words if _mentions(text, word)]
         score = (max(map(len, named), default=0), sum(map(len, words)))

@@ -16,7 +16,6 @@ from annotation.adjudicating import (
     undo,
     waiting,
 )
-from annotation.deciding import decide
 from annotation.errors import (
     AlreadyUndone,
     Frozen,
@@ -24,7 +23,6 @@ from annotation.errors import (
     NotYours,
     Settled,
 )
-from annotation.freezing import freeze_pairs
 from annotation.judging import undo as undo_judgment
 from annotation.models import (
     Comparison,
@@ -37,6 +35,7 @@ from annotation.models import (
     Role,
 )
 from annotation.queries import funnel, my_history
+from tests.acts import decide, freeze
 from tests.factories import (
     make_comparison,
     make_judgment,
@@ -339,7 +338,7 @@ def test_what_a_round_has_used_stays(project, rita):
     comparison = split(project)
     settle(project, comparison.pk, rita, verdict=says(rita, comparison, comparison.a))
     PreferencePair.objects.update(state="accepted")
-    freeze_pairs(project, PreferencePair.objects.all())
+    freeze(project, *PreferencePair.objects.all())
     with pytest.raises(Frozen):
         undo(project, comparison.pk, rita, is_manager=False)
     assert standing(comparison).method == "reviewer"

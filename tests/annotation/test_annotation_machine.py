@@ -24,7 +24,6 @@ from hypothesis.stateful import (
 )
 
 from annotation.errors import AlreadyUndone, Frozen, Refused
-from annotation.freezing import freeze_pairs
 from annotation.judging import judge_and_take, submit_judgment, undo
 from annotation.leasing import skip, take_lease
 from annotation.models import (
@@ -38,6 +37,7 @@ from annotation.models import (
 )
 from annotation.reserving import reserve
 from annotation.stock import withdraw_stock
+from tests.acts import freeze
 from tests.annotation.desk_model import Model
 from tests.factories import (
     make_comparison,
@@ -357,7 +357,7 @@ class Annotation(Model, RuleBasedStateMachine):
         standing.filter(state="unchecked").update(state="accepted")
         if standing:
             pair = standing[pick % len(standing)]
-            freeze_pairs(self.project, [pair])
+            freeze(self.project, pair)
             self.comparisons[pair.decision.comparison_id]["frozen"] = True
 
     # Seldom: it ends whatever nobody is at.

@@ -11,7 +11,6 @@ from annotation import checking, tasks, validation
 from annotation.checking import check_again, check_pair, check_waiting
 from annotation.errors import PairsChanged
 from annotation.exporting import FORMATS, export, jsonl, rows
-from annotation.freezing import freeze_pairs
 from annotation.judging import submit_judgment
 from annotation.leasing import skip, take_lease
 from annotation.models import Completion, Decision, PreferencePair, RuleVerdict
@@ -25,6 +24,7 @@ from annotation.queries import (
 )
 from annotation.validation import CODE_VERSION, DEFAULTS
 from inference.errors import InferenceError
+from tests.acts import freeze
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -76,7 +76,7 @@ def test_after_an_upgrade_of_the_rules_the_pairs_are_checked_again(
 ):
     pair, frozen = unchecked(project), unchecked(project)
     tasks.check_pairs()
-    freeze_pairs(project, [frozen])
+    freeze(project, frozen)
     later = CODE_VERSION + 1
     monkeypatch.setattr(validation, "CODE_VERSION", later)
     verdict = validation.RuleResult("reject", "found by the new code")
@@ -146,8 +146,8 @@ def test_an_edited_answer_is_counted_by_the_model_and_marked_if_it_cannot_be(
 
 def test_checking_again_replaces_verdicts_but_never_of_a_frozen_pair(project):
     free, frozen = unchecked(project), unchecked(project)
-    check_waiting(project)
-    freeze_pairs(project, [frozen])
+    check_waiting()
+    freeze(project, frozen)
     project.settings = {"rules": {"chosen_width": {"min_columns": 500}}}
     project.save()
 
@@ -209,7 +209,7 @@ def test_who_cannot_be_checked_takes_nobody_elses_turn(project, monkeypatch):
 
 def test_freezing_is_all_or_nothing(project):
     sound = [make_pair(project=project) for _ in range(3)]
-    freeze_pairs(project, sound[:1])
+    freeze(project, *sound[:1])
     at = PreferencePair.objects.get(pk=sound[0].pk).frozen_at
     for bad in (
         make_pair(project=project, state="rejected"),
@@ -217,9 +217,9 @@ def test_freezing_is_all_or_nothing(project):
         make_pair(),  # of another project
     ):
         with pytest.raises(PairsChanged):
-            freeze_pairs(project, [*sound, bad])
+            freeze(project, *sound, bad)
         assert PreferencePair.objects.filter(frozen_at__isnull=False).count() == 1
-    freeze_pairs(project, [pair.pk for pair in sound])
+    freeze(project, *sound)
     sound[0].refresh_from_db()
     assert sound[0].frozen_at == at
     assert PreferencePair.objects.filter(frozen_at__isnull=False).count() == 3
@@ -257,8 +257,8 @@ def test_the_funnel_says_what_was_lost_where(project):
     frozen = unchecked(project)
     unchecked(project)
     unchecked(project, held_out=True)
-    check_waiting(project)
-    freeze_pairs(project, [frozen])
+    check_waiting()
+    freeze(project, frozen)
     make_judgment(comparison=make_comparison(project=project, quota=2))
     unchecked(project)
 
@@ -302,7 +302,7 @@ def test_the_funnel_and_counts_cost_the_same_however_much_there_is(
             annotator_counts(project)
         for _ in range(5):
             unchecked(project, chosen="Too short.")
-        check_waiting(project)
+        check_waiting()
 
 
 def test_who_judged_and_skipped_how_much(project, annotator, other_annotator):
@@ -331,7 +331,7 @@ def test_my_history_is_mine_newest_first_and_says_what_can_be_undone(
         )
         for who in (annotator, annotator, other_annotator)
     ]
-    freeze_pairs(project, pairs[:1])
+    freeze(project, *pairs[:1])
     with django_assert_num_queries(1):
         mine = [
             (j.comparison.prompt_id, j.can_undo, j.lease.first.text)

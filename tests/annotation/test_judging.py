@@ -6,7 +6,6 @@ import pytest
 from django.http import Http404
 from django.utils import timezone
 
-from annotation.deciding import decide
 from annotation.errors import InvalidJudgment, OtherBody
 from annotation.judging import criteria_seen, judgment_for, submit_judgment
 from annotation.leasing import take_lease
@@ -19,6 +18,7 @@ from annotation.models import (
     PreferencePair,
     Slot,
 )
+from tests.acts import decide
 from tests.factories import make_comparison, make_lease, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]

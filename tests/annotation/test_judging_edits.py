@@ -5,13 +5,12 @@ from importlib import import_module
 import pytest
 from django.apps import apps
 
-from annotation.deciding import decide
 from annotation.errors import Frozen, InvalidJudgment
-from annotation.freezing import freeze_pairs
 from annotation.judging import submit_judgment, undo
 from annotation.leasing import take_lease
 from annotation.models import Completion, Judgment, PreferencePair
 from annotation.reviewing import repair
+from tests.acts import decide, freeze
 from tests.factories import make_comparison, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
@@ -116,7 +115,7 @@ def test_the_pairs_of_edits_follow_who_stands_for_the_winner(
 
     # One of them in a round holds all that it was decided by.
     PreferencePair.objects.filter(superseded_at=None).update(state="accepted")
-    freeze_pairs(project, [PreferencePair.objects.get(chosen__text="B2")])
+    freeze(project, PreferencePair.objects.get(chosen__text="B2"))
     for judgment in Judgment.objects.filter(undone_at=None):
         with pytest.raises(Frozen):
             undo(judgment)
@@ -133,7 +132,7 @@ def test_edits_that_made_no_pair_before_are_paired_by_the_migration(
         pick(take_lease(project, user), comparison.b if text == "B1" else a, text)
     both = edits()
     PreferencePair.objects.update(state="accepted")
-    freeze_pairs(project, [standing_judged()])
+    freeze(project, standing_judged())
     # As it was: the first one alone, which a reviewer has repaired since.
     PreferencePair.objects.get(chosen__text="A2").delete()
     first = PreferencePair.objects.get(chosen__text="A1")

@@ -29,6 +29,8 @@ def test_a_link_is_shown_to_those_whom_its_page_lets_in(entry):
 
 def test_every_page_of_a_project_has_its_place_once():
     placed = [name for entry in ENTRIES for name in (entry.name, *entry.within)]
+    # A prompt's page belongs to the list of prompts, which only managers may open.
+    placed.remove("prompt")
     assert len(placed) == len(set(placed))
     addresses = {
         pattern.name
@@ -55,6 +57,15 @@ def test_a_reviewer_is_one_click_from_the_queue_and_sees_no_managers_page(projec
     checks = navigation(project, Role.REVIEWER, "quality")
     assert names(checks.pages) == ["Quality", "Flagged"]
     assert navigation(project, Role.REVIEWER, "project").pages == []
+
+
+def test_a_prompts_page_is_under_what_the_reader_came_from(project):
+    """Reviewers reach it from the overview; the list of prompts is for managers."""
+    drawn = navigation(project, Role.REVIEWER, "prompt")
+    assert [link.current for link in drawn.groups] == ["page", "", "", "", "", ""]
+    drawn = navigation(project, Role.MANAGER, "prompt")
+    assert [link.current for link in drawn.groups] == ["", "", "", "true", "", ""]
+    assert names(link for link in drawn.pages if link.current) == ["Prompts"]
 
 
 def test_a_manager_sees_groups_and_the_pages_of_the_one_they_are_in(project):

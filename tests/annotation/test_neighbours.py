@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from annotation import checking, exporting, neighbours, queries
 from annotation.checking import check_pair, check_waiting
-from annotation.deciding import decide, supersede
+from annotation.deciding import supersede
 from annotation.errors import NothingToDo, PairsChanged
-from annotation.freezing import freeze_pairs
 from annotation.judging import undo
 from annotation.models import PreferencePair, PromptBand, Role
 from annotation.reviewing import let_through, repair, take_back
+from tests.acts import decide, freeze
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -168,7 +168,7 @@ def test_a_pair_let_through_later_keeps_those_away_that_came_after_it(
     settle()
     let_through(first, rita, "fine")
     with pytest.raises(PairsChanged):
-        freeze_pairs(project, [again])
+        freeze(project, again)
     settle()
     assert states(first, again) == ["accepted", "rejected"]
     take_back(first, rita)
@@ -191,7 +191,7 @@ def test_what_a_round_has_stays_whoever_comes_back(project, near_on, rita):
     first = unchecked(make_prompt(QUESTION, project=project), chosen="Too short.")
     again = unchecked(make_prompt(QUESTION + "?", project=project))
     settle()
-    freeze_pairs(project, [again])
+    freeze(project, again)
     let_through(first, rita, "fine")
     assert check_waiting() == 0
     assert states(first, again) == ["accepted", "accepted"]
@@ -324,7 +324,7 @@ def test_a_majority_that_is_undone_is_none(project):
     settle()
     undo(one.decision.comparison.judgments.get())
     with pytest.raises(PairsChanged):
-        freeze_pairs(project, [two])
+        freeze(project, two)
     settle()
     assert states(two, against) == ["rejected", "rejected"]
 
@@ -438,7 +438,7 @@ def test_a_frozen_pair_keeps_its_state_and_the_new_one_is_lost(project):
     prompt = make_prompt(project=project)
     frozen = unchecked(prompt)
     check_waiting()
-    freeze_pairs(project, [frozen])
+    freeze(project, frozen)
     other = unchecked(prompt, chosen=OTHER, rejected=GOOD)
     settle()
     assert states(frozen, other) == ["accepted", "rejected"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -80,6 +81,27 @@ def test_a_file_is_shown_first_then_imported_with_a_bar_and_a_report(client, url
     )
     told = b"".join(asked).decode("utf-8-sig")
     assert told.splitlines()[1].startswith(",2,不是JSON")
+
+
+def test_a_format_is_named_as_the_export_page_names_it(client, project, url):
+    """One of each that rows are told apart as."""
+    openai = {
+        "input": {"messages": [{"role": "user", "content": "Why?"}]},
+        "preferred_output": [{"role": "assistant", "content": "So."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No."}],
+    }
+    answers = {"chosen": "So.", "rejected": "No."}
+    rows = [
+        PAIR,
+        openai,
+        {"instruction": "How?", "input": "", **answers},
+        {"prompt": "Who?", "completion": "Me.", "label": True},
+    ]
+    job = upload(client, url, "\n".join(map(json.dumps, rows)))
+    named = re.findall('class="badge">(.+?)<', html(client.get(address(job))))
+    assert named == ["TRL", "OpenAI, Azure", "LLaMA-Factory", "KTO"]
+    export = html(client.get(reverse("export", args=[project.slug])))
+    assert all(f"{name} (JSONL)" in export for name in named)
 
 
 def test_polling_is_answered_with_nothing_while_nothing_changes(client, url):

@@ -304,6 +304,27 @@ def test_undo_brings_the_pair_back_with_its_comment(signed_in, lease):
     assert f'data-lease="{lease.key}"' not in text, "a fresh lease, a fresh key"
 
 
+@pytest.mark.parametrize("act", ["judge", "skip"])
+@pytest.mark.parametrize("verdict", ["first", "tie"])
+def test_the_page_of_a_judgment_undone_elsewhere_says_that_it_was(
+    signed_in, lease, act, verdict
+):
+    """A second tab still holds it: neither "Saved", as nothing stands, nor "Undo that
+    first". What was typed there is given back, and the pair waits anew."""
+    signed_in.post(judge_url(lease), {"verdict": "first", "comment": "clear"})
+    signed_in.post(reverse("undo", args=[Judgment.objects.get().pk]))
+    data = {"verdict": verdict, "comment": "clear"}
+    for headers in (HTMX, {}):
+        response = signed_in.post(reverse(act, args=[lease.key]), data, headers=headers)
+        text = html(response)
+        assert response.status_code == 409
+        assert "You undid your judgment of this pair" in text
+        assert "Saved" not in text and "Undo that first" not in text
+        assert "clear</textarea>" in text
+    assert Lease.objects.filter(outcome="").count() == 1
+    assert not Judgment.objects.filter(undone_at=None).exists()
+
+
 def test_undo_by_a_plain_form_leads_to_the_pair(signed_in, project, lease):
     signed_in.post(judge_url(lease), {"verdict": "first"})
     response = signed_in.post(reverse("undo", args=[Judgment.objects.get().pk]))

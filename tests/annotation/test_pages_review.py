@@ -4,8 +4,8 @@ import pytest
 from django.urls import reverse
 
 from annotation.adjudicating import shown_to
-from annotation.deciding import decide
 from annotation.models import Decision, ReviewClaim, Role
+from tests.acts import decide
 from tests.annotation.pages import HTMX, html
 from tests.factories import make_comparison, make_judgment, make_project, make_user
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from annotation import previewing, validation
 from annotation.checking import check_again, check_waiting
-from annotation.freezing import freeze_pairs
 from annotation.models import PreferencePair, Role
 from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.reviewing import let_through
+from tests.acts import freeze
 from tests.factories import (
     make_imported,
     make_project,
@@ -90,7 +90,7 @@ def test_pairs_lost_already_are_counted_apart(project, widths):
 
 
 def test_frozen_unchecked_and_foreign_pairs_are_left_out(project, widths):
-    freeze_pairs(project, [widths[9]])
+    freeze(project, widths[9])
     unchecked(project, "x" * 60)
     unchecked(make_project(), "x" * 60)
     found = preview(project, {"chosen_width": {"min_columns": 500}})

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation import project_settings
-from annotation.access import at_least, needs, project_for, projects_for, role_of
+from annotation.access import (
+    at_least,
+    by_slug,
+    checked_role,
+    needs,
+    projects_for,
+    role_of,
+)
 from annotation.errors import MembersError, SettingsError
 from annotation.models import Membership, Project, Role
 from annotation.project_settings import checked, of
@@ -227,15 +234,15 @@ def test_strangers_get_404_members_below_the_role_403(project, annotator):
     stranger, root = make_user(), make_user(is_superuser=True)
     gone = make_user(project=project, is_active=False)
 
-    assert project_for(annotator, project.slug) == project
-    assert project_for(root, project.slug, Role.MANAGER) == project
+    assert checked_role(annotator, project, Role.ANNOTATOR) == Role.ANNOTATOR
+    assert checked_role(root, project, Role.MANAGER) == Role.MANAGER
     with pytest.raises(PermissionDenied):
-        project_for(annotator, project.slug, Role.REVIEWER)
+        checked_role(annotator, project, Role.REVIEWER)
     for user in (stranger, gone, AnonymousUser()):
         with pytest.raises(Http404):
-            project_for(user, project.slug)
+            checked_role(user, project, Role.ANNOTATOR)
     with pytest.raises(Http404):
-        project_for(annotator, "nope")
+        by_slug("nope")
 
 
 def test_each_sees_their_own_projects(project, annotator):

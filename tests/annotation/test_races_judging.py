@@ -13,7 +13,6 @@ from django.db import connection
 
 from annotation import trust
 from annotation.errors import AlreadyUndone, Frozen, PairsChanged
-from annotation.freezing import freeze_pairs
 from annotation.judging import submit_judgment, undo
 from annotation.leasing import skip, take_lease
 from annotation.models import (
@@ -25,6 +24,7 @@ from annotation.models import (
     Probe,
     Slot,
 )
+from tests.acts import freeze
 from tests.factories import (
     judge_gold,
     make_comparison,
@@ -115,7 +115,7 @@ def test_of_an_undo_and_a_freeze_at_the_same_moment_exactly_one_happens():
         judgment = Judgment.objects.get(comparison=pair.decision.comparison)
         undone, frozen = together(
             lambda judgment=judgment: undo(judgment),
-            lambda pair=pair: freeze_pairs(project, [pair]),
+            lambda pair=pair: freeze(project, pair),
         )
         pair.refresh_from_db()
         judgment.refresh_from_db()

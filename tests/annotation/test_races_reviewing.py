@@ -8,9 +8,7 @@ from django.db import connection
 
 from annotation import neighbours
 from annotation.adjudicating import settle, take
-from annotation.deciding import decide
 from annotation.errors import PairsChanged, Settled
-from annotation.freezing import freeze_pairs
 from annotation.judging import undo
 from annotation.models import (
     Decision,
@@ -23,6 +21,7 @@ from annotation.models import (
 )
 from annotation.redeciding import decide_again
 from annotation.reviewing import let_through
+from tests.acts import decide, freeze
 from tests.factories import (
     make_comparison,
     make_judgment,
@@ -63,11 +62,11 @@ def test_a_pair_let_through_while_its_neighbours_are_frozen_waits_or_is_waited_f
 
     monkeypatch.setattr(neighbours, "reopen_later", late)
 
-    def freeze():
+    def take():
         assert connection.vendor == "sqlite" or are_locked.wait(30)
-        freeze_pairs(project, [between, last])
+        freeze(project, between, last)
 
-    word, frozen = together(lambda: let_through(first, rita, "fine"), freeze)
+    word, frozen = together(lambda: let_through(first, rita, "fine"), take)
     assert isinstance(word, LetThrough), word
     assert frozen is None or isinstance(frozen, PairsChanged), frozen
 

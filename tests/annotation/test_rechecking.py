@@ -15,12 +15,12 @@ from annotation.dataset_card import card
 from annotation.deciding import supersede
 from annotation.errors import NothingToDo, PairsChanged
 from annotation.export_filters import Wanted
-from annotation.freezing import freeze_pairs
 from annotation.models import PreferencePair, Prompt, Role, RuleVerdict
 from annotation.previewing import preview
 from annotation.projects import update_project
 from annotation.queries import funnel
 from annotation.reviewing import let_through
+from tests.acts import freeze
 from tests.factories import (
     make_comparison,
     make_pair,
@@ -46,7 +46,7 @@ def unchecked(project, width):
 def pairs(project):
     """Three accepted ones, 60, 70 and 80 columns wide."""
     found = [unchecked(project, width) for width in (60, 70, 80)]
-    check_waiting(project)
+    check_waiting()
     return found
 
 
@@ -76,16 +76,16 @@ def test_what_the_former_rules_said_stays_until_a_pairs_turn_comes(
     assert before["sound"]["count"] == 3
     assert RuleVerdict.objects.filter(rule="chosen_width", result="pass").count() == 3
 
-    assert check_waiting(project, most=2) == 2
+    assert check_waiting(most=2) == 2
     assert now(pairs) == [("rejected", False), ("rejected", False), ("accepted", True)]
     between = steps(project)
     assert (between["checked"]["due"], between["sound"]["count"]) == (1, 1)
 
-    assert check_waiting(project) == 1
+    assert check_waiting() == 1
     assert now(pairs)[2] == ("accepted", False)
     after = steps(project)
     assert (after["checked"]["due"], after["sound"]["count"]) == (0, 1)
-    assert check_waiting(project) == 0
+    assert check_waiting() == 0
 
 
 def test_no_round_starts_meanwhile_and_it_says_why(project, pairs, manager):
@@ -94,7 +94,7 @@ def test_no_round_starts_meanwhile_and_it_says_why(project, pairs, manager):
         start_round(project, manager)
     assert error.value.status == 422
     assert {step["step"]: step for step in error.value.funnel}["sound"]["count"] == 3
-    check_waiting(project)
+    check_waiting()
     training_round = start_round(project, manager)
     taken = training_round.round_pairs.values_list("pair", flat=True)
     assert set(taken) == {pair.pk for pair in pairs[1:]}
@@ -107,9 +107,9 @@ def test_no_round_starts_meanwhile_and_it_says_why(project, pairs, manager):
 def test_a_pair_that_is_due_is_not_frozen(project, pairs):
     ask_for(project, 65)
     with pytest.raises(PairsChanged):
-        freeze_pairs(project, pairs)
-    check_waiting(project)
-    freeze_pairs(project, pairs[1:])
+        freeze(project, *pairs)
+    check_waiting()
+    freeze(project, *pairs[1:])
     with pytest.raises(IntegrityError), transaction.atomic():
         PreferencePair.objects.filter(pk=pairs[1].pk).update(is_due=True)
 
@@ -126,7 +126,7 @@ def test_a_pair_that_cannot_be_checked_holds_up_no_round(
         return real(pair, *args)
 
     monkeypatch.setattr(checking, "facts_of", breaks)
-    assert check_waiting(project) == 2
+    assert check_waiting() == 2
     assert now(pairs) == [("unchecked", False), *[("accepted", False)] * 2]
     assert start_round(project, manager).round_pairs.count() == 2
 
@@ -153,7 +153,7 @@ def test_rules_that_change_within_a_check_count(project, pairs, monkeypatch):
 def test_nobody_lets_through_what_is_being_checked_again(project, pairs):
     rita = make_user("rita", project=project, role=Role.REVIEWER)
     ask_for(project, 75)
-    check_waiting(project)
+    check_waiting()
     ask_for(project, 65)
     with pytest.raises(NothingToDo, match="waits for its check"):
         let_through(pairs[0], rita, "Fine.")
@@ -187,7 +187,7 @@ def test_pages_and_api_say_so(client, project, pairs):
     client.force_login(rita)
     assert preview(project, {}).waiting == 3
     assert "Of 3 pairs" in card(project, Wanted(), [], Counter())
-    check_waiting(project)
+    check_waiting()
     assert "being checked again" not in client.get(one).content.decode()
     assert client.get(call).json()["counts"]["unchecked_pairs"] == 0
 
@@ -229,7 +229,7 @@ def test_rules_saved_while_a_worker_checks_are_asked_of_every_pair(db, monkeypat
             return real(*args)
 
         monkeypatch.setattr(checking, "check_pair", check)
-        check_waiting(project)
+        check_waiting()
 
     with meanwhile(work):
         for columns in (70, 75, 80):
@@ -237,7 +237,7 @@ def test_rules_saved_while_a_worker_checks_are_asked_of_every_pair(db, monkeypat
     for pair in PreferencePair.objects.exclude(state="unchecked").filter(is_due=False):
         asked = pair.verdicts.get(rule="chosen_width").params["min_columns"]
         assert asked == 80
-    check_waiting(project)
+    check_waiting()
     widths = [60 + place for place in range(len(pairs))]
     assert now(pairs) == [
         ("accepted" if width >= 80 else "rejected", False) for width in widths

@@ -9,7 +9,6 @@ from django.utils import timezone
 from annotation.checking import check_again, check_pair, check_waiting
 from annotation.errors import Frozen, InvalidRepair, NothingToDo, PairsChanged
 from annotation.exporting import rows
-from annotation.freezing import freeze_pairs
 from annotation.judging import undo
 from annotation.models import LetThrough, PreferencePair, Role
 from annotation.previewing import preview
@@ -17,6 +16,7 @@ from annotation.projects import update_project
 from annotation.queries import funnel, rule_counts, sound_pairs
 from annotation.reviewing import let_through, repair, take_back
 from annotation.validation import RULES, RuleResult
+from tests.acts import freeze
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -62,7 +62,7 @@ def test_a_pair_let_through_trains_and_keeps_the_trace(project, rita):
     assert word.rules == ["chosen_width", "rejected_width"]
     told = pair.verdicts.filter(is_let_through=True).values_list("rule", "result")
     assert set(told) == {("chosen_width", "reject"), ("rejected_width", "reject")}
-    freeze_pairs(project, [pair])
+    freeze(project, pair)
 
 
 def test_it_survives_being_checked_again_but_another_rule_still_counts(project, rita):
@@ -118,7 +118,7 @@ def test_a_frozen_pair_is_neither_let_through_nor_taken_back_nor_repaired(
 ):
     pair = checked(project, SHORT)
     let_through(pair, rita, "Fine.")
-    freeze_pairs(project, [pair])
+    freeze(project, pair)
     for act in (
         lambda: let_through(pair, rita, "Again."),
         lambda: take_back(pair, rita),
@@ -135,7 +135,7 @@ def test_once_taken_back_no_round_can_freeze_it(project, rita):
     let_through(pair, rita, "Fine.")
     take_back(pair, rita)
     with pytest.raises(PairsChanged):
-        freeze_pairs(project, [pair])
+        freeze(project, pair)
 
 
 def test_what_could_not_be_checked_can_be_let_through_where_it_blocks(

@@ -5,7 +5,6 @@ from django.db import connection
 
 from annotation import queries
 from annotation.errors import AlreadyUndone, Frozen
-from annotation.freezing import freeze_pairs
 from annotation.judging import judgment_for, submit_judgment, undo
 from annotation.leasing import take_lease
 from annotation.models import (
@@ -18,6 +17,7 @@ from annotation.models import (
 )
 from annotation.models.pairs import FROZEN
 from annotation.redeciding import _changeable
+from tests.acts import freeze
 from tests.factories import make_comparison, make_pair
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
@@ -110,7 +110,7 @@ def test_undo_twice_is_refused(lease):
 def test_undo_is_refused_once_a_round_has_frozen_the_pair(lease, project):
     judgment = submit_judgment(lease, verdict="first", edited="Better still.").judgment
     PreferencePair.objects.update(state="accepted")
-    freeze_pairs(project, [PreferencePair.objects.get(kind="judged")])
+    freeze(project, PreferencePair.objects.get(kind="judged"))
 
     with pytest.raises(Frozen):
         undo(judgment)

@@ -6,8 +6,6 @@ from unittest.mock import Mock
 import pytest
 
 from annotation import weighing
-from annotation.deciding import decide
-from annotation.freezing import freeze_pairs
 from annotation.judging import submit_judgment
 from annotation.leasing import take_lease
 from annotation.models import (
@@ -21,6 +19,7 @@ from annotation.redeciding import decide_again, weigh_if_due
 from annotation.tasks import decide_again as decide_again_task
 from annotation.tasks import weigh_annotators
 from annotation.weighing import newest_weights, weigh, weighing_due
+from tests.acts import decide, freeze
 from tests.factories import make_comparison, make_judgment, make_project, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
@@ -203,7 +202,7 @@ def test_new_weights_supersede_what_they_change_and_nothing_else(project, people
     for comparison in [*by_count, swayed, frozen, once]:
         decide(comparison)
     PreferencePair.objects.update(state="accepted")
-    freeze_pairs(project, PreferencePair.objects.filter(decision__comparison=frozen))
+    freeze(project, *PreferencePair.objects.filter(decision__comparison=frozen))
     before = {
         d.comparison_id: d.pk for d in Decision.objects.filter(superseded_at=None)
     }

@@ -308,6 +308,23 @@ def test_undo_gives_a_fresh_lease_on_the_same_comparison(project, alice):
     assert judge(alice, fresh, verdict="tie").status_code == 201
 
 
+def test_after_an_undo_the_old_lease_repeats_its_judgment_and_takes_nothing_else(
+    project, alice
+):
+    make_comparison(project=project)
+    lease = alice.post(LEASES).json()
+    judgment = judge(alice, lease, verdict="first").json()["judgment"]
+    alice.post(f"{V1}/judgments/{judgment['id']}/undo")
+    again = judge(alice, lease, verdict="first")
+    assert (again.status_code, again.json()["judgment"]) == (200, judgment)
+    for refused in (
+        judge(alice, lease, verdict="tie"),
+        alice.delete(f"{V1}/leases/{lease['key']}"),
+    ):
+        assert_problem(refused, 409)
+        assert "You undid your judgment of this pair" in refused.json()["detail"]
+
+
 def test_undoing_twice_is_409(project, alice):
     make_comparison(project=project)
     judgment = judge(alice, alice.post(LEASES).json()).json()["judgment"]

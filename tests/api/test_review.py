@@ -1,8 +1,8 @@
 import pytest
 
 from annotation.adjudicating import shown_to
-from annotation.deciding import decide
 from annotation.models import Decision, PreferencePair
+from tests.acts import decide
 from tests.api.helpers import V1, assert_problem
 from tests.factories import make_comparison, make_judgment, make_user
 

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from annotation.deciding import decide
+from tests.acts import decide
 from tests.factories import (
     make_base,
     make_comparison,

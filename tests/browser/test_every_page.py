@@ -5,9 +5,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from annotation import import_jobs
-from annotation.deciding import decide
 from annotation.models import ImportJob, Judgment, Role
 from annotation.rendering import render_markdown
+from tests.acts import decide
 from tests.browser.conftest import NARROW, WIDE
 from tests.factories import (
     judge_gold,

@@ -8,8 +8,8 @@ from django.contrib.sessions.models import Session
 from playwright.sync_api import expect
 
 from annotation import projects
-from annotation.deciding import decide
 from annotation.models import Decision, Project, Role
+from tests.acts import decide
 from tests.factories import (
     make_comparison,
     make_flag,

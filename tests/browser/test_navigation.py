@@ -5,8 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from annotation.deciding import decide
 from annotation.models import Project, Role
+from tests.acts import decide
 from tests.browser.conftest import NARROW
 from tests.factories import make_comparison, make_judgment, make_project, make_user
 

@@ -5,8 +5,8 @@ from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from annotation.adjudicating import settle, shown_to
-from annotation.deciding import decide
 from annotation.models import Decision, Role
+from tests.acts import decide
 from tests.browser.conftest import NARROW
 from tests.browser.desk import press
 from tests.factories import (

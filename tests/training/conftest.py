@@ -21,6 +21,11 @@ from training.rounds import start_round
 STUB = [sys.executable, "-m", "tests.training.stub_trainer"]
 
 
+def take_back_the_stop():
+    """As if nobody had asked the worker to stop: all tests are one process."""
+    shutdown._flag[0] = 0
+
+
 @pytest.fixture(autouse=True)
 def _rounds_folder(settings, tmp_path):
     """Row ids come again in every test, so folders named by them must not."""
@@ -29,7 +34,7 @@ def _rounds_folder(settings, tmp_path):
     settings.POLICIES_DIR = tmp_path / "policies"
     settings.ROUND_TICK = 0.02
     settings.TRAINER_COMMAND = STUB
-    shutdown.forget()
+    take_back_the_stop()
 
 
 @pytest.fixture(autouse=True)

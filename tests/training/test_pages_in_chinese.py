@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone, translation
 
 from annotation.checking import check_waiting
-from annotation.deciding import decide
+from tests.acts import decide
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -143,7 +143,7 @@ def kitchen(base):
         comparison=comparison(project, 9, "短。"), annotator=manager, state="unchecked"
     )
     assert unsound.kind == "judged"
-    check_waiting(project)
+    check_waiting()
     return project, manager
 
 

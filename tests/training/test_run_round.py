@@ -14,7 +14,7 @@ from django.db import OperationalError, connections
 
 from inference.errors import InferenceError
 from inference.models import Policy
-from tests.training.conftest import STUB, set_row
+from tests.training.conftest import STUB, set_row, take_back_the_stop
 from training import attempts, ingest, runfolder, shutdown, trainer
 from training.models import TrainingRound
 from training.rounds import cancel_round, resume_round, start_round
@@ -276,7 +276,7 @@ def test_a_stopping_worker_gives_the_round_back_without_counting_the_attempt(que
 
     run_round(queued.pk)  # the worker is on its way out: it takes nothing
     assert len(lines(queued, "starts")) == 1
-    shutdown.forget()
+    take_back_the_stop()
     run_round(queued.pk)
     queued.refresh_from_db()
     assert queued.state == "succeeded"

@@ -6,9 +6,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from annotation import queries
-from annotation.deciding import decide, supersede
+from annotation.deciding import supersede
 from annotation.models import PreferencePair, Role
 from annotation.views import pairs as pairs_page
+from tests.acts import decide
 from tests.factories import make_judgment, make_pair, make_project, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]

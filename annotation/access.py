@@ -62,11 +62,17 @@ def projects_for(user):
     return projects.filter(memberships__user=user).order_by("slug")
 
 
-def user_named(username: str):
-    """The user of an address; Http404 also for what no database can look up."""
-    if texts.problem(username):
-        raise Http404(_("There is no such user."))
-    return get_object_or_404(get_user_model(), username=username)
+def user_of(project: Project, username: str):
+    """The user of an address: a member, or who once judged here. Http404 for all others,
+    so that nobody learns which accounts there are."""
+    if not texts.problem(username):
+        user = get_user_model().objects.filter(username=username).first()
+        if user and (
+            project.memberships.filter(user=user).exists()
+            or project.judgments.filter(annotator=user).exists()
+        ):
+            return user
+    raise Http404(_("There is no such user."))
 
 
 def other_reviewers(project: Project, user) -> QuerySet[Membership]:

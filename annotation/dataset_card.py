@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from annotation import figures, project_settings, quality, queries, sways
 from annotation.checking import rules_version
-from annotation.export_filters import Wanted
+from annotation.export_filters import NAMES, Wanted
 from annotation.models import Project
 
 CONFIGS = ("data", "judgments", "prompts")
@@ -121,7 +121,7 @@ def _asked(asked: Wanted, is_round: bool) -> list[str]:
     froze = ["the pairs that a training round froze"] if is_round else []
     given = {
         name: getattr(asked, name)
-        for name in asked.__dataclass_fields__
+        for name in NAMES
         if getattr(asked, name) not in ("", None)
     }
     narrowed = [f"{name} = `{_plain(str(value))}`" for name, value in given.items()]

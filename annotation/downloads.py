@@ -1,6 +1,8 @@
 """Exports as streamed answers, the same for pages and API, annotation's and training's."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
@@ -24,11 +26,16 @@ PAIR_FORMATS = (*sorted(exporting.FORMATS), "csv", "parquet")
 
 
 def pairs(
-    project: Project, params: Mapping[str, str], within: QuerySet | None = None
+    project: Project,
+    params: Mapping[str, str],
+    within: QuerySet | None = None,
+    *,
+    user: Any = None,
+    role: str | None = None,
 ) -> StreamingHttpResponse:
     """The pairs asked for, in `params["format"]`. Raises ExportRefused."""
     format = _one_of(params, PAIR_FORMATS, "trl")
-    asked = wanted(params)
+    asked = wanted(params, project, user=user, role=role)
     found = export_filters.pairs(project, asked, within)
     if format in exporting.FORMATS:
         if format == "kto" and not asked.is_narrowed and within is None:
@@ -41,19 +48,27 @@ def pairs(
 
 
 def judgments(
-    project: Project, params: Mapping[str, str], role: str
+    project: Project, params: Mapping[str, str], role: str, user: Any = None
 ) -> StreamingHttpResponse:
     """The standing judgments. Raises ExportRefused, PermissionDenied for names."""
     format = _one_of(params, TABLES, "jsonl")
-    found = export_filters.judgments(project, wanted(params))
+    asked = wanted(params, project, user=user, role=role)
+    found = export_filters.judgments(project, asked)
     rows = export_rows.judgment_rows(found, with_names=_with_names(params, role))
     content = written(rows, columns.JUDGMENTS, format)
     return _file(project, "judgments", format, content)
 
 
-def prompts(project: Project, params: Mapping[str, str]) -> StreamingHttpResponse:
+def prompts(
+    project: Project,
+    params: Mapping[str, str],
+    *,
+    user: Any = None,
+    role: str | None = None,
+) -> StreamingHttpResponse:
     format = _one_of(params, TABLES, "jsonl")
-    found = export_filters.prompts(project, wanted(params))
+    asked = wanted(params, project, user=user, role=role)
+    found = export_filters.prompts(project, asked)
     content = written(export_rows.prompt_rows(found), columns.PROMPTS, format)
     return _file(project, "prompts", format, content)
 
@@ -63,9 +78,16 @@ def dataset(
     params: Mapping[str, str],
     role: str,
     within: QuerySet | None = None,
+    *,
+    user: Any = None,
 ) -> StreamingHttpResponse:
     """All of it as a folder for `datasets.load_dataset`, zipped."""
-    asked, with_names = wanted(params), _with_names(params, role)
+    asked = wanted(params, project, user=user, role=role)
+    with_names = _with_names(params, role)
+    if asked.judge and not with_names:
+        # The card says what was asked for; beside the rows a name would tell whose they are.
+        hidden = export_rows.pseudonym(project.pk, asked.judge)
+        asked = replace(asked, annotator=hidden)
     content = dataset_folder.folder(project, asked, within, with_names=with_names)
     return _file(project, "dataset", "zip", content)
 

@@ -27,7 +27,14 @@ from django.utils.translation import gettext_lazy
 
 from annotation import export_rows, queries, texts
 from annotation.errors import ExportRefused
-from annotation.models import Judgment, PreferencePair, Project, Prompt, RuleVerdict
+from annotation.models import (
+    Judgment,
+    PreferencePair,
+    Project,
+    Prompt,
+    Role,
+    RuleVerdict,
+)
 from annotation.validation import RULES
 
 WHICH = {
@@ -52,6 +59,8 @@ class Wanted:
     agreement: float | None = None
     """Least share of a comparison's judgments for the answer that won."""
     annotator: str = ""
+    judge: int | None = None
+    """The annotator's id; None also where a manager named somebody unknown here."""
     since: datetime | None = None
     until: datetime | None = None
     """The first instant that is no longer in."""
@@ -61,8 +70,15 @@ class Wanted:
         return self != Wanted()
 
 
-def wanted(params: Mapping[str, str]) -> Wanted:
-    """Read the parameters. Raises ExportRefused naming the one that is wrong."""
+def wanted(
+    params: Mapping[str, str],
+    project: Project,
+    *,
+    user: Any = None,
+    role: str | None = None,
+) -> Wanted:
+    """Read the parameters, as that reader may give them (nobody: by pseudonyms alone).
+    Raises ExportRefused naming the one that is wrong."""
     given = {name: str(params.get(name) or "").strip() for name in NAMES}
     verdicts = RuleVerdict.Result.values
     _one_of(given, "which", WHICH)
@@ -80,9 +96,37 @@ def wanted(params: Mapping[str, str]) -> Wanted:
         verdict=given["verdict"],
         agreement=_share(given["agreement"]),
         annotator=given["annotator"],
+        judge=_judge(given["annotator"], project, user, role),
         since=_instant("since", given["since"]),
         until=_instant("until", given["until"], is_end=True),
     )
+
+
+def judges(project: Project, user: Any, role: str | None) -> dict[str, int]:
+    """{what the reader may ask `annotator` for: id} of whoever ever judged here:
+    pseudonyms, then names; for who is no manager only their own, as rows asked for by
+    another's name would tell whose pseudonym they bear."""
+    names = queries.worked_here(project)
+    hidden = {export_rows.pseudonym(project.pk, pk): pk for pk in names.values()}
+    if role != Role.MANAGER:
+        names = {name: pk for name, pk in names.items() if user and pk == user.pk}
+    return hidden | names
+
+
+def _judge(annotator: str, project: Project, user: Any, role: str | None) -> int | None:
+    if not annotator:
+        return None
+    found = judges(project, user, role).get(annotator)
+    is_own = user is not None and annotator == user.get_username()
+    if found is None and role != Role.MANAGER and not is_own:
+        raise ExportRefused(
+            "annotator",
+            _(
+                "Give a pseudonym, as exports show it, or your own name; only a manager"
+                " may ask by others’ names."
+            ),
+        )
+    return found
 
 
 def _one_of(given: dict[str, str], name: str, known: Any) -> None:
@@ -151,7 +195,7 @@ def pairs(
         found = found.filter(Exists(verdicts))
     if asked.annotator:
         theirs = _judged(OuterRef("decision__comparison"))
-        found = found.filter(Exists(theirs.filter(annotator__username=asked.annotator)))
+        found = found.filter(Exists(theirs.filter(annotator=asked.judge)))
     if asked.agreement is not None:
         found = _agreed(found, asked.agreement)
     return _dated(found, asked)
@@ -190,7 +234,7 @@ def judgments(project: Project, asked: Wanted) -> QuerySet[Judgment]:
     """The standing ones, by annotator and date."""
     found = export_rows.standing_judgments(project)
     if asked.annotator:
-        found = found.filter(annotator__username=asked.annotator)
+        found = found.filter(annotator=asked.judge)
     return _dated(found, asked)
 
 

@@ -14,7 +14,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation import export_filters, import_jobs, queries, uploads, words
+from annotation import export_filters, import_jobs, uploads, words
 from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
 from annotation.errors import InvalidJudgment
@@ -292,13 +292,16 @@ class ExportForm(forms.Form):
         help_text=gettext_lazy("Else each has a pseudonym, the same in every export."),
     )
 
-    def __init__(self, data: Any, *, project: Project, role: str):
+    def __init__(self, data: Any, *, project: Project, user: Any, role: str):
         super().__init__(data)
+        # By name where the reader may, else by pseudonym.
+        judges = export_filters.judges(project, user, role)
+        shown = {pk: name for name, pk in judges.items()}
         known = [(name, words.rule_words(name)) for name in RULES]
         self.fields["rule"].choices = [("", _("any rule")), *known]
         self.fields["annotator"].choices = [
             ("", _("anybody")),
-            *((name, name) for name in queries.worked_here(project)),
+            *((name, name) for name in sorted(shown.values())),
         ]
         self.fields["what"].choices = [
             (_("Pairs"), [(f"pairs:{f}", label) for f, label in PAIR_FORMATS]),

@@ -136,13 +136,13 @@ def my_history(project: Project, user) -> QuerySet[Judgment]:
     )
 
 
-def worked_here(project: Project) -> list[str]:
-    """Names of whoever ever judged a pair, in order: asked person by person, since few
+def worked_here(project: Project) -> dict[str, int]:
+    """{username: id} of whoever ever judged a pair: asked person by person, since few
     people have very many judgments. Not of leases, which have no index of both: of who
     never took one, SQLite would read all that the project has."""
     theirs = Judgment.objects.filter(project=project, annotator=OuterRef("pk"))
     people = get_user_model().objects.filter(Exists(theirs))
-    return sorted(people.values_list("username", flat=True))
+    return dict(people.values_list("username", "pk"))
 
 
 def annotator_counts(

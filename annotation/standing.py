@@ -19,4 +19,8 @@ def standing(at: datetime | None = None, path: str = "") -> Q:
 def last_full_hour() -> datetime:
     """What people are told of themselves is as of then: renewed at once, a figure that
     counts gold, or that leaves it out, would tell which pair was gold."""
-    return timezone.now().replace(minute=0, second=0, microsecond=0)
+    return full_hour(timezone.now())
+
+
+def full_hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)

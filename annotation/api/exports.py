@@ -36,7 +36,9 @@ class Judgments(APIView):
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
         params = request.query_params
         return answer(
-            lambda: downloads.judgments(request.project, params, request.role)
+            lambda: downloads.judgments(
+                request.project, params, request.role, request.user
+            )
         )
 
 
@@ -53,4 +55,8 @@ class Dataset(APIView):
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
         params = request.query_params
-        return answer(lambda: downloads.dataset(request.project, params, request.role))
+        return answer(
+            lambda: downloads.dataset(
+                request.project, params, request.role, user=request.user
+            )
+        )

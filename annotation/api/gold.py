@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from annotation import gold, trust
-from annotation.access import needs, user_named
+from annotation.access import needs, user_of
 from annotation.api.leases import MessageSerializer
 from annotation.api.parsing import RawBodyParser, refuse_large
 from annotation.api.prompts import ImportReportSerializer
@@ -124,6 +124,6 @@ class LetCount(APIView):
     )
     @needs(Role.REVIEWER)
     def post(self, request: Request, slug: str, username: str) -> Response:
-        annotator = user_named(username)
+        annotator = user_of(request.project, username)
         counted = trust.let_count(request.project, annotator, request.user)
         return Response({"counted": counted})

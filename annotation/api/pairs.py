@@ -46,7 +46,12 @@ PAIR_FILTERS = [
     OpenApiParameter(
         "agreement", float, description="least share of judgments for what won, 0 to 1"
     ),
-    OpenApiParameter("annotator", str, description="who judged it"),
+    OpenApiParameter(
+        "annotator",
+        str,
+        description="who judged it: a pseudonym, as exports show it, or your own name;"
+        " others' names are for managers",
+    ),
     OpenApiParameter("since", str, description="a day or an instant, itself included"),
     OpenApiParameter("until", str, description="a day, itself included, or an instant"),
 ]
@@ -73,7 +78,10 @@ class Pairs(APIView):
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        return answer(lambda: downloads.pairs(request.project, request.query_params))
+        reader = {"user": request.user, "role": request.role}
+        return answer(
+            lambda: downloads.pairs(request.project, request.query_params, **reader)
+        )
 
     @extend_schema(
         operation_id="pairs_import",

@@ -102,7 +102,10 @@ class Prompts(APIView):
     )
     @needs(Role.REVIEWER)
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        return answer(lambda: downloads.prompts(request.project, request.query_params))
+        reader = {"user": request.user, "role": request.role}
+        return answer(
+            lambda: downloads.prompts(request.project, request.query_params, **reader)
+        )
 
     @extend_schema(
         operation_id="prompts_import",

@@ -18,10 +18,12 @@ from annotation.access import at_least, needs
 from annotation.api.serializers import Instant, problems
 from annotation.models import Role
 from annotation.retelling import retold
+from annotation.standing import full_hour
 
 PARTS = ("funnel", "agreement", "bias", "annotators", "rounds")
 PRIVATE = "null but for managers and the person"
 ABOUT_PEOPLE = "all for managers; else those about yourself, as of the last full hour"
+BLUNT = "but for managers and the person: "
 HIDDEN = {"median_seconds": None, "agreement": None, "first": None}
 
 
@@ -101,8 +103,10 @@ class AgreementSerializer(serializers.Serializer):
 class AnnotatorSerializer(serializers.Serializer):
     username = serializers.CharField()
     judgments = serializers.IntegerField(help_text="that stand")
-    mean_seconds = serializers.FloatField(allow_null=True)
-    last_at = Instant(allow_null=True)
+    mean_seconds = serializers.FloatField(
+        allow_null=True, help_text=BLUNT + "to the second"
+    )
+    last_at = Instant(allow_null=True, help_text=BLUNT + "to the full hour")
     skips = serializers.IntegerField()
     median_seconds = serializers.FloatField(
         allow_null=True, help_text="to a tenth; this and what follows: " + PRIVATE
@@ -220,8 +224,22 @@ def _annotators(request: Request, known: Any) -> list[dict[str, Any]]:
         me = request.user.username
         checks = {me: trust.told_to(request.project, request.user)}
         mine = annotators.own_row(known["told"], request.user)
-        rows = [mine if row["username"] == me else row | HIDDEN for row in rows]
+        rows = [mine if row["username"] == me else _blunt(row) for row in rows]
     return [row | {"checks": checks.get(row["username"], rest)} for row in rows]
+
+
+def _blunt(row: dict[str, Any]) -> dict[str, Any]:
+    """Somebody else's row: neither what is theirs alone to know, nor figures as exact as
+    those of an export, which beside it would tell whose a pseudonym is."""
+    seconds, last_at = row["mean_seconds"], row["last_at"]
+    return (
+        row
+        | HIDDEN
+        | {
+            "mean_seconds": None if seconds is None else float(round(seconds)),
+            "last_at": last_at and full_hour(last_at),
+        }
+    )
 
 
 def _bias(

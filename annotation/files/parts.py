@@ -38,6 +38,11 @@ from annotation.files.lines import (
 MAX_PARTS = 2000
 MAX_HEADER = 1024 * 1024
 """Bytes of a tar's extended header (a long name, say), which tarfile reads whole."""
+MAX_LISTED = 10 * MAX_PARTS
+"""Members of an archive, those without rows included."""
+MAX_LISTING = 256
+"""Bytes of each in a zip's directory, on the average: zipfile reads it whole and goes by
+its size alone, whatever number of members the end of the file gives."""
 EXTENDED = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -261,6 +266,14 @@ def _opener(path: Path) -> Callable[[], AbstractContextManager[BinaryIO]]:
 
 def _zip(path: Path) -> zipfile.ZipFile:
     try:
+        with path.open("rb") as file:
+            # Its own function: what it takes for the end of the file is what counts.
+            end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+        if end and (
+            end[zipfile._ECD_ENTRIES_TOTAL] > MAX_LISTED  # type: ignore[attr-defined]
+            or end[zipfile._ECD_SIZE] > MAX_LISTED * MAX_LISTING  # type: ignore[attr-defined]
+        ):
+            raise _too_many()
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, *UNPACK_FAULTS) as fault:
         raise ImportRefused(
@@ -348,7 +361,7 @@ def _tar_parts(archive: tarfile.TarFile, packed: BinaryIO) -> Iterator[Part]:
     start = 0
     # In the archive's order: jumping back would unpack all of it again.
     for number, member in enumerate(archive):
-        if number > 10 * MAX_PARTS:
+        if number > MAX_LISTED:
             raise _too_many()
         if member.isfile() and not member.issparse() and _is_data(member.name):
 

@@ -1,5 +1,7 @@
 """Export: what, in which format, narrowed how; the page counts before it downloads."""
 
+from typing import Any
+
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
@@ -15,11 +17,12 @@ from annotation.pages import page
 @require_safe
 @needs(Role.REVIEWER)
 def export(request: HttpRequest, slug: str) -> HttpResponse:
-    form = ExportForm(request.GET or None, project=request.project, role=request.role)
+    reader: dict[str, Any] = {"user": request.user, "role": request.role}
+    form = ExportForm(request.GET or None, project=request.project, **reader)
     params = request.GET.dict()
     counts, known, status = {}, None, 200
     try:
-        asked = export_filters.wanted(params)
+        asked = export_filters.wanted(params, request.project, **reader)
         counts, known = _counts(request.project, asked)
     except ExportRefused as refused:
         if refused.field not in form.errors:  # else said already, by the field itself
@@ -54,12 +57,12 @@ def export_file(
 ) -> HttpResponse | StreamingHttpResponse:
     """The download; `what` is pairs, judgments, prompts or dataset."""
     params = request.GET.dict()
-    project, role = request.project, request.role
+    project, role, user = request.project, request.role, request.user
     makers = {
-        "pairs": lambda: downloads.pairs(project, params),
-        "judgments": lambda: downloads.judgments(project, params, role),
-        "prompts": lambda: downloads.prompts(project, params),
-        "dataset": lambda: downloads.dataset(project, params, role),
+        "pairs": lambda: downloads.pairs(project, params, user=user, role=role),
+        "judgments": lambda: downloads.judgments(project, params, role, user),
+        "prompts": lambda: downloads.prompts(project, params, user=user, role=role),
+        "dataset": lambda: downloads.dataset(project, params, role, user=user),
     }
     # The page offers one choice for both: "judgments:csv".
     what, _colon, format = params.pop("what", "pairs").partition(":")
@@ -85,7 +88,12 @@ def export_pairs(
 ) -> HttpResponse | StreamingHttpResponse:
     """The sound pairs as JSON lines, streamed."""
     try:
-        return downloads.pairs(request.project, request.GET.dict())
+        return downloads.pairs(
+            request.project,
+            request.GET.dict(),
+            user=request.user,
+            role=request.role,
+        )
     except ExportRefused as refused:
         return HttpResponse(
             refused.message, status=422, content_type="text/plain; charset=utf-8"

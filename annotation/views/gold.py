@@ -13,7 +13,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation import annotators, figures, gold, project_settings, trust
-from annotation.access import needs, user_named
+from annotation.access import needs, user_of
 from annotation.errors import NotYours, Refused
 from annotation.forms import GoldImportForm
 from annotation.models import GoldItem, Judgment, PreferencePair, Project, Role
@@ -143,7 +143,7 @@ def _made_gold(request: HttpRequest, back: str, make, what) -> HttpResponse:
 @needs(Role.REVIEWER)
 def let_count(request: HttpRequest, slug: str, username: str) -> HttpResponse:
     """Somebody has looked at the person's waiting judgments and lets them count."""
-    annotator = user_named(username)
+    annotator = user_of(request.project, username)
     try:
         count = trust.let_count(request.project, annotator, request.user)
     except NotYours as error:

@@ -8,7 +8,8 @@ from django.utils import timezone
 from annotation import downloads, export_filters
 from annotation.errors import ExportRefused
 from annotation.export_filters import wanted
-from annotation.models import Decision, Judgment, PreferencePair
+from annotation.export_rows import pseudonym
+from annotation.models import Decision, Judgment, PreferencePair, Role
 from tests.annotation.exported import body, rows
 from tests.factories import (
     make_comparison,
@@ -16,6 +17,7 @@ from tests.factories import (
     make_judgment,
     make_pair,
     make_prompt,
+    make_user,
 )
 from training.models import RoundPair, TrainingRound
 from training.queries import pairs_of
@@ -24,7 +26,7 @@ pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
 
 def ids(project, **params):
-    found = export_filters.pairs(project, wanted(params))
+    found = export_filters.pairs(project, wanted(params, project, role=Role.MANAGER))
     return set(found.values_list("pk", flat=True))
 
 
@@ -96,6 +98,34 @@ def test_pairs_are_narrowed_by_agreement_annotator_and_date(project):
     assert ids(project, until="2026-05-03") == set()
     assert ids(project, since="2026-05-05") == {split.pk, imported.pk}
     assert ids(project, since="2026-05-04T23:59:00Z", until="2026-05-05") == {alone.pk}
+
+
+def test_only_managers_ask_by_others_names(project):
+    """All rows of one name would bear that person's pseudonym."""
+    pair, (one, two) = judged_by(project, "first", "second")
+    rita, hidden = one.annotator, pseudonym(project.pk, two.annotator_id)
+    rita_hidden = pseudonym(project.pk, rita.pk)
+    stranger = make_user("stranger")
+
+    def found(name, user=None, role=None):
+        asked = wanted({"annotator": name}, project, user=user, role=role)
+        pairs = export_filters.pairs(project, asked).values_list("pk", flat=True)
+        return {*pairs, *export_filters.judgments(project, asked)}
+
+    both = {"user": rita, "role": Role.REVIEWER}
+    name = two.annotator.username
+    assert found(rita.username, **both) == found(rita_hidden, **both) == {pair.pk, one}
+    assert found(hidden, **both) == found(hidden) == {pair.pk, two}
+    assert found(name, role=Role.MANAGER) == {pair.pk, two}
+    assert found(stranger.username, user=stranger, role=Role.REVIEWER) == set()
+    elsewhere = pseudonym(project.pk + 1, two.annotator_id)
+    # The same words whether there is such a user or not.
+    for wrong in (name, name.upper(), "stranger", "nobody", elsewhere):
+        with pytest.raises(ExportRefused, match="only a manager") as refused:
+            found(wrong, **both)
+        assert refused.value.field == "annotator"
+    with pytest.raises(ExportRefused):
+        found(rita.username)
 
 
 @pytest.mark.parametrize(

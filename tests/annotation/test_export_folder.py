@@ -10,9 +10,11 @@ import datasets
 import pytest
 import yaml
 from datasets import load_dataset
+from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from annotation import downloads, import_jobs, importing
+from annotation.export_rows import pseudonym
 from annotation.models import PreferencePair, Prompt, Role
 from tests.annotation.exported import body, rows
 from tests.factories import (
@@ -159,6 +161,17 @@ def test_the_card_says_that_it_has_a_part_while_its_figures_are_of_all(
     narrowed = unzipped(project, tmp_path / "judged", kind="judged")
     card = (narrowed / "README.md").read_text()
     assert f"{part}: which = `sound`, kind = `judged`." in card
+
+
+def test_the_card_names_no_annotator_beside_their_pseudonym(project, folder, tmp_path):
+    def card(**params):
+        file = downloads.dataset(project, {"annotator": "u1", **params}, Role.MANAGER)
+        with zipfile.ZipFile(io.BytesIO(body(file))) as archive:
+            return archive.read("README.md").decode()
+
+    hidden = pseudonym(project.pk, User.objects.get(username="u1").pk)
+    assert f"annotator = `{hidden}`." in card() and "u1" not in card()
+    assert "annotator = `u1`." in card(names="1")
 
 
 def test_the_card_counts_explains_and_hashes(project, folder):

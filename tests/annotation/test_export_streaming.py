@@ -49,7 +49,7 @@ def test_an_export_costs_four_queries_a_page_and_holds_nothing_open(
         assert len(rows(downloads.pairs(project, {}))) == 5
     monkeypatch.setattr(batches.paged, "__kwdefaults__", {"size": 2})
     with django_assert_num_queries(13):  # Three pages, and what another writes.
-        stream = exporting.jsonl(export_filters.pairs(project, wanted({})))
+        stream = exporting.jsonl(export_filters.pairs(project, wanted({}, project)))
         first = next(stream)
         # While it is read, others write.
         Completion.objects.update(text="changed meanwhile")
@@ -64,7 +64,7 @@ def test_pairs_are_exported_by_keys_while_statistics_are_wrong():
     prompt = make_prompt(project=project)
     for _ in range(20):
         make_imported(prompt, state="unchecked")
-    pairs = export_filters.pairs(project, wanted({"which": "all"}))
+    pairs = export_filters.pairs(project, wanted({"which": "all"}, project))
     with CaptureQueriesContext(connection) as asked:
         assert len(list(exporting.jsonl(pairs))) == 20
     if connection.vendor == "sqlite":

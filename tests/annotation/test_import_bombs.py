@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import struct
 import tarfile
 import tracemalloc
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -35,6 +37,45 @@ def preview(tmp_path):
 
 LINE = b'{"prompt": "Why?"}\n'
 PROMPT = ("a.jsonl", tarfile.REGTYPE, LINE.ljust(512, b"\0"), len(LINE))
+
+
+def listing(members, *, told=None, wide=False):
+    """A zip that lists so many empty members; `told`: how many its end says they are;
+    `wide`: the end in its form for more than 65535."""
+    one = struct.pack("<4s4B4H3L5H2L", b"PK\x01\x02", *[0] * 11, 8, *[0] * 6)
+    data = b"PK\x03\x04".ljust(64, b"\0")
+    start, size = len(data), members * (len(one) + 8)
+    data += b"".join(one + b"%06x.m" % n for n in range(members))
+    count = members if told is None else told
+    if wide:
+        end = len(data)
+        big = (44, 45, 45, 0, 0, count, count, size, start)
+        data += struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", *big)
+        data += struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+        count, size, start = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF
+    return data + struct.pack(
+        "<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, size, start, 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "ends"),
+    [
+        (20_001, {}),
+        (20_001, {"wide": True}),
+        # 54 bytes each, so that 94815 of them are above 20000 times 256 bytes.
+        (94_815, {"told": 1}),
+        (94_815, {"told": 1, "wide": True}),
+    ],
+)
+def test_the_directory_of_a_zip_never_fills_the_memory(preview, members, ends):
+    """A million members of 47 MB took 444 MiB and half a minute of a web process."""
+    data = listing(members, **ends)
+    with pytest.raises(ImportRefused, match="No file in it"):
+        preview(listing(50, **ends | {"told": 50}))
+    listed = Mock(side_effect=AssertionError("read"))
+    with patch("zipfile.ZipFile", listed), pytest.raises(ImportRefused, match="2000"):
+        preview(data)
 
 
 def zeros(name, kind, size):

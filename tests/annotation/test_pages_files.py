@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from annotation import import_jobs, queries
+from annotation.export_rows import pseudonym
 from annotation.models import ImportJob, PreferencePair, Role
 from tests.annotation.pages import html
 from tests.factories import make_judgment, make_pair, make_project, make_user
@@ -37,7 +38,7 @@ def test_the_choice_of_annotators_looks_each_one_up(project, annotator):
     make_user(project=project)
     make_judgment(project=project, annotator=annotator)
     with CaptureQueriesContext(connection) as asked:
-        assert queries.worked_here(project) == ["alice"]
+        assert queries.worked_here(project) == {"alice": annotator.pk}
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN QUERY PLAN {asked[0]['sql']}")
@@ -259,6 +260,20 @@ def test_reviewers_export_without_names(client, project):
     client.force_login(rita)
     page = client.get(reverse("export", args=[project.slug]))
     assert "names" not in page.context["form"].fields
+    # Nor by a name that would tell whose a pseudonym is.
+    own = make_judgment(project=project, annotator=rita)
+    alice = make_judgment(project=project, annotator=make_user("alice")).annotator
+    page = client.get(reverse("export", args=[project.slug]))
+    offered = [name for name, _label in page.context["form"]["annotator"].field.choices]
+    hidden = pseudonym(project.pk, alice.pk)
+    assert len(offered) == 4 and {"", "rita", hidden} < {*offered}
+    assert "alice" not in offered
+    assert pseudonym(project.pk, own.annotator_id) not in offered, "said once"
+    for name, status in (("alice", 422), ("rita", 200), (hidden, 200), ("zoe", 422)):
+        for view in ("export", "export_file"):
+            url = reverse(view, args=[project.slug])
+            found = client.get(url, {"what": "judgments", "annotator": name})
+            assert found.status_code == status, (view, name)
     ask = {"what": "judgments:jsonl", "names": "on"}
     file = client.get(reverse("export_file", args=[project.slug]), ask)
     assert file.status_code == 403

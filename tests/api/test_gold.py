@@ -4,7 +4,13 @@ import pytest
 
 from annotation.models import GoldItem, Judgment
 from tests.api.helpers import V1, assert_problem
-from tests.factories import judge_gold, make_gold, make_judgment
+from tests.factories import (
+    judge_gold,
+    make_gold,
+    make_judgment,
+    make_project,
+    make_user,
+)
 
 GOLD = f"{V1}/projects/demo/gold"
 ROW = '{"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "explanation": "sums"}\n'
@@ -87,7 +93,22 @@ def test_a_reviewer_lets_waiting_judgments_count(rita, mona, below):
     assert checks_of(mona, "alice")["waiting"] == 0
     below.refresh_from_db()
     assert below.let_count_by == rita.user
-    assert_problem(rita.post(f"{V1}/projects/demo/annotators/nobody/count"), 404)
+
+
+def test_nobody_learns_there_which_accounts_there_are(rita, project, below):
+    """Who has never been in the project is answered as who has no account."""
+    make_user("elsewhere", project=make_project())
+    make_user("member", project=project)
+    left = make_judgment(project=project, annotator=make_user("left")).annotator
+    project.memberships.filter(user=left).delete()
+
+    def answer(name):
+        response = rita.post(f"{V1}/projects/demo/annotators/{name}/count")
+        return response.status_code, response.json()
+
+    assert answer("member") == answer("left") == (200, {"counted": 0})
+    assert answer("elsewhere") == answer("nobody")
+    assert answer("nobody")[0] == 404
 
 
 def test_a_reviewer_does_not_let_their_own_count(rita, mona, project):

@@ -1,5 +1,5 @@
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
@@ -157,6 +157,31 @@ def test_figures_of_single_people_are_for_managers_and_themselves(
     assert own["median_seconds"] == 3.0 and own["agreement"]["count"] == 1
     other, own = mona.get(STATS).json()["annotators"]
     assert other["median_seconds"] == 3.0 and other["first"]["of"] == 1
+
+
+def test_stats_are_too_blunt_to_tell_whose_a_pseudonym_is(rita, mona, alice, project):
+    judged = make_judgment(project=project, annotator=alice.user, seconds=4.26)
+    at = datetime(2026, 5, 4, 13, 37, 42, 123456, tzinfo=UTC)
+    Judgment.objects.filter(pk=judged.pk).update(created_at=at)
+    for client, last_at, seconds in (
+        (mona, at, 4.26),
+        (rita, at.replace(hour=13, minute=0, second=0, microsecond=0), 4.0),
+    ):
+        (row,) = client.get(STATS).json()["annotators"]
+        assert datetime.fromisoformat(row["last_at"]) == last_at
+        assert row["mean_seconds"] == seconds
+
+
+def test_the_pairs_and_judgments_of_a_name_are_for_managers(rita, mona, alice, project):
+    make_pair(project=project, annotator=alice.user)
+    for name in ("pairs", "judgments", "dataset"):
+        url = f"{V1}/projects/demo/{name}?annotator=alice"
+        assert "pseudonym" in assert_problem(rita.get(url), 422)["detail"]
+        assert mona.get(url).status_code == 200
+    (row,) = lines(rita.get(f"{V1}/projects/demo/judgments"))
+    for name in ("pairs", "judgments"):
+        url = f"{V1}/projects/demo/{name}?annotator={row['annotator']}"
+        assert len(lines(rita.get(url))) == 1
 
 
 def test_what_is_about_other_people_is_hidden_from_reviewers_as_on_the_pages(

@@ -507,3 +507,25 @@ def test_only_a_manager_deploys(client, project, name):
 def test_a_name_that_no_policy_can_have_is_404(client, project, manager):
     client.force_login(manager)
     assert client.post("/policies/a%00b/deploy/").status_code == 404
+
+
+def test_a_rounds_pairs_too_are_asked_for_by_pseudonym_or_ones_own_name(
+    client, running, manager
+):
+    rita = make_user("rita", project=running.project, role="reviewer")
+    urls = [
+        reverse("export_round", args=[running.pk]),
+        reverse("export_round", args=[running.pk]) + "?what=dataset",
+        reverse("api_round_pairs", args=[running.pk]),
+    ]
+    name = running.project.judgments.first().annotator.username
+    for user, asked, status in (
+        (rita, name, 422),
+        (rita, "rita", 200),
+        (manager, name, 200),
+    ):
+        client.force_login(user)
+        for url in urls:
+            mark = "&" if "?" in url else "?"
+            found = client.get(f"{url}{mark}annotator={asked}")
+            assert found.status_code == status, (user, asked, url)

@@ -173,7 +173,10 @@ class RoundPairs(APIView):
     @needs(Role.REVIEWER, project_of_round)
     def get(self, request: Request, pk: int) -> StreamingHttpResponse:
         params = {"which": "all", **request.query_params.dict()}
-        return answer(lambda: downloads.pairs(request.project, params, pairs_of(pk)))
+        reader = {"user": request.user, "role": request.role}
+        return answer(
+            lambda: downloads.pairs(request.project, params, pairs_of(pk), **reader)
+        )
 
 
 class RoundCancel(APIView):

@@ -201,8 +201,12 @@ def export_round(request: HttpRequest, pk: int) -> HttpResponse | StreamingHttpR
     within = queries.pairs_of(pk)
     try:
         if params.get("what") == "dataset":
-            return downloads.dataset(request.project, params, request.role, within)
-        return downloads.pairs(request.project, params, within)
+            return downloads.dataset(
+                request.project, params, request.role, within, user=request.user
+            )
+        return downloads.pairs(
+            request.project, params, within, user=request.user, role=request.role
+        )
     except ExportRefused as refused:
         return HttpResponse(
             refused.message, status=422, content_type="text/plain; charset=utf-8"

@@ -246,8 +246,9 @@ def orchestration(
         rest / total,
         "of a round",
         budget=Budget("value", "≤", 0.05),
-        note=f"{rest:.1f} of {total:.1f} s, the trainer {training:.1f} s, loading and"
-        f" checking the policy {loading:.1f} s; {note}",
+        note=f"{begun - asked:.1f} s before the trainer and {registered - trained:.1f} s"
+        f" after it of {total:.1f} s; the trainer {training:.1f} s, loading and checking"
+        f" the policy {loading:.1f} s; {note}",
     )
 
 

@@ -120,10 +120,13 @@ def test_what_a_tar_passes_over_counts_as_unpacked(preview, settings):
     assert "larger than 41943040 bytes" in str(shown.items[1][1])
 
 
-def test_a_preview_holds_few_of_very_long_rows(preview):
+def test_a_preview_holds_few_of_very_long_rows(preview, monkeypatch):
     """Of two hundred, of empty lists at that, a web process would have had 20 GB."""
+    assert import_jobs.PREVIEW_BYTES == 8 * MIB
+    # An eighth of all sizes: what memory is traced takes its time.
+    monkeypatch.setattr(import_jobs, "PREVIEW_BYTES", MIB)
     row = b'{"prompt": "q", "chosen": "a", "rejected": "b", "x": [%s0]}\n'
-    shown, most = preview(row % (b"0," * MIB) * 30, "pairs")
-    # 8 MiB are over within the fourth row of 2 MiB, and what a buffer reads ahead.
-    assert 3 <= shown.n_good <= 5 and not shown.n_bad and not shown.is_all
-    assert most < 128 * MIB
+    shown, most = preview(row % (b"0," * (MIB // 8)) * 30, "pairs")
+    # 1 MiB is over within the fourth row of 256 KiB, and what a buffer reads ahead.
+    assert 3 <= shown.n_good <= 8 and not shown.n_bad and not shown.is_all
+    assert most < 32 * MIB

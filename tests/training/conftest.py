@@ -43,8 +43,10 @@ def nudges(monkeypatch):
     from training.tasks import train_round
 
     sent = []
-    # An earlier test may have met no broker, after which none is tried for a while.
+    # An earlier test may have met no broker, or its late hint may meet none now, after
+    # which none is tried for a while.
     monkeypatch.setattr("annotation.nudging._quiet_until", 0.0)
+    monkeypatch.setattr("annotation.nudging.PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(
         train_round, "apply_async", lambda args, **_options: sent.append(args[0])
     )

@@ -57,8 +57,10 @@ def signed_in(client, annotator):
 def nudges(monkeypatch):
     """The projects whose stock was asked to be filled, instead of a broker."""
     sent: list[int] = []
-    # An earlier test may have met no broker, after which none is tried for a while.
+    # An earlier test may have met no broker, or its late hint may meet none now, after
+    # which none is tried for a while.
     monkeypatch.setattr("annotation.nudging._quiet_until", 0.0)
+    monkeypatch.setattr("annotation.nudging.PAUSE_SECONDS", 0.0)
     forget_hints()
     monkeypatch.setattr(
         "annotation.tasks.fill_stock.apply_async",

@@ -144,20 +144,25 @@ class Server:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > LOG_KEPT:
             self.log.replace(self.log.with_suffix(".log.1"))
-        with self.log.open("ab") as log:
-            self._log_start = log.tell()
-            # vLLM leaves its sockets behind; here, where their paths stay short enough.
-            self._sockets = tempfile.mkdtemp(prefix="tiebreak-vllm-")
-            self._process = subprocess.Popen(
-                vllm_command(base, port),
-                cwd=settings.BASE_DIR,
-                env={"VLLM_RPC_BASE_PATH": self._sockets, **vllm_environment()},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Its own group, so that Ctrl-C in a terminal reaches only us.
-                start_new_session=True,
-            )
+        command = vllm_command(base, port)
+        # vLLM leaves its sockets behind; here, where their paths stay short enough.
+        self._sockets = tempfile.mkdtemp(prefix="tiebreak-vllm-")
+        try:
+            with self.log.open("ab") as log:
+                self._log_start = log.tell()
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=settings.BASE_DIR,
+                    env={"VLLM_RPC_BASE_PATH": self._sockets, **vllm_environment()},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Its own group, so that Ctrl-C in a terminal reaches only us.
+                    start_new_session=True,
+                )
+        except OSError:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            raise
         self.started_at = time.monotonic()
 
     @property

@@ -7,6 +7,7 @@ processes start, die and leave nothing behind is in test_real_vllm.py.
 import itertools
 import json
 import shlex
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -280,8 +281,11 @@ def test_a_port_that_is_taken_is_said_and_tried_again(look, fake, monkeypatch):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_a_base_that_was_cut_off_is_said_and_tried_again(
-    look, fake, settings, monkeypatch, file
+    look, fake, settings, monkeypatch, tmp_path, file
 ):
+    """And leaves nothing behind, however often it is tried."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "for sockets"))
+    Path(tempfile.gettempdir()).mkdir()
     monkeypatch.setattr(supervisor_module, "Server", server_module.Server)
     monkeypatch.setattr(server_module, "_check_port", lambda port: None)
     path = Path(settings.MODEL) / file
@@ -290,6 +294,7 @@ def test_a_base_that_was_cut_off_is_said_and_tried_again(
     assert row.state == "failed"
     assert row.detail.startswith(f"{file} of the base model cannot be read: ")
     assert look.supervisor.server is None
+    assert not list(Path(tempfile.gettempdir()).iterdir())
 
 
 def test_another_model_on_the_port_is_not_ours(look, fake, base):

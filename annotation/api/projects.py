@@ -104,26 +104,6 @@ class ProjectSerializer(serializers.Serializer):
         }
 
 
-class NewProjectBody(Body):
-    name = serializers.CharField(max_length=120)
-    slug = serializers.SlugField(
-        max_length=80,
-        required=False,
-        allow_blank=True,
-        help_text="its name in addresses; made of the name if left out",
-    )
-    guidelines = serializers.CharField(
-        required=False,
-        allow_blank=True,
-        trim_whitespace=False,
-        max_length=100_000,
-        help_text="Markdown",
-    )
-    settings = JSONObject(
-        required=False, help_text="those to change; docs/managers.md lists all of them"
-    )
-
-
 class ChangedProjectBody(Body):
     name = serializers.CharField(max_length=120, required=False)
     guidelines = serializers.CharField(
@@ -135,6 +115,16 @@ class ChangedProjectBody(Body):
     )
     settings = JSONObject(
         required=False, help_text="those to change; docs/managers.md lists all of them"
+    )
+
+
+class NewProjectBody(ChangedProjectBody):
+    name = serializers.CharField(max_length=120)
+    slug = serializers.SlugField(
+        max_length=80,
+        required=False,
+        allow_blank=True,
+        help_text="its name in addresses; made of the name if left out",
     )
 
 

@@ -16,6 +16,7 @@ from annotation.deciding import ask_for_checks
 from annotation.errors import MembersError, SettingsError
 from annotation.models import Membership, Project, Role
 from annotation.nudging import send
+from annotation.stock import nudge
 from inference import services as inference
 
 MAX_GUIDELINES = 100_000
@@ -94,6 +95,7 @@ def update_project(
             ) != checking.rules_version(before):
                 checking.check_again(row)
                 transaction.on_commit(ask_for_checks, robust=True)
+            nudge(row)
         row.save(update_fields=["name", "guidelines", "settings", "decide_again_since"])
     for field in ("name", "guidelines", "settings"):
         setattr(project, field, getattr(row, field))

@@ -29,6 +29,7 @@ from annotation.models import (
     Project,
     Prompt,
 )
+from annotation.stock import nudge
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def _store_prompts(project: Project, batch: list[Messages]) -> Stored:
     idle = known.filter(is_asked=False)
     woken = idle.update(is_asked=True, is_gold=False)
     accepted = woken + len(_made_prompts(project, by_sha, is_asked=True))
+    if accepted:
+        nudge(project)
     return Stored(accepted, len(batch) - accepted)
 
 

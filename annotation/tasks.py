@@ -5,6 +5,7 @@ from celery import shared_task
 from annotation import (
     checking,
     figures,
+    filling,
     import_jobs,
     leasing,
     project_settings,
@@ -25,7 +26,7 @@ their turn; the beat sends the next message."""
 def fill_stock(project_id: int) -> None:
     project = Project.objects.select_related("channel").filter(pk=project_id).first()
     if project is not None:
-        stock.fill_stock(project)
+        filling.fill_stock(project)
 
 
 @shared_task(name="annotation.tasks.fill_stocks")

@@ -335,6 +335,8 @@ VLLM_MAX_MODEL_LEN = env.int("VLLM_MAX_MODEL_LEN", 2048)
 VLLM_KV_CACHE_GIB = env.int("VLLM_KV_CACHE_GIB", 1)
 # Seeds make a pair repeatable; on GPUs they slow sampling down.
 SAMPLING_SEEDS = env.bool("SAMPLING_SEEDS", True)
+# Pairs that each vLLM is asked for at a time; 0 chooses by what it runs on.
+SAMPLING_PAIRS = env.int("SAMPLING_PAIRS", 0)
 # "keep" trains beside the server; "stop" ends it first, for one GPU too small for both.
 VLLM_WHILE_TRAINING = env.str("VLLM_WHILE_TRAINING", "keep")
 

@@ -2,11 +2,18 @@
 
 from collections.abc import Iterable
 
+from django.conf import settings
 from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from inference.models import Channel, Deployment, Policy, Replica
-from inference.replicas import is_alive, is_ready, replica_urls, replicas
+from inference.replicas import (
+    has_cpu_build,
+    is_alive,
+    is_ready,
+    replica_urls,
+    replicas,
+)
 
 KEEP_DEPLOYED = 4
 """Policies that served before and stay loaded, so that a rollback is instant."""
@@ -93,3 +100,15 @@ def stopped_on_purpose() -> str:
         url__in=replica_urls(), wanted=Replica.Wanted.STOPPED
     ).first()
     return replica.wanted_reason if replica else ""
+
+
+def pairs_at_once() -> int:
+    """How many pairs the ready servers sample together; asked for more, they queue them.
+
+    SAMPLING_PAIRS for each, or what keeps vLLM busy with our own options: on a CPU it
+    works at 16 answers, and half as many again wait for one of them to end.
+    """
+    of_each = settings.SAMPLING_PAIRS
+    if not of_each:
+        of_each = 16 if not settings.VLLM_URLS and has_cpu_build() else 64
+    return of_each * max(1, sum(map(is_ready, replicas())))

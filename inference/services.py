@@ -6,7 +6,7 @@ Which policy serves is changed in policies.py; servers are watched in supervisor
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from inference.models import Channel, Policy, Replica
 from inference.replicas import client_of, is_ready, replicas, set_wanted, wait_until
 from inference.sampling import SamplingParams
 from inference.tending import load_policy
-from inference.vllm import ChatAnswer, Messages, VLLMClient
+from inference.vllm import Messages, VLLMClient
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ __all__ = [
     "ensure_base",
     "generate_pair",
     "sample",
+    "servers_for",
     "set_wanted",
     "wait_until",
 ]
@@ -63,12 +64,20 @@ def create_channel(slug: str) -> Channel:
 
 
 def sample(
-    policy: Policy, messages: Messages, n: int, sampling: SamplingParams
+    policy: Policy,
+    messages: Messages,
+    n: int,
+    sampling: SamplingParams,
+    servers: Sequence[Replica] | None = None,
 ) -> list[Sampled]:
     """n answers from `policy` in one request. Raises InferenceError."""
     # Choice i is sampled with seed + i: random 62 bits keep requests apart.
     seed = secrets.randbits(62) if settings.SAMPLING_SEEDS else None
-    answer = _ask(policy, messages, n, seed, sampling)
+    answer = _on_a_server(
+        policy,
+        servers_for(policy) if servers is None else servers,
+        lambda client: client.chat(policy.name, messages, n, seed, sampling.as_dict()),
+    )
     return [
         Sampled(
             policy=policy,
@@ -85,9 +94,14 @@ def sample(
 
 
 def generate_pair(
-    policy: Policy, messages: Messages, sampling: SamplingParams
+    policy: Policy,
+    messages: Messages,
+    sampling: SamplingParams,
+    servers: Sequence[Replica] | None = None,
 ) -> tuple[Sampled, Sampled]:
     """Two different answers of one policy, from one request.
+
+    `servers`: of `servers_for`, where many are asked at once; else those of now.
 
     Answers are the same if their texts are, leading and trailing space aside. Raises
     IdenticalAnswers if they stay the same, InferenceError if none can be had.
@@ -98,7 +112,7 @@ def generate_pair(
             permanent=True,
         )
     for _attempt in range(PAIR_ATTEMPTS):
-        first, second = sample(policy, messages, 2, sampling)
+        first, second = sample(policy, messages, 2, sampling, servers)
         if first.text.strip() != second.text.strip():
             return first, second
     raise IdenticalAnswers(
@@ -109,38 +123,38 @@ def generate_pair(
 
 def count_tokens(messages: Messages) -> int:
     """How many tokens a chat has, its template's included. Raises InferenceError."""
-    return len(_on_a_ready_server(None, lambda client: client.tokenize(messages)))
-
-
-def _ask(
-    policy: Policy, messages: Messages, n: int, seed: int | None, params: SamplingParams
-) -> ChatAnswer:
-    return _on_a_ready_server(
-        policy,
-        lambda client: client.chat(policy.name, messages, n, seed, params.as_dict()),
+    return len(
+        _on_a_server(None, servers_for(None), lambda client: client.tokenize(messages))
     )
 
 
-T = TypeVar("T")
-
-
-def _on_a_ready_server(policy: Policy | None, ask: Callable[[VLLMClient], T]) -> T:
-    """The answer of a ready server, taken by chance; of another if that one fails."""
+def servers_for(policy: Policy | None) -> list[Replica]:
+    """The ready servers that may serve it; None: any. InferenceError if there is none."""
     known = replicas()
     ready = [replica for replica in known if is_ready(replica)]
     if policy is not None:
         ready = _those_that_may_serve(policy, ready)
     if not ready:
         raise InferenceError(_why_none(known))
-    random.shuffle(ready)
-    for replica in ready[:-1]:
+    return ready
+
+
+T = TypeVar("T")
+
+
+def _on_a_server(
+    policy: Policy | None, servers: Sequence[Replica], ask: Callable[[VLLMClient], T]
+) -> T:
+    """The answer of one of them, taken by chance; of another if that one fails."""
+    *others, last = random.sample(servers, len(servers))
+    for replica in others:
         try:
             return _with_policy_loaded(replica, policy, ask)
         except InferenceError as error:
             if error.permanent:
                 raise
             logger.warning("%s: %s Asking another server.", replica.url, error)
-    return _with_policy_loaded(ready[-1], policy, ask)
+    return _with_policy_loaded(last, policy, ask)
 
 
 def _with_policy_loaded(

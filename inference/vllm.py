@@ -72,6 +72,8 @@ class VLLMClient:
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout, connect=5.0),
+            # Who asks for how much at once is the caller's affair (SAMPLING_PAIRS).
+            limits=httpx.Limits(max_connections=None),
             follow_redirects=False,
             # Reading the CA certificates takes a tenth of a second: only for https.
             verify=self.url.startswith("https:"),

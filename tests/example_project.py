@@ -14,8 +14,6 @@ from django.utils import timezone
 from annotation import import_jobs
 from annotation.models import Role
 from annotation.rendering import render_markdown
-from inference.models import Replica
-from inference.replicas import replica_urls
 from tests.acts import decide
 from tests.factories import (
     judge_gold,
@@ -29,6 +27,7 @@ from tests.factories import (
     make_policy,
     make_project,
     make_prompt,
+    make_server,
     make_user,
 )
 from training import attempts, ingest
@@ -216,12 +215,7 @@ def fill() -> None:
         pair = _comparison(project, *texts, quota=2)
         make_judgment(project=project, annotator=who)
         make_lease(comparison=pair, annotator=who)
-    Replica.objects.create(
-        url=replica_urls()[0],
-        state=Replica.State.READY,
-        base=project.base,
-        heartbeat_at=timezone.now() + timedelta(days=1),
-    )
+    make_server(base=project.base, heartbeat_at=timezone.now() + timedelta(days=1))
 
 
 def _comparison(project, question: str, first: str, second: str, **fields):

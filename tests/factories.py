@@ -29,7 +29,8 @@ from annotation.models import (
     Role,
     Slot,
 )
-from inference.models import Channel, Policy
+from inference.models import Channel, Policy, Replica
+from inference.replicas import replica_urls
 
 _numbers = itertools.count(1)
 _policy_numbers = itertools.count(1)
@@ -77,6 +78,14 @@ def make_policy(*, project=None, channel=None, parent=None, **fields):
     fields.setdefault("base_model", parent.base_model)
     fields.setdefault("base_sha256", parent.base_sha256)
     return Policy.objects.create(channel=channel, parent=parent, **fields)
+
+
+def make_server(*, base=None, **fields):
+    """vLLM as run_vllm has last seen it: ready. Nothing answers there."""
+    fields.setdefault("url", replica_urls()[0])
+    fields.setdefault("state", Replica.State.READY)
+    fields.setdefault("heartbeat_at", timezone.now())
+    return Replica.objects.create(base=base or make_base(), **fields)
 
 
 def make_project(*, base=None, channel=None, members=None, **fields):

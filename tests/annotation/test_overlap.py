@@ -2,12 +2,12 @@
 
 import pytest
 
+from annotation.filling import fill_stock
 from annotation.models import Comparison
 from annotation.overlap import is_drawn, judgments_wanted
 from annotation.project_settings import ProjectSettings
-from annotation.stock import fill_stock
 from inference.services import Sampled
-from tests.factories import make_project, make_prompt
+from tests.factories import make_project, make_prompt, make_server
 
 
 def drawn(share, many=2000):
@@ -47,12 +47,13 @@ def test_the_stock_makes_slots_by_the_draw(monkeypatch):
     for number in range(30):
         make_prompt(f"Q{number}", project=project)
 
-    def generate_pair(policy, messages, sampling):
+    def generate_pair(policy, messages, sampling, servers):
         return tuple(
             Sampled(policy, text, [1], [2], [-0.5], "stop", 7, sampling.as_dict())
             for text in ("One answer.", "Another answer.")
         )
 
+    make_server()
     monkeypatch.setattr("inference.services.generate_pair", generate_pair)
     fill_stock(project)
     slots = {

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
+from annotation.filling import fill_stock
 from annotation.importing import import_prompts
 from annotation.models import Comparison, Prompt, Role, StockReservation
 from annotation.projects import change_member
-from annotation.stock import fill_stock
 from inference.services import Sampled
-from tests.factories import make_project, make_prompt, make_user
+from tests.factories import make_project, make_prompt, make_server, make_user
 from tests.threads import together
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db(transaction=True)]
@@ -21,7 +21,7 @@ def test_workers_that_fill_together_never_make_a_pile(monkeypatch):
         make_prompt(f"Q{n}", project=project)
     lock, asked = threading.Lock(), []
 
-    def generate_pair(policy, messages, sampling):
+    def generate_pair(policy, messages, sampling, servers):
         with lock:
             asked.append(messages)
         return tuple(
@@ -29,6 +29,7 @@ def test_workers_that_fill_together_never_make_a_pile(monkeypatch):
             for text in ("One answer.", "Another answer.")
         )
 
+    make_server()
     monkeypatch.setattr("inference.services.generate_pair", generate_pair)
     made = together(*[lambda: fill_stock(project)] * 4)
 

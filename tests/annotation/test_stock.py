@@ -1,23 +1,29 @@
 """The stock: how much is made, of which prompts, with what, and when nothing is."""
 
 import logging
+import threading
 from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
-from annotation import stock, tasks
+from annotation import filling, stock, tasks
+from annotation.filling import fill_stock
 from annotation.importing import import_prompts
 from annotation.leasing import skip, take_lease
 from annotation.models import (
     Comparison,
     Completion,
     Lease,
+    Project,
     Slot,
     StockReservation,
 )
-from annotation.stock import fill_stock, fresh, missing, withdraw_stock
+from annotation.nudging import forget_hints
+from annotation.projects import update_project
+from annotation.stock import fresh, missing, withdraw_stock
 from inference.errors import IdenticalAnswers, InferenceError
 from inference.models import Channel
 from inference.sampling import SamplingParams
@@ -29,20 +35,36 @@ from tests.factories import (
     make_policy,
     make_project,
     make_prompt,
+    make_server,
     make_user,
 )
+from tests.loop.stack import wait_for
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
 
 @pytest.fixture
-def model(monkeypatch):
-    """vLLM's place is taken at the seam; it answers, or fails where told to."""
-    made = SimpleNamespace(asked=[], fault=None, faults={})
+def model(db, monkeypatch):
+    """vLLM's place is taken at the seam; it answers, or fails where told to.
 
-    def generate_pair(policy, messages, sampling):
+    `meanwhile(messages)` is called while it is at an answer.
+    """
+    made = SimpleNamespace(asked=[], fault=None, faults={}, server=make_server())
+    made.meanwhile, made.at_once, made.most_at_once = lambda messages: None, 0, 0
+    lock = threading.Lock()
+
+    def generate_pair(policy, messages, sampling, servers):
         assert isinstance(sampling, SamplingParams)
-        made.asked.append(messages)
+        assert servers == [made.server]
+        with lock:
+            made.asked.append(messages)
+            made.at_once += 1
+            made.most_at_once = max(made.most_at_once, made.at_once)
+        try:
+            made.meanwhile(messages)
+        finally:
+            with lock:
+                made.at_once -= 1
         fault = made.fault or made.faults.get(messages[-1]["content"])
         if fault:
             raise fault
@@ -62,8 +84,16 @@ def model(monkeypatch):
 
     monkeypatch.setattr("inference.services.generate_pair", generate_pair)
     # The thread's connection is the test's own on a rolled-back database.
-    monkeypatch.setattr(stock.connections, "close_all", lambda: None)
+    monkeypatch.setattr(filling.connections, "close_all", lambda: None)
     return made
+
+
+def announce(prompt):
+    """As a worker does that is at this prompt."""
+    soon = timezone.now() + timezone.timedelta(seconds=20)
+    return StockReservation.objects.create(
+        project=prompt.project, prompt=prompt, until=soon
+    )
 
 
 def fill_prompts(project, count):
@@ -79,11 +109,102 @@ def test_the_stock_is_filled_up_to_the_setting_and_no_further(project, model):
     assert not StockReservation.objects.exists()
 
 
-def test_more_than_one_batch_is_made_in_one_go(project, model):
-    project.settings = {"stock": 2 * stock.TOGETHER + 1}
+def test_more_than_is_asked_for_at_once_is_made_in_one_go(project, model, settings):
+    settings.SAMPLING_PAIRS = 3
+    project.settings = {"stock": 7}
     project.save()
     fill_prompts(project, 4)
-    assert fill_stock(project) == 2 * stock.TOGETHER + 1
+    assert fill_stock(project) == 7
+
+
+def test_a_long_answer_holds_up_no_other_pair(project, model, settings):
+    """Four at a time of twelve; the first ends only once all others were asked for."""
+    settings.SAMPLING_PAIRS = 4
+    project.settings = {"stock": 12}
+    project.save()
+    fill_prompts(project, 12)
+
+    def meanwhile(messages):
+        others = 12 if messages == model.asked[0] else 4
+        wait_for("the others", lambda: len(model.asked) >= others, 20)
+
+    model.meanwhile = meanwhile
+    assert fill_stock(project) == 12
+    assert model.most_at_once == 4
+
+
+def test_projects_short_at_the_same_time_share_the_servers(project, model, settings):
+    settings.SAMPLING_PAIRS = 6
+    project.settings = {"stock": 12}
+    project.save()
+    fill_prompts(project, 12)
+    for _ in range(2):
+        announce(make_prompt(project=make_project()))
+    model.meanwhile = lambda messages: wait_for(
+        "another one", lambda: len(model.asked) >= 2, 20
+    )
+    assert fill_stock(project) == 12
+    assert model.most_at_once == 2
+
+
+def test_a_project_that_another_worker_fills_is_left_to_it(project, model):
+    prompts = fill_prompts(project, 5)
+    theirs = announce(prompts[0])
+    assert missing(project) == 2
+    assert fill_stock(project) == 0
+    assert not model.asked
+
+    # Dead: it has given no sign for a while.
+    StockReservation.objects.filter(pk=theirs.pk).update(until=timezone.now())
+    assert fill_stock(project) == 3
+    assert not StockReservation.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_at_a_slow_model_says_that_it_lives(project, model, monkeypatch):
+    monkeypatch.setattr(filling, "RENEWED_EVERY", 0.01)
+    project.settings = {"stock": 1}
+    project.save()
+    fill_prompts(project, 1)
+    until = []
+
+    def is_renewed():
+        until.append(StockReservation.objects.get().until)
+        return until[-1] > until[0]
+
+    def slow(messages):
+        wait_for("another sign", is_renewed, 20)
+        connection.close()
+
+    model.meanwhile = slow
+    assert fill_stock(project) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_setting_changed_meanwhile_holds_for_what_is_asked_next(
+    project, model, settings, nudges
+):
+    settings.SAMPLING_PAIRS = 1
+    fill_prompts(project, 3)
+
+    def change(messages):
+        if messages == model.asked[0]:
+            update_project(project, settings={"sampling": {"max_tokens": 7}})
+            connection.close()
+
+    model.meanwhile = change
+    assert fill_stock(Project.objects.get(pk=project.pk)) == 3
+    told = [made.a.sampling["max_tokens"] for made in Comparison.objects.order_by("pk")]
+    assert told == [256, 7, 7]
+
+
+def test_a_policy_that_refuses_every_prompt_is_not_asked_for_all_of_them(
+    project, model
+):
+    fill_prompts(project, 40)
+    model.fault = InferenceError("policy-0007 was rejected", permanent=True)
+    assert fill_stock(project) == 0
+    assert filling.REFUSED_IN_A_ROW <= len(model.asked) < 20
 
 
 def test_a_comparison_keeps_everything_about_its_answers(project, model):
@@ -154,18 +275,6 @@ def test_what_is_held_judged_or_skipped_is_made_up_for(project, model, annotator
     lease = take_lease(project, make_user(project=project))
     skip(lease)
     assert missing(project) == 2
-
-
-def test_what_another_worker_is_making_counts(project, model):
-    prompts = fill_prompts(project, 5)
-    later = timezone.now() + timezone.timedelta(minutes=1)
-    past = timezone.now() - timezone.timedelta(minutes=1)
-    for prompt, until in zip(prompts, (later, later, past), strict=False):
-        StockReservation.objects.create(project=project, prompt=prompt, until=until)
-
-    assert fill_stock(project) == 1
-    assert {m[-1]["content"] for m in model.asked}.isdisjoint({"Q0", "Q1"})
-    assert StockReservation.objects.count() == 2  # the dead worker's is gone
 
 
 def test_a_model_that_cannot_be_reached_is_said_once_and_tried_again(
@@ -245,14 +354,14 @@ def test_what_was_sampled_before_a_promotion_is_not_offered_after_it(
 ):
     make_prompt(project=project)
     new = make_policy(project=project)
-    wanted = stock.judgments_wanted
+    wanted = filling.judgments_wanted
 
     def overtaken(*given):
         Channel.objects.filter(pk=project.channel_id).update(serving=new)
         return wanted(*given)
 
     # Asked once the answers are there, before they are stored.
-    monkeypatch.setattr(stock, "judgments_wanted", overtaken)
+    monkeypatch.setattr(filling, "judgments_wanted", overtaken)
     fill_stock(project)
     assert set(Comparison.objects.values_list("policy", flat=True)) == {new.pk}
 
@@ -276,6 +385,23 @@ def test_the_beat_nudges_only_projects_that_want_something(project, nudges):
     make_project()  # without prompts
     tasks.fill_stocks()
     assert nudges == [project.pk]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_new_prompts_and_settings_ask_for_pairs_at_once(project, nudges):
+    """Not only at the beat's next turn: whoever imports prompts is waiting for a pair."""
+    line = BytesIO(b'{"prompt": "Why?"}')
+    import_prompts(project, line, "jsonl")
+    assert nudges == [project.pk]
+    line.seek(0)
+    import_prompts(project, line, "jsonl")  # a duplicate
+    assert nudges == [project.pk]
+
+    forget_hints()
+    update_project(project, settings={"stock": 9})
+    assert nudges == [project.pk] * 2
+    update_project(project, name="Another")
+    assert nudges == [project.pk] * 2
 
 
 def test_a_task_for_a_project_that_is_gone_does_nothing(project):

@@ -10,9 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from django.db import connections
-from django.utils import timezone
 
-from inference.models import Replica
+from tests.factories import make_server
 from tests.inference.small_files import CANARY
 from tests.inference.stub_server import Stub, chat_answer, send
 
@@ -29,13 +28,7 @@ class FakeVLLM:
         self.stub = Stub()
         self.stub.answers = [self.answer]
         self.url = self.stub.url
-        self.replica = Replica.objects.create(
-            url=self.url,
-            is_managed=True,
-            base=base,
-            state=Replica.State.READY,
-            heartbeat_at=timezone.now(),
-        )
+        self.replica = make_server(base=base, url=self.url, is_managed=True)
 
     def asked(self, path):
         return [body for _m, p, body, _h in self.stub.requests if p == path]

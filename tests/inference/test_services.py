@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from inference import services
+from inference import queries, services
 from inference.base import ensure_base
 from inference.errors import IdenticalAnswers, InferenceError
 from inference.models import Policy, Replica
@@ -17,9 +17,11 @@ from inference.services import (
     create_channel,
     generate_pair,
     sample,
+    servers_for,
     set_wanted,
     wait_until,
 )
+from tests.factories import make_server
 from tests.inference.fake_vllm import FakeFleet
 from tests.inference.small_files import write_adapter, write_base
 
@@ -209,3 +211,32 @@ def test_a_server_that_nobody_runs_counts_as_stopped(fleet):
     wait_until("stopped", 0)
     with pytest.raises(InferenceError):
         wait_until("ready", 0)
+
+
+def test_each_ready_server_is_asked_for_as_many_pairs_as_keep_it_busy(
+    base, settings, monkeypatch
+):
+    monkeypatch.setattr(queries, "has_cpu_build", lambda: True)
+    assert queries.pairs_at_once() == 16  # none is ready: for when one is
+    make_server(base=base)
+    assert queries.pairs_at_once() == 16
+    monkeypatch.setattr(queries, "has_cpu_build", lambda: False)
+    assert queries.pairs_at_once() == 64
+
+    # What somebody else's run on isn't known here.
+    monkeypatch.setattr(queries, "has_cpu_build", lambda: True)
+    settings.VLLM_URLS = ["http://one", "http://two", "http://three"]
+    for url in settings.VLLM_URLS[:2]:
+        make_server(base=base, url=url)
+    make_server(base=base, url="http://three", state=Replica.State.STARTING)
+    assert queries.pairs_at_once() == 2 * 64
+    settings.SAMPLING_PAIRS = 5
+    assert queries.pairs_at_once() == 2 * 5
+
+
+def test_servers_that_are_given_are_not_looked_up(
+    fleet, base, django_assert_num_queries
+):
+    servers = servers_for(base)
+    with django_assert_num_queries(0):
+        generate_pair(base, CHAT, PARAMS, servers)

@@ -31,13 +31,9 @@ pytestmark = [pytest.mark.django_db, pytest.mark.both_databases]
 
 
 @pytest.fixture(autouse=True)
-def base(settings, tmp_path):
-    settings.DATA_DIR = tmp_path / "data"
-    settings.DATA_DIR.mkdir()
-    settings.POLICIES_DIR = settings.DATA_DIR / "policies"
-    settings.MODEL = str(write_base(tmp_path / "base"))
+def base(base, settings):
     settings.MODEL_DTYPE = "float32"
-    return ensure_base()
+    return base
 
 
 @pytest.fixture

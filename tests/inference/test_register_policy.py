@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from django.db import IntegrityError, transaction
 
-from inference.base import ensure_base
 from inference.errors import AdapterRefused
 from inference.models import Policy
 from inference.policies import register_policy
@@ -23,13 +22,9 @@ B = f"base_model.model.{UP}.lora_B.weight"
 
 
 @pytest.fixture(autouse=True)
-def base(settings, tmp_path):
-    settings.DATA_DIR = tmp_path / "data"
-    settings.DATA_DIR.mkdir()
-    settings.POLICIES_DIR = settings.DATA_DIR / "policies"
-    settings.MODEL = str(write_base(tmp_path / "base"))
+def base(base, settings):
     settings.VLLM_MAX_LORA_RANK = 8
-    return ensure_base()
+    return base
 
 
 @pytest.fixture

@@ -25,18 +25,9 @@ from tests.factories import make_server
 from tests.inference.fake_vllm import FakeFleet
 from tests.inference.small_files import write_adapter, write_base
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("base")]
 CHAT = [{"role": "user", "content": "hi"}]
 PARAMS = SamplingParams(temperature=0.8, max_tokens=9)
-
-
-@pytest.fixture(autouse=True)
-def base(settings, tmp_path):
-    settings.DATA_DIR = tmp_path / "data"
-    settings.DATA_DIR.mkdir()
-    settings.POLICIES_DIR = settings.DATA_DIR / "policies"
-    settings.MODEL = str(write_base(tmp_path / "base"))
-    return ensure_base()
 
 
 @pytest.fixture

@@ -91,3 +91,15 @@ def queued(project, manager):
 def set_row(training_round, **fields):
     TrainingRound.objects.filter(pk=training_round.pk).update(**fields)
     training_round.refresh_from_db()
+
+
+@pytest.fixture
+def as_manager(client, manager):
+    client.force_login(manager)
+    return client
+
+
+@pytest.fixture
+def as_reviewer(client, project):
+    client.force_login(make_user(project=project, role="reviewer"))
+    return client

@@ -11,7 +11,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from inference import services
-from inference.errors import InferenceError
 from inference.models import Deployment, Replica
 from tests.factories import make_policy, make_user
 from tests.training.conftest import make_pairs
@@ -22,18 +21,6 @@ from training.running import run_round, vllm_reason
 from training.views import rounds
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def as_manager(client, manager):
-    client.force_login(manager)
-    return client
-
-
-@pytest.fixture
-def as_reviewer(client, project):
-    client.force_login(make_user(project=project, role="reviewer"))
-    return client
 
 
 @pytest.fixture
@@ -417,96 +404,6 @@ def test_a_reviewer_starts_nothing(as_reviewer, project):
     make_pairs(project, 2)
     assert as_reviewer.post(rounds_url(project), {}).status_code == 403
     assert not TrainingRound.objects.exists()
-
-
-# --- Policies --------------------------------------------------------------------------
-
-
-def test_policies_show_state_ancestry_and_what_made_them(as_reviewer, project, manager):
-    make_pairs(project, 2)
-    training_round = start_round(project, manager)
-    run_round(training_round.pk)
-    training_round.refresh_from_db()
-    child = make_policy(project=project, parent=training_round.policy, number=99)
-    page = as_reviewer.get(reverse("policies", args=[project.slug])).content.decode()
-    assert page.index(child.name) < page.index(f"{project.base.name}</span> <span")
-    assert f"{training_round.policy.name}</span> → <strong>this</strong>" in page
-    assert "Round 1" in page and "Deploy" not in page
-
-
-def test_a_refused_deployment_changes_nothing_and_says_why(as_manager, project):
-    """No vLLM runs here, so inference refuses by itself."""
-    policy = make_policy(project=project)
-    response = as_manager.post(reverse("deploy", args=[policy.name]))
-    assert response.status_code == 409
-    page = response.content.decode()
-    assert "Nothing was changed" in page and "run_vllm" in page
-    project.channel.refresh_from_db()
-    assert project.channel.serving == project.base
-
-
-def test_deploying_and_rolling_back(as_manager, project, manager, monkeypatch):
-    from training import promotion
-
-    asked = []
-
-    class Done:
-        policy = project.base
-
-    monkeypatch.setattr(
-        promotion, "promote", lambda *a: asked.append(("promote", *a)) or Done
-    )
-    monkeypatch.setattr(
-        promotion, "rollback", lambda *a: asked.append(("rollback", *a)) or Done
-    )
-    policy = make_policy(project=project)
-    policies = reverse("policies", args=[project.slug])
-    assert as_manager.post(reverse("deploy", args=[policy.name])).url == policies
-    assert as_manager.post(reverse("deploy_base", args=[project.slug])).url == policies
-    assert as_manager.post(reverse("rollback", args=[project.slug])).url == policies
-    assert asked == [
-        ("promote", policy, manager),
-        ("promote", project.base, manager, project),
-        ("rollback", project, manager),
-    ]
-    assert (
-        f"{project.base.name} serves now." in as_manager.get(policies).content.decode()
-    )
-
-
-def test_nothing_to_roll_back_to_is_said(as_manager, project):
-    response = as_manager.post(reverse("rollback", args=[project.slug]))
-    assert response.status_code == 409
-    assert b"nothing to roll back to" in response.content
-
-
-def test_a_server_out_of_reach_is_a_refusal_too(as_manager, project, monkeypatch):
-    from training import promotion
-
-    def broken(*_args):
-        raise InferenceError("vLLM does not answer.")
-
-    monkeypatch.setattr(promotion, "promote", broken)
-    policy = make_policy(project=project)
-    response = as_manager.post(reverse("deploy", args=[policy.name]))
-    assert response.status_code == 409 and b"does not answer" in response.content
-
-
-@pytest.mark.parametrize("name", ["deploy", "deploy_base", "rollback"])
-def test_only_a_manager_deploys(client, project, name):
-    policy = make_policy(project=project)
-    url = reverse(name, args=[policy.name if name == "deploy" else project.slug])
-    client.force_login(make_user())
-    assert client.post(url).status_code == 404
-    client.force_login(make_user(project=project, role="reviewer"))
-    assert client.post(url).status_code == 403
-    assert client.get(url).status_code == 405
-
-
-@pytest.mark.both_databases
-def test_a_name_that_no_policy_can_have_is_404(client, project, manager):
-    client.force_login(manager)
-    assert client.post("/policies/a%00b/deploy/").status_code == 404
 
 
 def test_a_rounds_pairs_too_are_asked_for_by_pseudonym_or_ones_own_name(

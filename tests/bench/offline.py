@@ -1,9 +1,10 @@
 """vLLM's own offline rate: `python -m tests.bench.offline ASKED.json OUT.json`.
 
-ASKED: {"flags": […of the server…], "adapter": {"name", "path"} or null, "requests":
-[{"messages", "seed", "sampling"}]}. OUT: {"seconds", "token_ids": [[first, second], …]}.
-All requests are given to one `LLM` at once, two answers each, with their log-probs and
-seeds, after a few to warm up. Run it with the server's own environment.
+ASKED: {"flags": […of the server…], "adapter": {"name", "path"} or null, "turns":
+[{"requests": [{"messages", "seed", "sampling"}]}]}. OUT: [{"seconds", "token_ids":
+[[first, second], …]}], one for each turn. All requests of a turn are given to one `LLM` at
+once, two answers each, with their log-probs and seeds, after a few to warm up. Run it with
+the server's own environment.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 WARM_UP = 8
 
 
-def main(asked: dict[str, Any]) -> dict[str, Any]:
+def main(asked: dict[str, Any]) -> list[dict[str, Any]]:
     from vllm import LLM, SamplingParams
     from vllm.engine.arg_utils import EngineArgs
     from vllm.lora.request import LoRARequest
@@ -42,10 +43,13 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         )
         return [[list(one.token_ids) for one in each.outputs] for each in answers]
 
-    generate(asked["requests"][:WARM_UP])
-    begun = time.perf_counter()
-    token_ids = generate(asked["requests"])
-    return {"seconds": time.perf_counter() - begun, "token_ids": token_ids}
+    generate(asked["turns"][0]["requests"][:WARM_UP])
+    told = []
+    for turn in asked["turns"]:
+        begun = time.perf_counter()
+        token_ids = generate(turn["requests"])
+        told.append({"seconds": time.perf_counter() - begun, "token_ids": token_ids})
+    return told
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import ctypes
 import os
 import signal
 
-from inference import vllm_mending
+from inference import priority, vllm_mending
 
 PR_SET_PDEATHSIG = 1
 PARENT = "TIEBREAK_PARENT_PID"
@@ -45,4 +45,5 @@ if __name__ in ("__main__", "__mp_main__"):
 if __name__ == "__main__":
     import runpy
 
+    priority.give_way(priority.VLLM)
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")

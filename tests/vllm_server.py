@@ -162,7 +162,7 @@ class VLLMServer:
         return [
             process
             for process in self.family()[1:]
-            if not any(helper in _command(process) for helper in helpers)
+            if not any(helper in command_of(process) for helper in helpers)
         ]
 
     def wait_for_engine(self) -> list[psutil.Process]:
@@ -196,7 +196,7 @@ class VLLMServer:
         }
 
 
-def _command(process: psutil.Process) -> str:
+def command_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:

@@ -18,13 +18,11 @@ from pathlib import Path
 
 from django.conf import settings
 
+from inference.priority import TRAINER, give_way
 from training.dpo.process import PARENT_VARIABLE
 
 STDOUT, STDERR = "stdout.log", "stderr.log"
 LOCK = "trainer.lock"
-
-NICENESS = 5
-"""Annotators wait for the web server and vLLM; a round can wait for them."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -135,7 +133,7 @@ def start(folder: Path, lock: RoundLock) -> Trainer:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(75)
-        os.nice(NICENESS)
+        give_way(TRAINER)
 
     with (
         open(folder / STDOUT, "ab") as stdout,

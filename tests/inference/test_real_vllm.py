@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from django.db import connections
 
+from inference import priority
 from inference.errors import AdapterRefused
 from inference.models import Policy, Replica
 from inference.policies import deploy_policy, register_policy, rollback
@@ -25,7 +26,7 @@ from inference.services import (
     set_wanted,
     wait_until,
 )
-from tests.vllm_server import alive, make_adapter, wait_for
+from tests.vllm_server import alive, command_of, make_adapter, wait_for
 
 CHAT = [{"role": "user", "content": "Name three rivers. 三条河？"}]
 SHORT = SamplingParams(max_tokens=12)
@@ -298,6 +299,11 @@ def test_run_vllm_killed_with_9_leaves_no_process(vllm_session, transactional_db
     """With vLLM's three processes there, though it is still starting."""
     vllm_session.start()
     family = vllm_session.wait_for_engine()
+    (server,) = [
+        one for one in family[0].children() if "vllm_process" in command_of(one)
+    ]
+    beneath = server.children(recursive=True)
+    assert {one.nice() for one in [server, *beneath]} == {priority.VLLM}
     assert len(family) >= 4
     os.kill(vllm_session.process.pid, signal.SIGKILL)
     vllm_session.process.wait()

@@ -14,6 +14,7 @@ from django.db import OperationalError, connections
 
 from inference.errors import InferenceError
 from inference.models import Policy
+from inference.priority import TRAINER
 from tests.training.conftest import STUB, set_row, take_back_the_stop
 from training import attempts, ingest, runfolder, shutdown, trainer
 from training.models import TrainingRound
@@ -318,6 +319,7 @@ def test_no_second_trainer_starts_while_one_still_runs(queued, settings):
     stray = trainer.start(folder, lock)
     try:
         wait_for((folder / "ignores").exists)
+        assert os.getpriority(os.PRIO_PROCESS, stray.process.pid) == TRAINER
         with pytest.raises(trainer.TrainerStillThere):
             trainer.take_lock(queued.folder)
         settings.TRAINER_COMMAND = STUB

@@ -92,14 +92,10 @@ def fill_stock(project: Project) -> int:
                     _reserved(*asked.values()).update(until=until)
                 for pair in done:
                     try:
-                        made += _store(asked[pair], pair.result())
+                        made += _settle(asked[pair], pair)
                         refused = 0
-                    except IdenticalAnswers as error:
-                        logger.info("Prompt %d rests: %s", asked[pair].prompt.pk, error)
-                        _rest(asked[pair])
                     except InferenceError as error:
                         refused += 1
-                        (_rest if error.permanent else _give_up)(asked[pair])
                         if not error.permanent or refused == REFUSED_IN_A_ROW:
                             fault = error
                     del asked[pair]
@@ -200,6 +196,19 @@ def _sample(order: _Order, servers: list[Replica]) -> Pair:
 def _reserved(*orders: _Order) -> QuerySet[StockReservation]:
     ids = [order.reservation_id for order in orders]
     return StockReservation.objects.filter(pk__in=ids, is_resting=False)
+
+
+def _settle(order: _Order, pair: Future[Pair]) -> bool:
+    """Store the pair; whether it was. Raises InferenceError, its prompt set aside."""
+    try:
+        return _store(order, pair.result())
+    except IdenticalAnswers as error:
+        logger.info("Prompt %d rests: %s", order.prompt.pk, error)
+        _rest(order)
+        return False
+    except InferenceError as error:
+        (_rest if error.permanent else _give_up)(order)
+        raise
 
 
 def _give_up(*orders: _Order) -> None:

@@ -7,7 +7,7 @@ from django.contrib.messages import get_messages
 from django.db import IntegrityError, transaction
 from django.urls import reverse
 
-from annotation import gold, stock, trust
+from annotation import filling, gold, stock, trust
 from annotation.errors import BadExplanation, GoldRefused
 from annotation.models import Completion, GoldItem, Prompt, Role
 from tests.factories import (
@@ -130,9 +130,9 @@ def test_gold_is_imported_and_bad_lines_are_told(project, reviewer):
 def test_prompts_of_gold_are_never_answered_by_the_model(project, reviewer):
     imported(project, reviewer, '{"prompt": "x?", "chosen": "4", "rejected": "5"}')
     assert not stock.is_wanting(project)
-    assert not stock._least_used(project, 3)
+    assert not filling._least_used(project, 3)
     own = make_prompt(project=project)
-    assert stock._least_used(project, 3) == [own]
+    assert filling._least_used(project, 3) == [own]
 
 
 def test_a_prompt_that_is_there_already_stays_as_it_is(project, reviewer):

@@ -255,10 +255,9 @@ def test_the_clock_weighs_projects_that_decide_by_weights(project, people):
 
 
 def test_changing_how_a_project_decides_asks_for_its_decisions_anew(
-    people, project, monkeypatch, django_capture_on_commit_callbacks
+    people, project, nudges, monkeypatch, django_capture_on_commit_callbacks
 ):
     sent = []
-    monkeypatch.setattr("annotation.nudging._quiet_until", 0.0)
     monkeypatch.setattr(
         "annotation.tasks.decide_again.apply_async",
         lambda args, **options: sent.append(*args),

@@ -80,7 +80,7 @@ def fill_stock(project: Project) -> int:
                 # In lots: to see what is missing costs more than to store a pair.
                 if fault is None and len(asked) <= together * 3 // 4:
                     try:
-                        asked |= _ask(pool, project.pk, together, is_first=not asked)
+                        asked |= _ask(pool, project, together, is_first=not asked)
                     except InferenceError as error:
                         fault = error
                 if not asked:
@@ -108,12 +108,9 @@ def fill_stock(project: Project) -> int:
 
 
 def _ask(
-    pool: ThreadPoolExecutor, project_id: int, together: int, is_first: bool
+    pool: ThreadPoolExecutor, project: Project, together: int, is_first: bool
 ) -> dict[Future[Pair], _Order]:
     """Send what is missing to the servers. Raises InferenceError where none is ready."""
-    project = Project.objects.select_related("channel").filter(pk=project_id).first()
-    if project is None:
-        return {}
     policy = inference_queries.serving_policy(project.channel)
     withdraw_stock(project, keep=policy)
     orders = _reserve(project, policy, together, is_first)
@@ -139,7 +136,9 @@ def _reserve(
     with transaction.atomic():
         # One worker at a time counts what is missing and says what it takes. Its
         # settings are those of now: a worker may be at it for hours.
-        project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+        found = Project.objects.select_for_update(no_key=True).filter(pk=project.pk)
+        if (project := found.first()) is None:
+            return []
         now = timezone.now()
         StockReservation.objects.filter(project=project, until__lte=now).delete()
         making = being_made(now)

@@ -5,7 +5,6 @@ every processor busy, give way to all else, and the trainer to vLLM. Imports not
 it is called before anything is loaded.
 """
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -27,10 +26,11 @@ def give_way(niceness: int) -> None:
     if os.getsid(0) != os.getpid():
         return
     for _attempt in range(5):
-        with contextlib.suppress(OSError):  # no such kernel, or not ours to write
-            try:
-                _GROUP.write_text(str(niceness))
-            except BlockingIOError:  # once in a tenth of a second, whoever asks
-                time.sleep(0.12)
-                continue
-        return
+        try:
+            _GROUP.write_text(str(niceness))
+        except BlockingIOError:  # once in a tenth of a second, whoever asks
+            time.sleep(0.12)
+        except OSError:  # no such kernel, or not ours to write
+            return
+        else:
+            return

@@ -30,7 +30,9 @@ def shown(page: Page, letter: str) -> str:
 
 
 def wait_for_next(page: Page, number: int) -> None:
+    """Until it is shown, and its keys work: a page shows before its scripts have run."""
     expect(question(page)).to_contain_text(f"Question number {number}?")
+    page.wait_for_load_state("domcontentloaded")
 
 
 def press(page: Page, **event: object) -> None:

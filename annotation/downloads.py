@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import StreamingHttpResponse
+from django.http import QueryDict, StreamingHttpResponse
 from django.utils.translation import gettext as _
 
 from annotation import (
@@ -17,12 +17,14 @@ from annotation import (
 )
 from annotation.access import at_least
 from annotation.errors import ExportRefused
-from annotation.export_filters import wanted
+from annotation.export_filters import Wanted
 from annotation.files import columns
 from annotation.files.writing import TABLES, TYPES, written
 from annotation.models import Project, Role
 
 PAIR_FORMATS = (*sorted(exporting.FORMATS), "csv", "parquet")
+PARAMETERS = ("format", *export_filters.NAMES, "names")
+"""All that a download may be asked with; each takes those that mean something to it."""
 
 
 def pairs(
@@ -35,7 +37,7 @@ def pairs(
 ) -> StreamingHttpResponse:
     """The pairs asked for, in `params["format"]`. Raises ExportRefused."""
     format = _one_of(params, PAIR_FORMATS, "trl")
-    asked = wanted(params, project, user=user, role=role)
+    asked = _asked(params, project, user, role)
     found = export_filters.pairs(project, asked, within)
     if format in exporting.FORMATS:
         if format == "kto" and not asked.is_narrowed and within is None:
@@ -52,7 +54,7 @@ def judgments(
 ) -> StreamingHttpResponse:
     """The standing judgments. Raises ExportRefused, PermissionDenied for names."""
     format = _one_of(params, TABLES, "jsonl")
-    asked = wanted(params, project, user=user, role=role)
+    asked = _asked(params, project, user, role)
     found = export_filters.judgments(project, asked)
     rows = export_rows.judgment_rows(found, with_names=_with_names(params, role))
     content = written(rows, columns.JUDGMENTS, format)
@@ -67,7 +69,7 @@ def prompts(
     role: str | None = None,
 ) -> StreamingHttpResponse:
     format = _one_of(params, TABLES, "jsonl")
-    asked = wanted(params, project, user=user, role=role)
+    asked = _asked(params, project, user, role)
     found = export_filters.prompts(project, asked)
     content = written(export_rows.prompt_rows(found), columns.PROMPTS, format)
     return _file(project, "prompts", format, content)
@@ -82,7 +84,7 @@ def dataset(
     user: Any = None,
 ) -> StreamingHttpResponse:
     """All of it as a folder for `datasets.load_dataset`, zipped."""
-    asked = wanted(params, project, user=user, role=role)
+    asked = _asked(params, project, user, role)
     with_names = _with_names(params, role)
     if asked.judge and not with_names:
         # The card says what was asked for; beside the rows a name would tell whose they are.
@@ -90,6 +92,25 @@ def dataset(
         asked = replace(asked, annotator=hidden)
     content = dataset_folder.folder(project, asked, within, with_names=with_names)
     return _file(project, "dataset", "zip", content)
+
+
+def _asked(
+    params: Mapping[str, str], project: Project, user: Any, role: str | None
+) -> Wanted:
+    """Raises ExportRefused for a name that is none, too, or is there twice: a misspelt
+    filter that narrows nothing would hand out more than was asked for."""
+    for name in params:
+        if name not in PARAMETERS:
+            raise ExportRefused(
+                name[:40],
+                _("There is no parameter “%(name)s”; these are: %(known)s.")
+                % {"name": name[:40], "known": ", ".join(PARAMETERS)},
+            )
+        if isinstance(params, QueryDict) and len(params.getlist(name)) > 1:
+            raise ExportRefused(
+                name, _("“%(name)s” comes twice; give it once.") % {"name": name}
+            )
+    return export_filters.wanted(params, project, user=user, role=role)
 
 
 def _one_of(params: Mapping[str, str], known: Iterable[str], usual: str) -> str:

@@ -94,7 +94,7 @@ class JSONLinesRenderer(JSONRenderer):
 
 
 class OneAnswer(DefaultContentNegotiation):
-    """For a view whose `format=` means its own formats, and that has but one type."""
+    """For a download: it comes as its `format=` says, whatever Accept does."""
 
     def select_renderer(self, request, renderers, format_suffix=None):
         return renderers[0], renderers[0].media_type

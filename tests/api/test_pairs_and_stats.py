@@ -77,6 +77,25 @@ def test_a_format_we_lack_is_400_and_says_which_there_are(rita, name):
     assert "trl" in problem["detail"] and "openai" in problem["detail"]
 
 
+@pytest.mark.parametrize("path", ["pairs", "judgments", "prompts", "dataset"])
+def test_a_parameter_that_is_none_is_refused_before_more_is_handed_out(
+    rita, pair, path
+):
+    refused = rita.get(f"{V1}/projects/demo/{path}?annotater=ann")
+    problem = assert_problem(refused, 422)
+    assert "no parameter “annotater”" in problem["detail"]
+    assert "annotator, since" in problem["detail"]
+
+
+def test_of_a_parameter_that_comes_twice_neither_is_taken(rita, pair):
+    problem = assert_problem(rita.get(f"{PAIRS}?kind=judged&kind=edited"), 422)
+    assert "“kind” comes twice" in problem["detail"]
+
+
+def test_calls_that_export_nothing_mind_no_format(rita):
+    assert rita.get(f"{STATS}?format=csv").json() == rita.get(STATS).json()
+
+
 def test_the_stream_needs_no_particular_accept_header(rita, pair):
     for accept in ("application/jsonl", "application/json", "*/*", "text/plain"):
         assert len(lines(rita.get(PAIRS, headers={"Accept": accept}))) == 1

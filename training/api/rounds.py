@@ -172,7 +172,8 @@ class RoundPairs(APIView):
     )
     @needs(Role.REVIEWER, project_of_round)
     def get(self, request: Request, pk: int) -> StreamingHttpResponse:
-        params = {"which": "all", **request.query_params.dict()}
+        params = request.query_params.copy()
+        params.setdefault("which", "all")
         reader = {"user": request.user, "role": request.role}
         return answer(
             lambda: downloads.pairs(request.project, params, pairs_of(pk), **reader)

@@ -200,7 +200,7 @@ def export_round(request: HttpRequest, pk: int) -> HttpResponse | StreamingHttpR
     params = {"which": "all", **request.GET.dict()}
     within = queries.pairs_of(pk)
     try:
-        if params.get("what") == "dataset":
+        if params.pop("what", "pairs") == "dataset":
             return downloads.dataset(
                 request.project, params, request.role, within, user=request.user
             )

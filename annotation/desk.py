@@ -20,7 +20,7 @@ from annotation.overview import midnight
 from annotation.pages import completion_html, prompt_parts
 from annotation.retelling import retold
 from annotation.words import verdict_words
-from inference.queries import readiness, stopped_on_purpose
+from inference.queries import readiness, stopped_on_purpose, why_refused
 
 LONGEST_LOOK = 300.0
 """Seconds of one judgment that count as work; beyond it somebody was elsewhere."""
@@ -175,4 +175,9 @@ def waited_for(project: Project) -> list[str]:
         for name, ok, detail in readiness()
         if not ok
     ]
-    return unready or [_("The model is writing two new answers.")]
+    if unready:
+        return unready
+    if why_refused(project.channel.serving):
+        # Which policy it is, and what is wrong with it, only managers and reviewers see.
+        return [_("The model can’t be loaded as it was trained. A manager sees why.")]
+    return [_("The model is writing two new answers.")]

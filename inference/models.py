@@ -124,6 +124,9 @@ class Replica(models.Model):
     """One sentence a manager understands, e.g. what is being waited for."""
     warning = models.TextField(blank=True)
     """What is wrong though it serves, e.g. that it renders chats unlike the trainer."""
+    refused = models.JSONField(default=dict, blank=True, editable=False)
+    """{name: why} of the serving policies that it can't be given back: their own files or
+    answers are wrong. It serves all others."""
     base = models.ForeignKey(Policy, models.PROTECT, null=True, related_name="+")
     heartbeat_at = models.DateTimeField(null=True)
 

@@ -94,6 +94,15 @@ def readiness() -> list[tuple[str, bool, str]]:
     return parts
 
 
+def why_refused(policy: Policy) -> str:
+    """Why no server that is ready can be given back this policy, which serves; or ""."""
+    if policy.is_base:
+        return ""  # It is what the server was started with.
+    ready = [replica for replica in replicas() if is_ready(replica)]
+    whys = [replica.refused.get(policy.name, "") for replica in ready]
+    return whys[0] if whys and all(whys) else ""
+
+
 def stopped_on_purpose() -> str:
     """Why managers see no new answers: the reason given to set_wanted, or ""."""
     replica = Replica.objects.filter(

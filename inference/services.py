@@ -192,7 +192,14 @@ def _those_that_may_serve(policy: Policy, ready: list[Replica]) -> list[Replica]
             % {"policy": policy.name},
             permanent=True,
         )
-    return able
+    whole = [r for r in able if policy.name not in r.refused]
+    if able and not whole:
+        raise InferenceError(
+            _("%(policy)s could not be restored: %(error)s")
+            % {"policy": policy.name, "error": able[0].refused[policy.name]},
+            permanent=True,
+        )
+    return whole
 
 
 def _why_none(known: list[Replica]) -> str:

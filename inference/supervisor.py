@@ -24,7 +24,12 @@ from inference.faults import told
 from inference.models import Policy, Replica
 from inference.replicas import replica_urls
 from inference.server import Server
-from inference.tending import RenderingCheck, check_base, restore_adapters
+from inference.tending import (
+    GivenUp,
+    RenderingCheck,
+    check_base,
+    restore_adapters,
+)
 from inference.vllm import VLLMClient
 
 logger = logging.getLogger(__name__)
@@ -66,7 +71,8 @@ class Supervisor:
         self.client = VLLMClient(url, settings.VLLM_API_KEY, ANSWER_WITHIN, attempts=2)
         self.rendering = RenderingCheck(Path(base.base_model))
         self.server: Server | None = None
-        self._given_up: set[str] = set()
+        self._given_up: dict[str, GivenUp] = {}
+        self._refused: dict[str, str] = {}
         self._idle_looks = 0
         self._deaths = 0
         self._start_at = 0.0
@@ -74,7 +80,7 @@ class Supervisor:
         self._healthy_at = 0.0
         self._said_at = 0.0
         self._ready_at: float | None = None
-        self._seen: tuple[str, str] = ("", "")
+        self._seen: tuple[str, str, dict[str, str]] = ("", "", {})
         self._written_at = 0.0
         self.replica = self._row(url)
 
@@ -84,7 +90,7 @@ class Supervisor:
             defaults={"is_managed": self.is_managed, "base": self.base, "warning": ""},
         )
         self._ready_at = None
-        self._seen = ("", "")
+        self._seen = ("", "", {})
         return replica
 
     # --- One look ------------------------------------------------------------------
@@ -119,7 +125,7 @@ class Supervisor:
 
     def _start(self) -> None:
         if time.monotonic() < self._start_at:
-            self._note(*self._seen)
+            self._note(*self._seen[:2])
             return
         try:
             self.server = Server(self.base, settings.VLLM_PORT)
@@ -219,7 +225,7 @@ class Supervisor:
                 check_base(self.client, self.base)
                 self._compare_renderings()
                 self._given_up.clear()
-            restore_adapters(
+            self._refused = restore_adapters(
                 self.client, self.base, self._given_up, self._ready_at is None
             )
         except InferenceError as error:
@@ -250,15 +256,19 @@ class Supervisor:
     def _note(self, state: str, detail: str) -> None:
         """Write state and heartbeat: at once if something changed, else now and then."""
         now = time.monotonic()
-        changed = (state, detail) != self._seen
-        if state == self._seen[0] and now - self._written_at < 1.0:
+        seen = (state, detail, self._refused)
+        changed = seen != self._seen
+        if seen[::2] == self._seen[::2] and now - self._written_at < 1.0:
             changed = False  # a count of seconds need not be written twice a second
         if not changed and now - self._written_at < 5.0:
             return
         Replica.objects.filter(pk=self.replica.pk).update(
-            state=state, detail=detail, heartbeat_at=timezone.now()
+            state=state,
+            detail=detail,
+            refused=self._refused,
+            heartbeat_at=timezone.now(),
         )
-        self._seen, self._written_at = (state, detail), now
+        self._seen, self._written_at = seen, now
 
 
 def supervise(base: Policy, stop: StopRequest) -> None:

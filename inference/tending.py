@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,11 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from inference.adapters import FILES
 from inference.base import write_atomically
 from inference.canary import check_canary, read_canary
 from inference.errors import AdapterRefused, InferenceError
+from inference.faults import told
 from inference.models import Channel, Deployment, Policy
 from inference.queries import recent_policies
 from inference.rendering_check import CHATS
@@ -72,17 +75,28 @@ def load_policy(client: VLLMClient, policy: Policy, base: Policy) -> None:
         raise
 
 
+@dataclass(frozen=True)
+class GivenUp:
+    """A policy that a server can't be given back, and why, for as long as its files stay
+    as they were."""
+
+    files: tuple[tuple[int, int], ...]
+    why: str
+
+
 def restore_adapters(
-    client: VLLMClient, base: Policy, given_up: set[str], check_again: bool
-) -> None:
+    client: VLLMClient, base: Policy, given_up: dict[str, GivenUp], check_again: bool
+) -> dict[str, str]:
     """Load what must be there and is missing; unload what is long out of use.
 
     `check_again` asks the canary also of serving policies that are loaded already.
-    Raises InferenceError if a policy that serves cannot be restored. One that only
-    served before is logged, noted in `given_up` and left out: it blocks nobody.
+    A policy whose own files or answers are wrong is logged, noted in `given_up` and left
+    out: it blocks nobody else. Those of them that serve are returned, {name: why}.
+    Raises InferenceError where it is the server that can't restore a policy that serves.
     """
     loaded = set(client.models())
     wanted: set[str] = set()
+    refused: dict[str, str] = {}
     # Any other channel has only ever served the base, which is always there.
     has_flipped = Exists(Deployment.objects.filter(channel=OuterRef("pk")))
     channels = Channel.objects.select_related("serving").filter(
@@ -91,33 +105,59 @@ def restore_adapters(
     for channel in channels:
         for policy in recent_policies(channel):
             serves = policy.pk == channel.serving_id
-            done = policy.name in (wanted | given_up) or (
+            done = policy.name in wanted or (
                 policy.name in loaded and not (serves and check_again)
             )
             wanted.add(policy.name)
-            if not done or (serves and policy.name in given_up):
+            if not done:
                 _restore(client, policy, base, serves, given_up)
+            if serves and policy.name in given_up:
+                refused[policy.name] = given_up[policy.name].why
     for policy in _out_of_use(loaded - wanted):
         client.unload_adapter(policy.name)
         logger.info("%s served long ago and is unloaded", policy.name)
+    return refused
 
 
 def _restore(
-    client: VLLMClient, policy: Policy, base: Policy, serves: bool, given_up: set[str]
+    client: VLLMClient,
+    policy: Policy,
+    base: Policy,
+    serves: bool,
+    given_up: dict[str, GivenUp],
 ) -> None:
+    files, why = _files(policy)
+    if policy.name in given_up and given_up[policy.name].files == files:
+        return
     try:
+        if why:
+            raise AdapterRefused(why)
         load_policy(client, policy, base)
-    except (InferenceError, AdapterRefused) as error:
+    except AdapterRefused as error:
+        why = str(error)
+    except InferenceError as error:
         if serves:
             raise InferenceError(
                 _("%(policy)s could not be restored: %(error)s")
                 % {"policy": policy.name, "error": error}
             ) from error
-        given_up.add(policy.name)
-        logger.warning("%s is not loaded again: %s", policy.name, error)
+        why = str(error)
+    if why:
+        given_up[policy.name] = GivenUp(files, why)
+        logger.warning("%s is not loaded again: %s", policy.name, why)
     else:
-        given_up.discard(policy.name)
+        given_up.pop(policy.name, None)
         logger.info("%s is loaded and checked on %s", policy.name, client.url)
+
+
+def _files(policy: Policy) -> tuple[tuple[tuple[int, int], ...], str]:
+    """(size and time of each of its files, what is wrong); the former empty where one is
+    gone."""
+    try:
+        found = [(policy.adapter_path / name).stat() for name in FILES]
+    except OSError as error:
+        return (), _("Its files are gone: %(error)s") % {"error": told(error)}
+    return tuple((file.st_size, file.st_mtime_ns) for file in found), ""
 
 
 def _out_of_use(names: set[str]) -> list[Policy]:

@@ -19,7 +19,7 @@ from annotation.pages import page, safe_html
 from annotation.retelling import retold
 from annotation.words import RULES, lost_words
 from inference.errors import InferenceError
-from inference.queries import readiness
+from inference.queries import readiness, why_refused
 
 
 @require_safe
@@ -54,9 +54,11 @@ REVIEWERS = ("agreement", "bias", "days", "funnel", "both_bad", "idle", "rounds"
 
 def _whole(project: Project, known: figures.Figures) -> dict:
     """What reviewers and managers see of the project as a whole."""
+    serving = project.channel.serving
+    why = why_refused(serving)
     context: dict = {
-        "serving": project.channel.serving,
-        "parts": readiness(),
+        "serving": serving,
+        "parts": [*readiness(), *([(serving.name, False, why)] if why else [])],
         "other_base": other_base(project),
     }
     if known.is_pending:

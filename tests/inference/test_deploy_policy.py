@@ -206,7 +206,7 @@ def test_a_policy_that_served_long_ago_stays_loaded_while_it_is_staged(
     server = fleet[0]
 
     def look():
-        restore_adapters(client_of(server.url), base, set(), check_again=False)
+        restore_adapters(client_of(server.url), base, {}, check_again=False)
 
     look()
     assert old.name not in server.adapters
@@ -377,12 +377,12 @@ def test_the_last_four_stay_loaded_and_older_ones_are_unloaded_after_the_grace(
     assert [p.name for p in recent_policies(channel)] == names[:1:-1]
     base = channel_policies(channel)[0]
     client = client_of(fleet[0].url)
-    restore_adapters(client, base, set(), check_again=False)
+    restore_adapters(client, base, {}, check_again=False)
     assert fleet[0].adapters.keys() == set(names)  # requests may still be running
     long_ago = timezone.now() - GRACE - timedelta(seconds=1)
     Deployment.objects.update(at=long_ago)
     Policy.objects.update(staged_at=long_ago)
-    restore_adapters(client, base, set(), check_again=False)
+    restore_adapters(client, base, {}, check_again=False)
     assert fleet[0].adapters.keys() == set(names[2:])
 
 
@@ -396,7 +396,7 @@ def test_a_restarted_server_gets_back_what_served_and_keeps_candidates_alone(
     candidate = new_policy(3)
     fleet[0].adapters = {candidate.name: str(candidate.adapter_path)}
     base = channel_policies(channel)[0]
-    restore_adapters(client_of(fleet[0].url), base, set(), check_again=True)
+    restore_adapters(client_of(fleet[0].url), base, {}, check_again=True)
     assert fleet[0].adapters.keys() == {first.name, second.name, candidate.name}
 
 

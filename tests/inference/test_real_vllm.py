@@ -15,7 +15,7 @@ from inference import priority
 from inference.errors import AdapterRefused
 from inference.models import Policy, Replica
 from inference.policies import deploy_policy, register_policy, rollback
-from inference.queries import readiness, serving_policy
+from inference.queries import readiness, serving_policy, why_refused
 from inference.replicas import client_of
 from inference.sampling import SamplingParams
 from inference.services import (
@@ -222,12 +222,17 @@ def test_no_pair_fails_while_policies_are_promoted_and_rolled_back(vllm, runs):
 
 
 def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
+    """But for one of another channel whose files are gone, until they are there again."""
     channel = create_channel("demo")
     base = channel.serving
     first = register_policy(channel, base, runs / "1" / "adapter")
     second = register_policy(channel, first, runs / "2" / "adapter")
     deploy_policy(first)
     deploy_policy(second)
+    lost = register_policy(create_channel("other"), base, runs / "1" / "adapter")
+    deploy_policy(lost)
+    elsewhere = lost.adapter_path.with_name("elsewhere")
+    lost.adapter_path.rename(elsewhere)
     before = vllm.engine()
     os.kill(before[0].pid, signal.SIGKILL)
     wait_for(lambda: not alive(before), 10, "its engine and worker die with it")
@@ -236,7 +241,12 @@ def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
     )
     vllm.wait_until_ready()
     assert {base.name, first.name, second.name} <= loaded(vllm)
+    assert lost.name not in loaded(vllm)
+    assert "Its files are gone" in why_refused(lost)
     generate_pair(Policy.objects.get(pk=second.pk), CHAT, SHORT)
+    elsewhere.rename(lost.adapter_path)
+    wait_for(lambda: not why_refused(lost), 20, "it is loaded again")
+    generate_pair(lost, CHAT, SHORT)
     assert "vLLM died (signal 9); starting it again" in vllm.log.read_text()
 
 

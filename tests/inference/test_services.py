@@ -126,6 +126,25 @@ def test_a_rejected_policy_is_never_asked(fleet, base, tmp_path):
     assert fleet[0].stub.requests == []
 
 
+def test_a_server_that_cannot_be_given_a_policy_back_is_not_asked_for_it(
+    base, settings, tmp_path
+):
+    fleet = FakeFleet(settings, base, count=2)
+    folder = write_adapter(tmp_path / "run", tmp_path / "base")
+    policy = register_policy(create_channel("demo"), base, folder)
+    first, second = (Replica.objects.get(url=server.url) for server in fleet)
+    Replica.objects.filter(pk=first.pk).update(refused={policy.name: "Its files …"})
+    assert servers_for(policy) == [second]
+    assert set(servers_for(base)) == {first, second}
+    Replica.objects.update(refused={policy.name: "Its files are gone: x"})
+    refusal = f"{policy.name} could not be restored: Its files are gone: x"
+    with pytest.raises(InferenceError, match=refusal) as error:
+        generate_pair(policy, CHAT, PARAMS)
+    assert error.value.permanent
+    generate_pair(base, CHAT, PARAMS)
+    fleet.close()
+
+
 def test_a_policy_of_another_base_says_so(fleet, base, tmp_path, settings):
     settings.MODEL = str(write_base(tmp_path / "newer", seed=3))
     newer = ensure_base()

@@ -4,7 +4,8 @@ import pytest
 from django.urls import reverse
 
 from inference.errors import InferenceError
-from tests.factories import make_policy, make_user
+from inference.models import Channel
+from tests.factories import make_policy, make_prompt, make_server, make_user
 from tests.training.conftest import make_pairs
 from training import promotion
 from training.rounds import start_round
@@ -23,6 +24,27 @@ def test_policies_show_state_ancestry_and_what_made_them(as_reviewer, project, m
     assert page.index(child.name) < page.index(f"{project.base.name}</span> <span")
     assert f"{training_round.policy.name}</span> → <strong>this</strong>" in page
     assert "Round 1" in page and "Deploy" not in page
+
+
+def test_a_serving_policy_that_no_server_can_be_given_back_says_why_and_what_to_do(
+    as_reviewer, project
+):
+    policy = make_policy(project=project)
+    Channel.objects.filter(pk=project.channel_id).update(serving=policy)
+    server = make_server(base=project.base)
+    policies = reverse("policies", args=[project.slug])
+    overview = reverse("project", args=[project.slug])
+    assert "It can’t be loaded" not in as_reviewer.get(policies).content.decode()
+    server.refused = {policy.name: "Its files are gone: adapter_config.json"}
+    server.save()
+    for address in (policies, overview):
+        page = as_reviewer.get(address).content.decode()
+        assert "Its files are gone: adapter_config.json" in page
+    assert "or roll back" in as_reviewer.get(policies).content.decode()
+    make_prompt(project=project)
+    as_reviewer.force_login(make_user(project=project))
+    desk = as_reviewer.get(reverse("compare", args=[project.slug])).content.decode()
+    assert "A manager sees why." in desk and policy.name not in desk
 
 
 def test_a_refused_deployment_changes_nothing_and_says_why(as_manager, project):

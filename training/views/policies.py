@@ -13,6 +13,7 @@ from annotation.retelling import retold
 from inference.errors import AdapterRefused, DeployRefused, InferenceError
 from inference.models import Policy
 from inference.policies import rollback_target
+from inference.queries import why_refused
 from training import promotion, queries
 
 
@@ -67,6 +68,7 @@ def _page(
     context = {
         "rows": queries.policy_rows(request.project),
         "refusal": refusal,
+        "cannot_serve": why_refused(request.project.channel.serving),
         "earlier": rollback_target(request.project.channel),
     }
     return page(request, "training/policies.html", context, status=status)

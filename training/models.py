@@ -76,6 +76,8 @@ class TrainingRound(models.Model):
     """The trainer's steps move."""
     nudged_at = models.DateTimeField(null=True, blank=True)
     """When Celery was last told of it; a message that got lost is sent again."""
+    deploys_itself = models.BooleanField(default=False, editable=False)
+    """Whether the project wanted so (`auto_deploy`) as its policy came to be."""
     step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField(default=0)
     eta_seconds = models.FloatField(null=True, blank=True)

@@ -55,10 +55,14 @@ def _renew_stock(project: Project, deployment: Deployment) -> None:
 def is_waiting_for_auto_deploy(training_round: TrainingRound) -> bool:
     """Whether the round's policy should serve by itself and does not yet.
 
-    Not once anything was deployed after it: then somebody chose, or a later round did.
+    Both then and now `auto_deploy` must be on: what was left a candidate waits for a
+    manager. Not once anything was deployed after it: then somebody chose, or a later
+    round did.
     """
     policy, project = training_round.policy, training_round.project
-    if policy is None or not project_settings.of(project).auto_deploy:
+    if policy is None or not training_round.deploys_itself:
+        return False
+    if not project_settings.of(project).auto_deploy:
         return False
     channel = project.channel
     channel.serving = serving_policy(channel)

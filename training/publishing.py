@@ -11,6 +11,7 @@ from pathlib import Path
 from django.db import transaction
 from django.utils.translation import gettext as _
 
+from annotation import project_settings
 from inference import policies
 from inference.errors import DeployRefused, InferenceError
 from inference.faults import told
@@ -60,6 +61,7 @@ def publish(training_round: TrainingRound) -> TrainingRound:
             at_epoch=training_round.epoch,
             detail=policy.name,
             policy=policy,
+            deploys_itself=project_settings.of(training_round.project).auto_deploy,
             summary=ingest.read_json(folder / "summary.json"),
             error="",
             activity={},

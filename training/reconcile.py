@@ -128,7 +128,7 @@ def deploy_candidates() -> int:
     """Policies that should serve by themselves and were refused, e.g. vLLM was down."""
     done = 0
     for project in Project.objects.filter(
-        training_rounds__state=State.SUCCEEDED
+        training_rounds__deploys_itself=True
     ).distinct():
         newest = (
             project.training_rounds.filter(state=State.SUCCEEDED)

@@ -293,6 +293,17 @@ def test_without_auto_deploy_the_policy_stays_a_candidate(queued, monkeypatch):
     assert reconcile() == NOTHING
 
 
+def test_what_was_left_a_candidate_is_not_deployed_by_turning_auto_deploy_on(
+    queued, monkeypatch
+):
+    deploying(monkeypatch, [AssertionError("nobody chose it")])
+    run_round(queued.pk)
+    set_row(queued, finished_at=ago(30))
+    queued.project.settings = {"auto_deploy": True}
+    queued.project.save()
+    assert reconcile() == NOTHING
+
+
 def test_reconcile_does_not_deploy_beside_the_one_that_ends_the_round(
     queued, monkeypatch
 ):

@@ -1,22 +1,21 @@
-"""Mends one fault of vLLM 0.32's CPU build, in vLLM's own processes.
+"""Mends the LoRA operators of vLLM 0.32's CPU build, in vLLM's own processes.
 
-A batch may mix requests of the base and of adapters. Rows of the base carry adapter
-index -1, which the CPU's LoRA operators use as an index: the base then answers with the
-adapter in the last slot (vllm pull requests 48421 and 49656, both open). Here such rows
-go in as zeros, so that nothing is added to them. The GPU's kernels skip them already.
-test_real_vllm.py fails without it; delete this file when it no longer does.
+They have one fault and one cost. A batch may mix requests of the base and of adapters: rows
+of the base carry adapter index -1, which the operators use as an index, so the base answers
+with the adapter in the last slot (vllm pull requests 48421 and 49656, both open). And they
+copy an adapter's matrix once for each row, to multiply it with that row alone. Here the rows
+of one adapter are one product, in place, and rows of the base none. test_real_vllm.py
+fails without the former; delete what vLLM no longer needs. GPUs have kernels of their own.
 """
 
-import functools
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 OPERATORS = "vllm.lora.ops.torch_ops.lora_ops"
-NAMES = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 
 
 class Mending(importlib.abc.MetaPathFinder):
@@ -34,31 +33,74 @@ class Mending(importlib.abc.MetaPathFinder):
 
         def execute_and_mend(module: ModuleType) -> None:
             execute(module)
-            for name in NAMES:
-                setattr(module, name, skipping_the_base(getattr(module, name)))
+            for operator in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
+                setattr(module, operator.__name__, operator)
 
         spec.loader.exec_module = execute_and_mend  # type: ignore[method-assign]
         return spec
 
 
-def skipping_the_base(operator: Callable[..., None]) -> Callable[..., None]:
-    """The operator, adding nothing to rows whose adapter index is -1.
+def bgmv_shrink(
+    inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0
+) -> None:
+    """output[i, :r] = scaling · A[indices[i]] inputs[i], zero for rows of the base.
 
-    Takes what the operators take: inputs (rows, in), stacked adapter weights, output
-    (rows, out), adapter indices (rows), then their own options.
+    inputs (rows, in), weights (slots, 1, r, in), output (rows, r or more), indices (rows).
     """
+    for rows, a in _by_adapter(weights, indices):
+        if a is None:
+            output[rows] = 0
+        else:
+            found = inputs[rows].to(output.dtype) @ a.to(output.dtype).T
+            output[rows, : len(a)] = found.mul_(scaling)
 
-    @functools.wraps(operator)
-    def mended(
-        inputs: Any, weights: Any, output: Any, indices: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        adapted = indices >= 0
-        if not bool(adapted.all()):
-            inputs = inputs.where(adapted[:, None], inputs.new_zeros(()))
-            indices = indices.clamp(min=0)
-        operator(inputs, weights, output, indices, *args, **kwargs)
 
-    return mended
+def bgmv_expand(
+    inputs: Any, weights: Any, output: Any, indices: Any, add_inputs: bool = True
+) -> None:
+    """output[i, :out] += B[indices[i]] inputs[i], or = where not `add_inputs`.
+
+    inputs (rows, r), weights (slots, 1, out, r). Adapter and model may fill up what they
+    give to different widths: the narrower counts.
+    """
+    width = min(weights.shape[-2], output.shape[1])
+    bgmv_expand_slice(inputs, weights, output, indices, 0, width, add_inputs)
+
+
+def bgmv_expand_slice(
+    inputs: Any,
+    weights: Any,
+    output: Any,
+    indices: Any,
+    slice_offset: int,
+    slice_size: int,
+    add_inputs: bool = True,
+) -> None:
+    """`bgmv_expand` into the `slice_size` columns of output from `slice_offset` on."""
+    columns = slice(slice_offset, slice_offset + slice_size)
+    for rows, b in _by_adapter(weights, indices):
+        found: Any = 0
+        if b is not None:
+            found = inputs[rows].to(output.dtype) @ b[:slice_size].to(output.dtype).T
+        if not add_inputs:
+            output[rows, columns] = found
+        elif b is not None:
+            output[rows, columns] += found
+
+
+def _by_adapter(weights: Any, indices: Any) -> Iterator[tuple[Any, Any]]:
+    """(rows, the matrix they go through, None for the base) of each adapter of a batch."""
+    matrices = weights.squeeze(1) if weights.dim() == 4 else weights
+
+    def matrix(index: int) -> Any:
+        return matrices[index] if index >= 0 else None
+
+    first = int(indices[0])
+    if bool((indices == first).all()):  # As nearly always: one policy is sampled.
+        yield slice(None), matrix(first)
+        return
+    for index in indices.unique().tolist():
+        yield (indices == index).nonzero()[:, 0], matrix(index)
 
 
 def install() -> None:

@@ -53,8 +53,5 @@ def main(asked: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from inference import vllm_mending
-
-    vllm_mending.install()
     told = main(json.loads(Path(sys.argv[1]).read_text("utf-8")))
     Path(sys.argv[2]).write_text(json.dumps(told), encoding="utf-8")

@@ -210,8 +210,9 @@ def _settle(order: _Order, pair: Future[Pair]) -> bool:
         raise
 
 
-def _give_up(*orders: _Order) -> None:
-    _reserved(*orders).delete()
+def _give_up(*orders: _Order) -> int:
+    """How many of them were still announced."""
+    return _reserved(*orders).delete()[0]
 
 
 def _rest(order: _Order) -> None:
@@ -221,13 +222,18 @@ def _rest(order: _Order) -> None:
 
 
 def _store(order: _Order, sampled: Pair) -> bool:
-    """False where another policy serves by now: nobody is offered what it answered."""
+    """False where another policy serves by now: nobody is offered what it answered.
+
+    Nor is it stored where the announcement is gone: this worker stood still for so long
+    that another one took over, and has made what was missing.
+    """
     texts = [answer.text for answer in sampled]
     quota = judgments_wanted(order.settings, order.prompt.messages, texts)
     system = {"system_prompt": order.system_prompt} if order.system_prompt else {}
     project, policy = order.project, order.policy
     with transaction.atomic():
-        _give_up(order)
+        if not _give_up(order):
+            return False
         if not Channel.objects.filter(pk=project.channel_id, serving=policy).exists():
             return False
         a, b = (

@@ -198,6 +198,28 @@ def test_a_setting_changed_meanwhile_holds_for_what_is_asked_next(
     assert told == [256, 7, 7]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_was_sampled_by_a_worker_that_stood_still_is_not_stored_beside_the_others(
+    project, model
+):
+    """Another one took over and has filled the stock by the time it goes on."""
+    project.settings = {"stock": 1}
+    project.save()
+    fill_prompts(project, 2)
+    stood_still = threading.Event()
+
+    def take_over(messages):
+        if not stood_still.is_set():
+            stood_still.set()
+            StockReservation.objects.update(until=timezone.now())
+            assert fill_stock(project) == 1
+            connection.close()
+
+    model.meanwhile = take_over
+    assert fill_stock(project) == 0
+    assert fresh(project) == 1
+
+
 def test_a_policy_that_refuses_every_prompt_is_not_asked_for_all_of_them(
     project, model
 ):

@@ -15,7 +15,7 @@ from django.db import connections, transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from annotation import project_settings
+from annotation import project_settings, shutdown
 from annotation.models import (
     Comparison,
     Completion,
@@ -68,7 +68,7 @@ def fill_stock(project: Project) -> int:
     None where another worker is at it: it makes what is missing by then as well.
     Comparisons that an earlier policy left behind are withdrawn first. Where the model
     can't be reached, it stops with a logged sentence once all it has asked for has
-    ended; the beat comes again.
+    ended; the beat comes again. So it does, without one, where its worker is to stop.
     """
     together = inference_queries.pairs_at_once()
     made, refused, renewed_at = 0, 0, time.monotonic()
@@ -78,7 +78,8 @@ def fill_stock(project: Project) -> int:
         try:
             while True:
                 # In lots: to see what is missing costs more than to store a pair.
-                if fault is None and len(asked) <= together * 3 // 4:
+                may_ask = fault is None and not shutdown.requested()
+                if may_ask and len(asked) <= together * 3 // 4:
                     try:
                         asked |= _ask(pool, project, together, is_first=not asked)
                     except InferenceError as error:

@@ -220,6 +220,18 @@ def test_what_was_sampled_by_a_worker_that_stood_still_is_not_stored_beside_the_
     assert fresh(project) == 1
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_that_is_to_stop_stores_what_it_has_asked_for_and_no_more(
+    project, model, settings, monkeypatch
+):
+    """It filled the whole stock first: `make run` killed it amid that, pairs and all."""
+    settings.SAMPLING_PAIRS = 2
+    fill_prompts(project, 3)
+    monkeypatch.setattr(filling.shutdown, "requested", lambda: len(model.asked) >= 2)
+    assert fill_stock(project) == 2
+    assert not StockReservation.objects.exists()
+
+
 def test_a_policy_that_refuses_every_prompt_is_not_asked_for_all_of_them(
     project, model
 ):

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from annotation import shutdown
 from inference.base import base_sha256
 from tests.factories import (
     make_base,
@@ -14,7 +15,6 @@ from tests.factories import (
     make_user,
 )
 from tests.training.tiny_adapter import write_base
-from training import shutdown
 from training.models import TrainingRound
 from training.rounds import start_round
 

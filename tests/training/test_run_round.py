@@ -12,11 +12,12 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import OperationalError, connections
 
+from annotation import shutdown
 from inference.errors import InferenceError
 from inference.models import Policy
 from inference.priority import TRAINER
 from tests.training.conftest import STUB, set_row, take_back_the_stop
-from training import attempts, ingest, runfolder, shutdown, trainer
+from training import attempts, ingest, runfolder, trainer
 from training.models import TrainingRound
 from training.rounds import cancel_round, resume_round, start_round
 from training.running import run_round

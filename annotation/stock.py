@@ -81,6 +81,11 @@ def is_wanting(project: Project) -> bool:
     return missing(project) > 0 and asked.exists()
 
 
+def wake_prompts(project: Project) -> None:
+    """Ask prompts that rest again: sampled otherwise they may give a pair."""
+    StockReservation.objects.filter(project=project, is_resting=True).delete()
+
+
 def with_system(messages: list[dict], system_prompt: str) -> list[dict]:
     """The project's system prompt first, unless the prompt brings its own."""
     if not system_prompt or messages[0]["role"] == "system":

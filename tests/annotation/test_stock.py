@@ -220,6 +220,20 @@ def test_what_was_sampled_by_a_worker_that_stood_still_is_not_stored_beside_the_
     assert fresh(project) == 1
 
 
+def test_prompts_refused_for_a_setting_are_asked_again_once_it_is_changed(
+    project, model, nudges
+):
+    """A manager who asked for too long answers waited ten minutes after mending that."""
+    fill_prompts(project, 3)
+    model.fault = InferenceError("max_tokens is too large", permanent=True)
+    fill_stock(project)
+    model.fault = None
+    update_project(project, settings={"stock": 2})
+    assert fill_stock(project) == 0
+    update_project(project, settings={"sampling": {"max_tokens": 99}})
+    assert fill_stock(project) == 2
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_that_is_to_stop_stores_what_it_has_asked_for_and_no_more(
     project, model, settings, monkeypatch

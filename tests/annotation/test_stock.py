@@ -359,6 +359,14 @@ def test_when_every_prompt_rests_filling_stops(project, model):
     assert not fill_stock(project)
 
 
+def test_a_fault_of_ours_leaves_nothing_announced(project, model):
+    fill_prompts(project, 3)
+    model.fault = ZeroDivisionError("a fault of ours")
+    with pytest.raises(ZeroDivisionError):
+        fill_stock(project)
+    assert not StockReservation.objects.exists()
+
+
 def test_one_failing_request_does_not_waste_the_others(project, model):
     fill_prompts(project, 3)
     model.faults = {"Q1": InferenceError("too long for the model", permanent=True)}

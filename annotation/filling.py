@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 from django.db import connections, transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
@@ -29,7 +28,15 @@ from annotation.models import (
 from annotation.overlap import judgments_wanted
 from annotation.project_settings import ProjectSettings
 from annotation.rendering import render_markdown
-from annotation.stock import being_made, fresh, with_system, withdraw_stock
+from annotation.stock import (
+    RESERVED_FOR,
+    RESTS_FOR,
+    being_made,
+    fresh,
+    is_over,
+    with_system,
+    withdraw_stock,
+)
 from inference import queries as inference_queries
 from inference import services as inference
 from inference.errors import IdenticalAnswers, InferenceError
@@ -38,11 +45,7 @@ from inference.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
-RESERVED_FOR = timedelta(seconds=30)
-"""So long after its last sign a worker counts as dead, and another one takes over."""
 RENEWED_EVERY = 10.0
-# A prompt whose answers were the same, or which the model refuses for good.
-RESTS_FOR = timedelta(minutes=10)
 REFUSED_IN_A_ROW = 8
 """So many prompts refused one after another: it is not the prompts."""
 
@@ -151,7 +154,7 @@ def _reserve(
         if (project := found.first()) is None:
             return []
         now = timezone.now()
-        StockReservation.objects.filter(project=project, until__lte=now).delete()
+        StockReservation.objects.filter(is_over(now), project=project).delete()
         making = being_made(now)
         own = making.filter(project=project).count()
         if is_first and own:

@@ -160,6 +160,20 @@ def test_a_project_that_another_worker_fills_is_left_to_it(project, model):
     assert not StockReservation.objects.exists()
 
 
+def test_a_clock_set_back_makes_no_dead_worker_live_on_nor_a_prompt_rest_for_long(
+    project, model
+):
+    in_an_hour = timezone.now() + timezone.timedelta(hours=1)
+    announced, resting = fill_prompts(project, 2)
+    for prompt, is_resting in ((announced, False), (resting, True)):
+        StockReservation.objects.create(
+            project=project, prompt=prompt, is_resting=is_resting, until=in_an_hour
+        )
+    assert missing(project) == 3
+    assert fill_stock(project) == 3
+    assert not StockReservation.objects.exists()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_at_a_slow_model_says_that_it_lives(project, model, monkeypatch):
     monkeypatch.setattr(filling, "RENEWED_EVERY", 0.01)

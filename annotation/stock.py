@@ -27,7 +27,6 @@ from annotation.nudging import hint
 from inference import queries as inference_queries
 from inference.models import Policy
 
-
 RESERVED_FOR = timedelta(seconds=30)
 """So long after its last sign a worker counts as dead, and another one takes over."""
 RESTS_FOR = timedelta(minutes=10)

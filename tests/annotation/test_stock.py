@@ -10,9 +10,10 @@ from django.db import connection
 from django.utils import timezone
 
 from annotation import filling, stock, tasks
+from annotation.ending import skip
 from annotation.filling import fill_stock
 from annotation.importing import import_prompts
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import (
     Comparison,
     Completion,

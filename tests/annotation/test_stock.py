@@ -39,7 +39,7 @@ from tests.factories import (
     make_server,
     make_user,
 )
-from tests.loop.stack import wait_for
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 

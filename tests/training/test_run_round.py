@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from django.conf import settings as django_settings
@@ -17,6 +16,7 @@ from inference.errors import InferenceError
 from inference.models import Policy
 from inference.priority import TRAINER
 from tests.training.conftest import STUB, set_row, take_back_the_stop
+from tests.waiting import wait_for
 from training import attempts, ingest, runfolder, trainer
 from training.models import TrainingRound
 from training.rounds import cancel_round, resume_round, start_round
@@ -33,14 +33,6 @@ def states(training_round):
 def lines(training_round, name):
     path = training_round.folder / name
     return path.read_text().splitlines() if path.exists() else []
-
-
-def wait_for(condition, seconds=20):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 def in_background(round_id):
@@ -160,7 +152,7 @@ def test_a_trainer_that_cannot_even_start_is_a_failure_with_its_last_words(
 def test_a_killed_trainer_is_tried_again_from_its_checkpoint(queued):
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
-    wait_for(lambda: queued.metrics.filter(step__gte=3).exists())
+    wait_for("step 3", lambda: queued.metrics.filter(step__gte=3).exists())
     os.kill(int(lines(queued, "starts")[0].split()[1]), signal.SIGKILL)
     running.join()
     queued.refresh_from_db()
@@ -186,7 +178,7 @@ def test_a_launcher_whose_process_was_killed_is_tried_again(queued, settings):
     settings.TRAINER_COMMAND = ["sh", "-c", launcher, *STUB]
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
-    wait_for(lambda: queued.metrics.filter(step__gte=3).exists())
+    wait_for("step 3", lambda: queued.metrics.filter(step__gte=3).exists())
     os.kill(int(lines(queued, "starts")[0].split()[1]), signal.SIGKILL)
     running.join()
     queued.refresh_from_db()
@@ -225,7 +217,7 @@ def test_a_hanging_trainer_is_ended_and_tried_again(queued, settings):
 def test_a_cancel_stops_the_trainer_and_resume_goes_on(queued, manager):
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
-    wait_for(lambda: queued.metrics.filter(step__gte=2).exists())
+    wait_for("step 2", lambda: queued.metrics.filter(step__gte=2).exists())
     assert cancel_round(queued, manager).cancel_requested
     running.join()
     queued.refresh_from_db()
@@ -269,7 +261,7 @@ def test_a_cancel_between_the_last_look_and_publishing_holds(
 def test_a_stopping_worker_gives_the_round_back_without_counting_the_attempt(queued):
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
-    wait_for(lambda: queued.metrics.filter(step__gte=2).exists())
+    wait_for("step 2", lambda: queued.metrics.filter(step__gte=2).exists())
     shutdown.request()
     running.join()
     queued.refresh_from_db()
@@ -290,7 +282,7 @@ def test_an_overtaken_supervisor_kills_its_trainer_and_writes_nothing(queued):
     """As after a SIGSTOP longer than the heartbeat limit: the epoch has moved on."""
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.1})
     running = in_background(queued.pk)
-    wait_for(lambda: queued.metrics.filter(step__gte=2).exists())
+    wait_for("step 2", lambda: queued.metrics.filter(step__gte=2).exists())
     queued.refresh_from_db()
     attempts.give_back(queued, "overtaken", is_lost=True)
     running.join()
@@ -319,7 +311,7 @@ def test_no_second_trainer_starts_while_one_still_runs(queued, settings):
     settings.TRAINER_COMMAND = ["sh", "-c", code]
     stray = trainer.start(folder, lock)
     try:
-        wait_for((folder / "ignores").exists)
+        wait_for("it to ignore SIGTERM", (folder / "ignores").exists)
         assert os.getpriority(os.PRIO_PROCESS, stray.process.pid) == TRAINER
         with pytest.raises(trainer.TrainerStillThere):
             trainer.take_lock(queued.folder)
@@ -419,7 +411,7 @@ def test_the_trainer_dies_with_a_parent_killed_by_9(tmp_path):
         pid = int(parent.stdout.readline())
         assert os.path.exists(f"/proc/{pid}")
         parent.kill()
-    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+    wait_for("the trainer to end", lambda: not os.path.exists(f"/proc/{pid}"))
 
 
 @threads

@@ -14,11 +14,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from annotation import project_settings, queries
-from annotation.leasing import prompt_shown
 from annotation.models import Judgment, Lease, Project
 from annotation.overview import midnight
 from annotation.pages import completion_html, prompt_parts
 from annotation.retelling import retold
+from annotation.showing import prompt_shown
 from annotation.words import verdict_words
 from inference.queries import readiness, stopped_on_purpose, why_refused
 

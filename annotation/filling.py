@@ -7,15 +7,16 @@ the longest of a batch. What the stock is, and when it is short, is stock.py's.
 
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 from django.db import connections, transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from annotation import project_settings
+from annotation import project_settings, shutdown
 from annotation.models import (
     Comparison,
     Completion,
@@ -27,7 +28,15 @@ from annotation.models import (
 from annotation.overlap import judgments_wanted
 from annotation.project_settings import ProjectSettings
 from annotation.rendering import render_markdown
-from annotation.stock import being_made, missing, with_system, withdraw_stock
+from annotation.stock import (
+    RESERVED_FOR,
+    RESTS_FOR,
+    being_made,
+    fresh,
+    is_over,
+    with_system,
+    withdraw_stock,
+)
 from inference import queries as inference_queries
 from inference import services as inference
 from inference.errors import IdenticalAnswers, InferenceError
@@ -36,11 +45,7 @@ from inference.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
-RESERVED_FOR = timedelta(seconds=30)
-"""So long after its last sign a worker counts as dead, and another one takes over."""
 RENEWED_EVERY = 10.0
-# A prompt whose answers were the same, or which the model refuses for good.
-RESTS_FOR = timedelta(minutes=10)
 REFUSED_IN_A_ROW = 8
 """So many prompts refused one after another: it is not the prompts."""
 
@@ -68,60 +73,69 @@ def fill_stock(project: Project) -> int:
     None where another worker is at it: it makes what is missing by then as well.
     Comparisons that an earlier policy left behind are withdrawn first. Where the model
     can't be reached, it stops with a logged sentence once all it has asked for has
-    ended; the beat comes again.
+    ended; the beat comes again. So it does, without one, where its worker is to stop.
     """
     together = inference_queries.pairs_at_once()
     made, refused, renewed_at = 0, 0, time.monotonic()
     fault: InferenceError | None = None
     asked: dict[Future[Pair], _Order] = {}
-    with ThreadPoolExecutor(together) as pool:
-        try:
-            while True:
-                # In lots: to see what is missing costs more than to store a pair.
-                if fault is None and len(asked) <= together * 3 // 4:
-                    try:
-                        asked |= _ask(pool, project, together, is_first=not asked)
-                    except InferenceError as error:
-                        fault = error
-                if not asked:
-                    break
-                done = wait(asked, RENEWED_EVERY, FIRST_COMPLETED).done
-                if time.monotonic() > renewed_at + RENEWED_EVERY:
-                    renewed_at = time.monotonic()
-                    until = timezone.now() + RESERVED_FOR
-                    _reserved(*asked.values()).update(until=until)
-                for pair in done:
-                    try:
-                        made += _settle(asked[pair], pair)
-                        refused = 0
-                    except InferenceError as error:
-                        refused += 1
-                        if not error.permanent or refused == REFUSED_IN_A_ROW:
-                            fault = error
-                    del asked[pair]
-        finally:
-            _give_up(*asked.values())
+    few = 0  # It looks for what is missing where no more than these are asked for.
+    with _announced(asked), ThreadPoolExecutor(together) as pool:
+        while True:
+            if time.monotonic() > renewed_at + RENEWED_EVERY:
+                renewed_at, few = time.monotonic(), len(asked)
+                until = timezone.now() + RESERVED_FOR
+                _reserved(*asked.values()).update(until=until)
+            if len(asked) <= few and fault is None and not shutdown.requested():
+                fault = _ask(pool, project, together, asked)
+                # Once a quarter has come: a look costs as much as storing a pair.
+                few = len(asked) * 3 // 4
+            if not asked:
+                break
+            done = wait(asked, RENEWED_EVERY, FIRST_COMPLETED).done
+            if not done:
+                continue
+            pair = done.pop()
+            is_stored, error = _settle(asked[pair], pair)
+            del asked[pair]
+            made += is_stored
+            refused = refused + 1 if error else 0
+            if error and (not error.permanent or refused == REFUSED_IN_A_ROW):
+                fault = error
     if fault is not None:
         more = "more " if made else ""
         logger.warning("No %scomparisons made for %s: %s", more, project.slug, fault)
     return made
 
 
+@contextmanager
+def _announced(asked: dict[Future[Pair], _Order]) -> Iterator[None]:
+    """What is still asked for when this ends, by a fault of ours, is announced no more."""
+    try:
+        yield
+    finally:
+        _give_up(*asked.values())
+
+
 def _ask(
-    pool: ThreadPoolExecutor, project: Project, together: int, is_first: bool
-) -> dict[Future[Pair], _Order]:
-    """Send what is missing to the servers. Raises InferenceError where none is ready."""
+    pool: ThreadPoolExecutor,
+    project: Project,
+    together: int,
+    asked: dict[Future[Pair], _Order],
+) -> InferenceError | None:
+    """Send what is missing to the servers, into `asked`; why not, if none is ready."""
     policy = inference_queries.serving_policy(project.channel)
     withdraw_stock(project, keep=policy)
-    orders = _reserve(project, policy, together, is_first)
+    orders = _reserve(project, policy, together, is_first=not asked)
     if not orders:
-        return {}
+        return None
     try:
         servers = inference.servers_for(policy)
-    except InferenceError:
+    except InferenceError as error:
         _give_up(*orders)
-        raise
-    return {pool.submit(_sample, order, servers): order for order in orders}
+        return error
+    asked |= {pool.submit(_sample, order, servers): order for order in orders}
+    return None
 
 
 def _reserve(
@@ -140,14 +154,16 @@ def _reserve(
         if (project := found.first()) is None:
             return []
         now = timezone.now()
-        StockReservation.objects.filter(project=project, until__lte=now).delete()
+        StockReservation.objects.filter(is_over(now), project=project).delete()
         making = being_made(now)
         own = making.filter(project=project).count()
         if is_first and own:
             return []
         others = making.exclude(project=project).values("project").distinct().count()
         share = max(1, together // (1 + others))
-        wanted = min(missing(project), share - own)
+        settings = project_settings.of(project)
+        # Counted after `own`: what is stored meanwhile counts twice, never not at all.
+        wanted = min(settings.stock - fresh(project), share) - own
         if wanted <= 0:
             return []
         prompts = list(_least_used(project, wanted))
@@ -155,7 +171,6 @@ def _reserve(
             StockReservation(project=project, prompt=prompt, until=now + RESERVED_FOR)
             for prompt in prompts
         )
-    settings = project_settings.of(project)
     return [
         _Order(project, settings, policy, prompt, reservation.pk)
         for reservation, prompt in zip(reservations, prompts, strict=True)
@@ -197,21 +212,22 @@ def _reserved(*orders: _Order) -> QuerySet[StockReservation]:
     return StockReservation.objects.filter(pk__in=ids, is_resting=False)
 
 
-def _settle(order: _Order, pair: Future[Pair]) -> bool:
-    """Store the pair; whether it was. Raises InferenceError, its prompt set aside."""
+def _settle(order: _Order, pair: Future[Pair]) -> tuple[bool, InferenceError | None]:
+    """Store the pair, or set its prompt aside; whether it was stored, and what refused."""
     try:
-        return _store(order, pair.result())
+        return _store(order, pair.result()), None
     except IdenticalAnswers as error:
         logger.info("Prompt %d rests: %s", order.prompt.pk, error)
         _rest(order)
-        return False
+        return False, None
     except InferenceError as error:
         (_rest if error.permanent else _give_up)(order)
-        raise
+        return False, error
 
 
-def _give_up(*orders: _Order) -> None:
-    _reserved(*orders).delete()
+def _give_up(*orders: _Order) -> int:
+    """How many of them were still announced."""
+    return _reserved(*orders).delete()[0]
 
 
 def _rest(order: _Order) -> None:
@@ -221,13 +237,18 @@ def _rest(order: _Order) -> None:
 
 
 def _store(order: _Order, sampled: Pair) -> bool:
-    """False where another policy serves by now: nobody is offered what it answered."""
+    """False where another policy serves by now: nobody is offered what it answered.
+
+    Nor is it stored where the announcement is gone: this worker stood still for so long
+    that another one took over, and has made what was missing.
+    """
     texts = [answer.text for answer in sampled]
     quota = judgments_wanted(order.settings, order.prompt.messages, texts)
     system = {"system_prompt": order.system_prompt} if order.system_prompt else {}
     project, policy = order.project, order.policy
     with transaction.atomic():
-        _give_up(order)
+        if not _give_up(order):
+            return False
         if not Channel.objects.filter(pk=project.channel_id, serving=policy).exists():
             return False
         a, b = (

@@ -17,7 +17,7 @@ from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import leasing, project_settings, sql, trust, waiting
+from annotation import ending, leasing, project_settings, showing, sql, trust, waiting
 from annotation.access import role_of
 from annotation.committing import committed
 from annotation.deciding import (
@@ -162,7 +162,7 @@ def _judge_and_claim(
     submitted, key = committed(store)
     nudge(project)
     if key is not None:
-        return submitted, leasing.new_lease(project, key)
+        return submitted, showing.new_lease(project, key)
     is_more = found or has_ahead or submitted.is_replay
     if not is_more and leasing.reserved(project, annotator) is None:
         return submitted, None
@@ -189,7 +189,7 @@ def _replay(lease: Lease, body_sha256: str) -> Submitted | None:
         return None
     if earlier.body_sha256 != body_sha256:
         if earlier.undone_at:
-            raise OtherBody(leasing.came_back())
+            raise OtherBody(ending.came_back())
         raise OtherBody(
             _("This pair was judged already, with another answer. Undo that first.")
         )
@@ -265,7 +265,7 @@ def _other_slot(lease: Lease, comparison: Comparison, now: datetime) -> Slot:
         )
         if unchanged.update(lease=lease, **filled):
             if slot.lease_id:
-                leasing.end(slot.lease_id, Lease.Outcome.EXPIRED, now)
+                ending.end(slot.lease_id, Lease.Outcome.EXPIRED, now)
             slot.refresh_from_db()
             return slot
     if comparison.state == Comparison.State.WITHDRAWN:
@@ -312,7 +312,7 @@ def undo(judgment: Judgment) -> Lease:
         try:
             with transaction.atomic():
                 key = _undo(judgment)
-            return leasing.new_lease(judgment.project, key)
+            return showing.new_lease(judgment.project, key)
         except IntegrityError:
             continue  # Took a lease in another tab at the same moment: end that too.
     raise AlreadyUndone(_("Another tab was working at the same moment. Try again."))
@@ -337,7 +337,7 @@ def _undo(judgment: Judgment) -> uuid.UUID:
     reopen(comparison)
     for lease in held:
         other = rows[lease.comparison_id]
-        leasing.give_back(lease.pk, other, Lease.Outcome.EXPIRED)
+        ending.give_back(lease.pk, other, Lease.Outcome.EXPIRED)
     minutes = project_settings.of(judgment.project).lease_minutes
     key, until = uuid.uuid4(), now + timedelta(minutes=minutes)
     freed = Slot.objects.filter(

@@ -16,7 +16,7 @@ from annotation.deciding import ask_for_checks
 from annotation.errors import MembersError, SettingsError
 from annotation.models import Membership, Project, Role
 from annotation.nudging import send
-from annotation.stock import nudge
+from annotation.stock import nudge, wake_prompts
 from inference import services as inference
 
 MAX_GUIDELINES = 100_000
@@ -89,6 +89,8 @@ def update_project(
             given = project_settings.checked(settings)  # type: ignore[arg-type]
             before = project_settings.of(row)
             row.settings = _merged(row.settings, given)
+            if project_settings.of(row).sampling != before.sampling:
+                wake_prompts(row)
             _ask_to_decide_again(row, before)
             if checking.rules_version(
                 project_settings.of(row)

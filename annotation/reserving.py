@@ -14,7 +14,7 @@ from functools import partial
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from annotation import leasing, project_settings, waiting
+from annotation import ending, leasing, project_settings, showing, waiting
 from annotation.committing import committed
 from annotation.models import Lease, Project
 from annotation.stock import nudge
@@ -49,7 +49,7 @@ def reserve(project: Project, annotator) -> Lease | None:
         except IntegrityError:
             continue  # Another tab was quicker: what it reserved is there now.
         nudge(project)
-        return None if key is None else leasing.new_lease(project, key)
+        return None if key is None else showing.new_lease(project, key)
     return None
 
 
@@ -62,7 +62,7 @@ def _kept(project: Project, annotator, until: datetime) -> Lease | None:
         if leasing.keep(lease.pk, annotator.pk, until):
             Lease.objects.filter(pk=lease.pk).update(expires_at=until)
             return lease
-    leasing.put_back(lease)
+    ending.put_back(lease)
     return None
 
 

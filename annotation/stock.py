@@ -6,7 +6,7 @@ what they make (StockReservation), so together they never make a pile. How it is
 filling.py's.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import transaction
@@ -26,6 +26,11 @@ from annotation.models import (
 from annotation.nudging import hint
 from inference import queries as inference_queries
 from inference.models import Policy
+
+RESERVED_FOR = timedelta(seconds=30)
+"""So long after its last sign a worker counts as dead, and another one takes over."""
+RESTS_FOR = timedelta(minutes=10)
+"""A prompt whose answers were the same, or which the model refuses for good."""
 
 
 def nudge(project: Project) -> None:
@@ -69,7 +74,16 @@ def missing(project: Project) -> int:
 
 def being_made(now: datetime) -> QuerySet[StockReservation]:
     """What workers have announced and are at, in all projects."""
-    return StockReservation.objects.filter(is_resting=False, until__gt=now)
+    return StockReservation.objects.filter(~is_over(now), is_resting=False)
+
+
+def is_over(now: datetime) -> Q:
+    """Of announcements and rests: their time is over.
+
+    So it is where it would last for longer than any is given: the clock was set back.
+    """
+    too_long = Q(is_resting=False, until__gt=now + 2 * RESERVED_FOR)
+    return Q(until__lte=now) | too_long | Q(until__gt=now + 2 * RESTS_FOR)
 
 
 def is_wanting(project: Project) -> bool:
@@ -79,6 +93,11 @@ def is_wanting(project: Project) -> bool:
         return True
     asked = Prompt.objects.filter(project=project, is_asked=True)
     return missing(project) > 0 and asked.exists()
+
+
+def wake_prompts(project: Project) -> None:
+    """Ask prompts that rest again: sampled otherwise they may give a pair."""
+    StockReservation.objects.filter(project=project, is_resting=True).delete()
 
 
 def with_system(messages: list[dict], system_prompt: str) -> list[dict]:

@@ -4,10 +4,10 @@ from celery import shared_task
 
 from annotation import (
     checking,
+    ending,
     figures,
     filling,
     import_jobs,
-    leasing,
     project_settings,
     redeciding,
     rerendering,
@@ -36,7 +36,7 @@ def fill_stocks() -> None:
     Before that, what was withdrawn while somebody held it is decided once their time
     is over.
     """
-    leasing.end_lapsed()
+    ending.end_lapsed()
     for project in Project.objects.select_related("channel"):
         if stock.is_wanting(project):
             send(fill_stock, project.pk, expires=30)

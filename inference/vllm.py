@@ -22,6 +22,8 @@ from inference.errors import InferenceError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """A name given to vLLM: no slash, no capital, nothing hidden."""
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""What models may sample and no database keeps: NUL, half a surrogate pair."""
 LONGEST_ANSWER = 64 * 1024 * 1024
 """Bytes of one HTTP answer; more is refused instead of read into memory."""
 Messages = list[dict[str, Any]]
@@ -51,9 +53,9 @@ class VLLMClient:
     """One server. Safe to share between threads, not between forked processes.
 
     `timeout` is how many seconds an answer may take; connecting may take 5. Requests
-    that change nothing on the server are sent again after a refusal for load (503), a
-    failed connection and a broken one; loading and unloading only where the server
-    cannot have acted. A time-out is never retried: the server is behind already.
+    that change nothing on the server are sent again after a refusal for load (503, or a
+    proxy's 429), a failed connection and a broken one; loading and unloading only where
+    the server cannot have acted. A time-out is never retried: the server is behind already.
     """
 
     def __init__(
@@ -300,7 +302,11 @@ def _choice(choice: dict[str, Any]) -> Choice:
     logprobs = [_finite(entry["logprob"]) for entry in choice["logprobs"]["content"]]
     if len(token_ids) != len(logprobs):
         raise ValueError(f"{len(logprobs)} log-probs for {len(token_ids)} tokens")
-    return Choice(choice["message"]["content"] or "", token_ids, logprobs, reason)
+    # As vLLM itself writes bytes that are no character; token_ids stay exact.
+    text = UNSTORABLE.sub(
+        "\N{REPLACEMENT CHARACTER}", choice["message"]["content"] or ""
+    )
+    return Choice(text, token_ids, logprobs, reason)
 
 
 def _finite(value: Any) -> float:
@@ -327,7 +333,7 @@ def _refusal(status: int, text: str) -> Exception:
         reason = json.loads(text)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         reason = text.strip()[:300] or "no reason given"
-    if status == 503:
+    if status in (429, 503):
         return _TryAgain("vLLM has more requests than it can take.", True)
     if status == 500 and "after shutdown" in reason:
         return _TryAgain("vLLM is stopping.", True)

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -22,6 +21,7 @@ from django.conf import settings
 from django.db import connection
 
 from tests.processes import free_port
+from tests.waiting import wait_for
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
@@ -104,16 +104,6 @@ def make_adapter(run_folder: Path, base: Path, seed: int = 1, rank: int = 8) -> 
     return run_folder / "adapter"
 
 
-def wait_for(condition, seconds, what):
-    """Poll until `condition()` is true; its value. Fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
-    return found
-
-
 class VLLMServer:
     """`manage.py run_vllm` as a process of its own, on the tests' database."""
 
@@ -146,7 +136,7 @@ class VLLMServer:
             assert self.process.poll() is None, self.log.read_text()[-4000:]
             return all(ok for _part, ok, _detail in readiness())
 
-        wait_for(ready, seconds, f"vLLM is ready; {self.log.read_text()[-2000:]}")
+        wait_for(f"vLLM to be ready; {self.log.read_text()[-2000:]}", ready, seconds)
 
     def family(self) -> list[psutil.Process]:
         """run_vllm and every process below it."""
@@ -167,7 +157,7 @@ class VLLMServer:
 
     def wait_for_engine(self) -> list[psutil.Process]:
         """Until all three processes of a starting vLLM are there."""
-        wait_for(lambda: len(self.engine()) >= 3, 120, "vLLM's three processes")
+        wait_for("vLLM's three processes", lambda: len(self.engine()) >= 3, 120)
         return self.family()
 
     def sockets(self) -> list[Path]:
@@ -229,7 +219,7 @@ def vllm_session(django_db_setup, tiny_model):
     family = server.family()
     server.stop()
     settings.MODEL, settings.VLLM_PORT = before
-    wait_for(lambda: not alive(family), 10, "nothing is left after SIGTERM")
+    wait_for("nothing to be left after SIGTERM", lambda: not alive(family), 10)
     shutil.rmtree(server.temporary)
 
 

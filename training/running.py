@@ -16,10 +16,11 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.utils.translation import gettext as _
 
+from annotation import shutdown
 from inference import services as inference
 from inference.errors import InferenceError
 from inference.faults import told
-from training import attempts, runfolder, shutdown, trainer
+from training import attempts, runfolder, trainer
 from training.errors import StaleRound
 from training.models import TrainingRound
 from training.publishing import publish

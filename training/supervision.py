@@ -15,8 +15,9 @@ from django.db import connection, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from annotation import shutdown
 from inference.faults import shown
-from training import attempts, ingest, shutdown, trainer
+from training import attempts, ingest, trainer
 from training.errors import StaleRound
 from training.models import TrainingRound
 

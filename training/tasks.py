@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from training import shutdown  # noqa: F401  Connects the worker's signals.
+from annotation import shutdown  # noqa: F401  Connects the worker's signals.
 
 
 @shared_task(name="training.tasks.train_round")

@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import judging, judgment_body, leasing
+from annotation import judging, judgment_body, showing
 from annotation.api.leases import LeaseSerializer, lease_json
 from annotation.api.serializers import Body, Instant, problems, read
 from annotation.judging import criteria_seen
@@ -112,7 +112,7 @@ class LeaseJudgment(APIView):
         },
     )
     def post(self, request: Request, key: UUID) -> Response:
-        lease = leasing.lease_for(request.user, key)
+        lease = showing.lease_for(request.user, key)
         submitted, following = judging.judge_and_take(
             lease, request.user, **read(request, _BODY)
         )

@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from annotation import leasing
+from annotation import ending, leasing, showing
 from annotation.access import needs
 from annotation.api.serializers import Body, Instant, data_of, problems
 from annotation.models import Lease, Role
@@ -47,7 +47,7 @@ class LeasedComparisonSerializer(serializers.Serializer):
 
     @extend_schema_field(MessageSerializer(many=True))
     def get_prompt(self, lease: Lease) -> list[dict[str, Any]]:
-        return leasing.prompt_shown(lease)
+        return showing.prompt_shown(lease)
 
     @extend_schema_field(AnswerSerializer)
     def get_first(self, lease: Lease) -> dict[str, str]:
@@ -103,7 +103,7 @@ class Leases(APIView):
 
 class SkipBody(Body):
     reason = serializers.CharField(
-        max_length=leasing.MAX_REASON, required=False, allow_blank=True, default=""
+        max_length=ending.MAX_REASON, required=False, allow_blank=True, default=""
     )
     flag = serializers.ChoiceField(
         choices=Lease.Flag.choices,
@@ -134,10 +134,10 @@ class LeaseDetail(APIView):
         responses={204: None, **problems(400, 404, 409, 415, 422)},
     )
     def delete(self, request: Request, key: UUID) -> Response:
-        lease = leasing.lease_for(request.user, key)
+        lease = showing.lease_for(request.user, key)
         # Many clients cannot send a body with DELETE, so ?reason= is read as well.
         asked, sent = request.query_params.dict(), data_of(request) or {}
         body = SkipBody(data=asked | sent if isinstance(sent, dict) else sent)
         body.is_valid(raise_exception=True)
-        leasing.skip(lease, **body.validated_data)
+        ending.skip(lease, **body.validated_data)
         return Response(status=204)

@@ -18,7 +18,17 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from annotation import desk, judging, keys, leasing, preferences, reserving, trust
+from annotation import (
+    desk,
+    ending,
+    judging,
+    keys,
+    leasing,
+    preferences,
+    reserving,
+    showing,
+    trust,
+)
 from annotation.access import needs, role_of
 from annotation.errors import AlreadyUndone, InvalidJudgment, Refused
 from annotation.forms import CRITERION, JudgmentForm
@@ -85,7 +95,7 @@ def ahead(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
-@on_own(leasing.lease_for)
+@on_own(showing.lease_for)
 def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
     form = JudgmentForm(request.POST, lease)
     if not form.is_valid():
@@ -111,7 +121,7 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
         return _over(request, form, error)
     if submitted.judgment.undone_at:
         # A repeat after an undo: to programs the same judgment, to people no news of it.
-        return _over(request, form, AlreadyUndone(leasing.came_back()))
+        return _over(request, form, AlreadyUndone(ending.came_back()))
     words = verdict_words(submitted.judgment.verdict)
     done = _("Saved: %(verdict)s") % {"verdict": words}
     if not request.htmx:
@@ -120,14 +130,14 @@ def judge(request: HttpRequest, lease: Lease) -> HttpResponse:
 
 
 @require_POST
-@on_own(leasing.lease_for)
+@on_own(showing.lease_for)
 def skip(request: HttpRequest, lease: Lease) -> HttpResponse:
     """With a flag: what is wrong with the pair. All that was typed is the reason."""
     form = JudgmentForm(request.POST, lease)
     form.is_valid()
     flag = str(form.cleaned_data.get("flag") or "")
     try:
-        leasing.skip(lease, form.skip_reason(), flag)
+        ending.skip(lease, form.skip_reason(), flag)
     except InvalidJudgment as error:
         form.errors.clear()
         form.add_error(None, error.message)

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from annotation import leasing
+from annotation import showing
 from annotation.access import role_of
 from annotation.differences import of_lease
 from annotation.models import Lease
@@ -20,7 +20,7 @@ TEMPLATE = "annotation/differences.html"
 
 @require_safe
 @never_cache
-@on_own(leasing.lease_for)
+@on_own(showing.lease_for)
 def differences(request: HttpRequest, lease: Lease) -> HttpResponse:
     context = {"found": of_lease(lease)}
     if request.htmx:

@@ -23,9 +23,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from annotation.ending import skip
 from annotation.errors import AlreadyUndone, Frozen, Refused
 from annotation.judging import judge_and_take, submit_judgment, undo
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import (
     Comparison,
     Decision,

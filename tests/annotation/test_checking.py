@@ -9,10 +9,11 @@ from django.utils import timezone
 
 from annotation import checking, tasks, validation
 from annotation.checking import check_again, check_pair, check_waiting
+from annotation.ending import skip
 from annotation.errors import PairsChanged
 from annotation.exporting import FORMATS, export, jsonl, rows
 from annotation.judging import submit_judgment
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import Completion, Decision, PreferencePair, RuleVerdict
 from annotation.queries import (
     WAITS_FOR_CHECK,

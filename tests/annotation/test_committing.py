@@ -1,7 +1,6 @@
 """What several threads write in one commit: each gets its own back, and fails alone."""
 
 import threading
-import time
 
 import pytest
 from django.contrib.sessions.models import Session
@@ -13,6 +12,7 @@ from annotation import committing
 from annotation.committing import committed
 from annotation.models import Project, Prompt
 from tests.factories import make_project
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db(transaction=True)]
 
@@ -56,13 +56,6 @@ class Crowd:
             thread.join(30)
             assert not thread.is_alive()
         return self.answers
-
-
-def wait_for(what, probe):
-    until = time.monotonic() + 30
-    while not probe():
-        assert time.monotonic() < until, f"waited for {what}"
-        time.sleep(0.01)
 
 
 def stored():

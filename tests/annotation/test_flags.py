@@ -5,10 +5,11 @@ from django.http import Http404
 from django.urls import reverse
 from django.utils import timezone
 
-from annotation import flags, leasing
+from annotation import ending, flags
+from annotation.ending import end_lapsed, skip
 from annotation.errors import Refused, TooLate
 from annotation.judging import submit_judgment, undo
-from annotation.leasing import end_lapsed, skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import Comparison, Lease, Role, Slot
 from annotation.tasks import fill_stocks
 from tests.factories import (
@@ -215,7 +216,7 @@ def test_what_is_offered_keeps_a_lease_that_ran_out(annotator):
 
 
 def test_only_so_many_are_ended_at_once(monkeypatch):
-    monkeypatch.setattr(leasing, "ENDED_AT_ONCE", 2)
+    monkeypatch.setattr(ending, "ENDED_AT_ONCE", 2)
     for _ in range(3):
         lease = make_lease(comparison=make_comparison(state="withdrawn"))
         lapse(lease)

@@ -2,9 +2,10 @@
 
 import pytest
 
+from annotation.ending import skip
 from annotation.errors import TooLate
 from annotation.judging import submit_judgment
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import (
     Comparison,
     Completion,

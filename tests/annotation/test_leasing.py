@@ -7,9 +7,11 @@ from django.http import Http404
 from django.utils import timezone
 
 from annotation import leasing, waiting
+from annotation.ending import skip
 from annotation.errors import InvalidJudgment, Refused
-from annotation.leasing import lease_for, shows_a_first, skip, take_lease
+from annotation.leasing import shows_a_first, take_lease
 from annotation.models import Comparison, Lease, Slot
+from annotation.showing import lease_for
 from tests.factories import (
     expire,
     make_comparison,

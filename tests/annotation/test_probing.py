@@ -8,9 +8,10 @@ from django.utils import timezone
 
 from annotation import probing
 from annotation.counting import Counted
+from annotation.ending import skip
 from annotation.gold import from_pair, retire
 from annotation.judging import submit_judgment, undo
-from annotation.leasing import prompt_shown, skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import (
     Comparison,
     Decision,
@@ -23,6 +24,7 @@ from annotation.models import (
 )
 from annotation.overview import idle_annotators, waiting_for, with_figures
 from annotation.project_settings import ProjectSettings
+from annotation.showing import prompt_shown
 from annotation.stock import withdraw_stock
 from tests.factories import (
     judge_gold,

@@ -12,9 +12,10 @@ from django.conf import settings
 from django.db import connection
 
 from annotation import trust
+from annotation.ending import skip
 from annotation.errors import AlreadyUndone, Frozen, PairsChanged
 from annotation.judging import submit_judgment, undo
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import (
     Comparison,
     Decision,

@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 
 from annotation.judging import judge_and_take, submit_judgment
-from annotation.leasing import lease_for, take_lease
+from annotation.leasing import take_lease
 from annotation.models import Comparison, Judgment, Lease, Slot
 from annotation.reserving import SPARE, reserve
+from annotation.showing import lease_for
 from annotation.stock import withdraw_stock
 from tests.factories import make_comparison, make_policy, make_project, make_user
 from tests.threads import together

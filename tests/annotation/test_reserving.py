@@ -10,11 +10,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from annotation import waiting
+from annotation.ending import skip
 from annotation.judging import judge_and_take, submit_judgment, undo
-from annotation.leasing import lease_for, skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import Comparison, Judgment, Lease, Probe, Slot
 from annotation.overview import waiting_for
 from annotation.reserving import SPARE, reserve
+from annotation.showing import lease_for
 from annotation.stock import withdraw_open, withdraw_stock
 from tests.annotation.pages import HTMX, html, without_chance
 from tests.factories import (

@@ -2,8 +2,9 @@
 
 import pytest
 
+from annotation.ending import skip
 from annotation.judging import judge_and_take, undo
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import Lease, Slot
 from tests.annotation.test_leasing import expire
 from tests.factories import make_comparison

@@ -10,9 +10,10 @@ from django.db import connection
 from django.utils import timezone
 
 from annotation import filling, stock, tasks
+from annotation.ending import skip
 from annotation.filling import fill_stock
 from annotation.importing import import_prompts
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import (
     Comparison,
     Completion,
@@ -38,7 +39,7 @@ from tests.factories import (
     make_server,
     make_user,
 )
-from tests.loop.stack import wait_for
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
@@ -160,6 +161,20 @@ def test_a_project_that_another_worker_fills_is_left_to_it(project, model):
     assert not StockReservation.objects.exists()
 
 
+def test_a_clock_set_back_makes_no_dead_worker_live_on_nor_a_prompt_rest_for_long(
+    project, model
+):
+    in_an_hour = timezone.now() + timezone.timedelta(hours=1)
+    announced, resting = fill_prompts(project, 2)
+    for prompt, is_resting in ((announced, False), (resting, True)):
+        StockReservation.objects.create(
+            project=project, prompt=prompt, is_resting=is_resting, until=in_an_hour
+        )
+    assert missing(project) == 3
+    assert fill_stock(project) == 3
+    assert not StockReservation.objects.exists()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_at_a_slow_model_says_that_it_lives(project, model, monkeypatch):
     monkeypatch.setattr(filling, "RENEWED_EVERY", 0.01)
@@ -196,6 +211,54 @@ def test_a_setting_changed_meanwhile_holds_for_what_is_asked_next(
     assert fill_stock(Project.objects.get(pk=project.pk)) == 3
     told = [made.a.sampling["max_tokens"] for made in Comparison.objects.order_by("pk")]
     assert told == [256, 7, 7]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_sampled_by_a_worker_that_stood_still_is_not_stored_beside_the_others(
+    project, model
+):
+    """Another one took over and has filled the stock by the time it goes on."""
+    project.settings = {"stock": 1}
+    project.save()
+    fill_prompts(project, 2)
+    stood_still = threading.Event()
+
+    def take_over(messages):
+        if not stood_still.is_set():
+            stood_still.set()
+            StockReservation.objects.update(until=timezone.now())
+            assert fill_stock(project) == 1
+            connection.close()
+
+    model.meanwhile = take_over
+    assert fill_stock(project) == 0
+    assert fresh(project) == 1
+
+
+def test_prompts_refused_for_a_setting_are_asked_again_once_it_is_changed(
+    project, model, nudges
+):
+    """A manager who asked for too long answers waited ten minutes after mending that."""
+    fill_prompts(project, 3)
+    model.fault = InferenceError("max_tokens is too large", permanent=True)
+    fill_stock(project)
+    model.fault = None
+    update_project(project, settings={"stock": 2})
+    assert fill_stock(project) == 0
+    update_project(project, settings={"sampling": {"max_tokens": 99}})
+    assert fill_stock(project) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_that_is_to_stop_stores_what_it_has_asked_for_and_no_more(
+    project, model, settings, monkeypatch
+):
+    """It filled the whole stock first: `make run` killed it amid that, pairs and all."""
+    settings.SAMPLING_PAIRS = 2
+    fill_prompts(project, 3)
+    monkeypatch.setattr(filling.shutdown, "requested", lambda: len(model.asked) >= 2)
+    assert fill_stock(project) == 2
+    assert not StockReservation.objects.exists()
 
 
 def test_a_policy_that_refuses_every_prompt_is_not_asked_for_all_of_them(
@@ -309,6 +372,14 @@ def test_when_every_prompt_rests_filling_stops(project, model):
     assert fill_stock(project) == 0
     assert len(model.asked) == 2
     assert not fill_stock(project)
+
+
+def test_a_fault_of_ours_leaves_nothing_announced(project, model):
+    fill_prompts(project, 3)
+    model.fault = ZeroDivisionError("a fault of ours")
+    with pytest.raises(ZeroDivisionError):
+        fill_stock(project)
+    assert not StockReservation.objects.exists()
 
 
 def test_one_failing_request_does_not_waste_the_others(project, model):

@@ -7,8 +7,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from annotation import waiting
+from annotation.ending import skip
 from annotation.judging import judge_and_take, submit_judgment, undo
-from annotation.leasing import skip, take_lease
+from annotation.leasing import take_lease
 from annotation.models import Comparison, Judgment, Slot
 from tests.factories import make_comparison, make_lease, make_project, make_user
 

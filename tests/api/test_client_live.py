@@ -35,7 +35,8 @@ PLAIN = "You simply pour hot water over the leaves and wait for three minutes."
 
 @pytest.fixture(autouse=True)
 def _no_broker(monkeypatch):
-    monkeypatch.setattr("annotation.leasing.nudge", lambda project: None)
+    for part in ("ending", "leasing"):
+        monkeypatch.setattr(f"annotation.{part}.nudge", lambda project: None)
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from tests.bench.judge_page import figures_of_the_page
 from tests.bench.judging import NONE, differences
 from tests.bench.options import Options
 from tests.bench.processes import BenchError, run_to_end
-from tests.loop.stack import Stack, wait_for
+from tests.loop.stack import Stack
 from tests.processes import free_port
+from tests.waiting import wait_for
 from training.client import Client, ProblemError, Round
 
 ANNOTATORS = 8
@@ -75,6 +76,7 @@ answer = [at["training"].timestamp(), at["succeeded"].timestamp(), served.timest
 """
 HANDED_OUT = """
 from django.db.models import F
+from tests.waiting import wait_for
 answer = {
     "stored": [pk.hex for pk in Judgment.objects.filter(undone_at=None)
                .values_list("pk", flat=True)],

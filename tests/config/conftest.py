@@ -6,27 +6,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.processes import is_alive
+from tests.waiting import wait_for
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "config"
-PATIENCE = 30
-
-
-def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
-    """The first true answer of `condition`, asked again and again."""
-    until = time.monotonic() + PATIENCE
-    while not (answer := condition()):
-        assert time.monotonic() < until, f"waited {PATIENCE} s in vain: {what}"
-        time.sleep(0.02)
-    return answer
 
 
 def parent_of(pid: int) -> int:
@@ -70,18 +60,18 @@ class Running:
         def starts() -> list[int]:
             return [pid for found, pid in self.lines("start") if found == name]
 
-        wait_for(lambda: len(starts()) >= count, f"start {count} of {name}")
+        wait_for(f"start {count} of {name}", lambda: len(starts()) >= count)
         return starts()[count - 1]
 
     def says(self, words: str) -> str:
         """Waits until the terminal shows `words`; everything shown so far."""
-        wait_for(lambda: words in self.output.read_text(), f"{words!r} at the terminal")
+        wait_for(f"{words!r} at the terminal", lambda: words in self.output.read_text())
         return self.output.read_text()
 
     def all_gone(self) -> None:
         """Waits until no process that ever wrote the journal lives."""
         pids = {pid for _, pid in self.lines("start")}
-        wait_for(lambda: not any(map(is_alive, pids)), "all parts to be gone")
+        wait_for("all parts to be gone", lambda: not any(map(is_alive, pids)))
 
 
 @pytest.fixture

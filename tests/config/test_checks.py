@@ -13,7 +13,8 @@ from dotenv import dotenv_values
 
 from config.ops import checks
 from config.ops.checks import Problem
-from tests.config.conftest import CONFIG, wait_for
+from tests.config.conftest import CONFIG
+from tests.waiting import wait_for
 
 TETHER = CONFIG / "ops" / "tether.py"
 NAMES = ("DATA_DIR", "HOST", "PORT", "MODEL", "REDIS_URL", "VLLM_URLS", "VLLM_PORT")
@@ -133,7 +134,7 @@ def test_a_start_waits_for_the_parts_of_a_killed_one(tmp_path: Path):
     command = [sys.executable, "-S", TETHER, "--lock", lock, "--", "sleep", "600"]
     part = subprocess.Popen(command)
     try:
-        wait_for(lambda: checks._holders(tmp_path) and lock.exists())
+        wait_for("the tether", lambda: checks._holders(tmp_path) and lock.exists())
 
         def refused() -> str:
             try:
@@ -142,7 +143,7 @@ def test_a_start_waits_for_the_parts_of_a_killed_one(tmp_path: Path):
                 return str(problem)
             return ""
 
-        assert f"processes {part.pid}" in wait_for(refused, "the tether's lock")
+        assert f"processes {part.pid}" in wait_for("the tether's lock", refused)
     finally:
         part.send_signal(signal.SIGTERM)
         part.wait()

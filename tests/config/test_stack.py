@@ -6,14 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.config.conftest import Running, parent_of, wait_for
+from tests.config.conftest import Running, parent_of
 from tests.processes import is_alive
+from tests.waiting import wait_for
 
 
 def test_a_killed_part_starts_again_and_the_terminal_says_so(running: Running):
     running.start(running.part("web"))
     first = running.pid("web")
-    wait_for(lambda: "web entered RUNNING" in _log(running), "web to count as up")
+    wait_for("web to count as up", lambda: "web entered RUNNING" in _log(running))
     os.kill(first, signal.SIGKILL)
     second = running.pid("web", count=2)
     assert second != first
@@ -117,16 +118,16 @@ def test_a_second_ctrl_c_does_not_wait_for_the_grace(running: Running):
         running.process.send_signal(signal.SIGINT)
         return running.process.poll() is not None
 
-    wait_for(ended, "the second Ctrl-C to end everything")
+    wait_for("the second Ctrl-C to end everything", ended)
     running.all_gone()
 
 
 def test_redis_keeps_what_it_was_told_when_killed(running: Running, redis_part):
     running.start(redis_part.fields)
-    client = wait_for(redis_part.client, "redis to answer")
+    client = wait_for("redis to answer", redis_part.client)
     client.rpush("gpu", "a nudge")
     os.kill(client.info("server")["process_id"], signal.SIGKILL)
-    again = wait_for(redis_part.client, "redis to answer again")
+    again = wait_for("redis to answer again", redis_part.client)
     assert again.lrange("gpu", 0, -1) == [b"a nudge"]
 
 
@@ -141,7 +142,7 @@ def test_supervisorctl_answers_while_it_runs(running: Running):
         return subprocess.run(command, capture_output=True, text=True).stdout
 
     if (running.data_dir / "run" / "supervisor.sock").exists():
-        wait_for(lambda: "RUNNING" in status(), "web to be shown as running")
+        wait_for("web to be shown as running", lambda: "RUNNING" in status())
     else:
         # pytest's folder may be too deep for a Unix socket; then there is none.
         assert "unix_http_server" not in config.read_text()

@@ -26,7 +26,8 @@ from inference.services import (
     set_wanted,
     wait_until,
 )
-from tests.vllm_server import alive, command_of, make_adapter, wait_for
+from tests.vllm_server import alive, command_of, make_adapter
+from tests.waiting import wait_for
 
 CHAT = [{"role": "user", "content": "Name three rivers. 三条河？"}]
 SHORT = SamplingParams(max_tokens=12)
@@ -88,7 +89,7 @@ def always_sampling(client, name):
             return client.metrics()["generation_tokens_total"] > before
 
         try:
-            wait_for(sampling, 30, "it samples")
+            wait_for("it to sample", sampling, 30)
             yield
         finally:
             done.set()
@@ -235,9 +236,11 @@ def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
     lost.adapter_path.rename(elsewhere)
     before = vllm.engine()
     os.kill(before[0].pid, signal.SIGKILL)
-    wait_for(lambda: not alive(before), 10, "its engine and worker die with it")
+    wait_for("its engine and worker to die with it", lambda: not alive(before), 10)
     wait_for(
-        lambda: Replica.objects.get().state != Replica.State.READY, 10, "it is noticed"
+        "it to be noticed",
+        lambda: Replica.objects.get().state != Replica.State.READY,
+        10,
     )
     vllm.wait_until_ready()
     assert {base.name, first.name, second.name} <= loaded(vllm)
@@ -290,15 +293,15 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_nothing(vllm):
         before = client.metrics()["prompt_tokens_total"]
         answer = pool.submit(client.chat, base.name, CHAT, 32, 1, long)
         wait_for(
+            "vLLM to work on it",
             lambda: answer.done() or client.metrics()["prompt_tokens_total"] > before,
             30,
-            "vLLM works on it",
         )
         set_wanted("stopped", "a round needs the memory")
         wait_until("stopped", 90)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
     assert lengths == [800] * 32
-    wait_for(lambda: alive(family) == family[:1], 10, "only run_vllm is left")
+    wait_for("run_vllm to be left alone", lambda: alive(family) == family[:1], 10)
     assert not vllm.sockets()
     replica = Replica.objects.get()
     assert (replica.state, replica.detail) == ("stopped", "a round needs the memory")
@@ -317,16 +320,16 @@ def test_run_vllm_killed_with_9_leaves_no_process(vllm_session, transactional_db
     assert len(family) >= 4
     os.kill(vllm_session.process.pid, signal.SIGKILL)
     vllm_session.process.wait()
-    wait_for(lambda: not alive(family), 10, "vLLM dies with run_vllm")
+    wait_for("vLLM to die with run_vllm", lambda: not alive(family), 10)
 
 
 def test_run_vllm_ends_cleanly_on_sigterm(vllm_session, transactional_db):
     """While vLLM starts; once it serves, the session's end is such a test."""
     vllm_session.start()
-    wait_for(vllm_session.engine, 60, "vLLM starts")
+    wait_for("vLLM to start", vllm_session.engine, 60)
     family = vllm_session.family()
     os.kill(vllm_session.process.pid, signal.SIGTERM)
     assert vllm_session.process.wait(60) == 0
-    wait_for(lambda: not alive(family), 10, "nothing is left")
+    wait_for("nothing to be left", lambda: not alive(family), 10)
     replica = Replica.objects.get(url=vllm_session.url)
     assert replica.state == Replica.State.STOPPED

@@ -8,7 +8,7 @@ from tests.inference.stub_server import break_off, chat_answer, send
 
 CHAT = [{"role": "user", "content": "hi"}]
 SAMPLING = {"temperature": 0.7, "max_tokens": 5}
-BUSY = (503, {"error": {"message": "The engine is currently busy"}})
+BUSY = {"error": {"message": "The engine is currently busy"}}
 
 
 @pytest.fixture
@@ -55,14 +55,25 @@ def test_choices_are_put_in_the_order_of_their_index(stub, client):
     assert [choice.text for choice in answer.choices] == ["first", "second"]
 
 
-def test_a_busy_server_is_asked_again(stub, client):
-    stub.answers = [BUSY, (200, chat_answer("yes"))]
+def test_what_no_database_keeps_is_replaced_in_an_answer_s_text(stub, client):
+    """PostgreSQL refuses NUL, and with it all that was sampled beside it was lost."""
+    stub.answers = [(200, chat_answer("a\0b", "c\ud83d"))]
+    answer = client.chat("base", CHAT, 2, 1, SAMPLING)
+    assert [choice.text for choice in answer.choices] == ["a\ufffdb", "c\ufffd"]
+    assert answer.choices[0].token_ids == [10, 2]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again(stub, client, status):
+    stub.answers = [(status, BUSY), (200, chat_answer("yes"))]
     assert client.chat("base", CHAT, 1, 1, SAMPLING).choices[0].text == "yes"
     assert len(stub.requests) == 2
 
 
-def test_a_server_that_stays_busy_is_an_error_that_may_pass(stub, client):
-    stub.answers = [BUSY]
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_stays_busy_is_an_error_that_may_pass(stub, client, status):
+    """Of a permanent one the prompt would rest for ten minutes."""
+    stub.answers = [(status, BUSY)]
     with pytest.raises(InferenceError, match="more requests") as refused:
         client.chat("base", CHAT, 1, 1, SAMPLING)
     assert not refused.value.permanent

@@ -10,15 +10,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from config.ops.tether import descendants
+from tests.waiting import wait_for
 
-T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 NOT_FOR_THE_STACK = {
     "SECRET_KEY",
@@ -29,15 +27,6 @@ NOT_FOR_THE_STACK = {
 }
 IMPATIENT = {"ROUND_HEARTBEAT_LIMIT": "8", "ROUND_NUDGE_AFTER": "4"}
 """A dead worker is noticed sooner than a person would want to wait in a test."""
-
-
-def wait_for(what: str, probe: Callable[[], T], seconds: float) -> T:
-    """The first true answer of `probe`; AssertionError naming `what` after `seconds`."""
-    until = time.monotonic() + seconds
-    while not (answer := probe()):
-        assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.25)
-    return answer
 
 
 @dataclass

@@ -20,8 +20,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import wait_until
-from tests.loop.stack import Stack, wait_for
+from tests.loop.stack import Stack
 from tests.processes import is_alive
+from tests.waiting import wait_for
 from training.client import Client, Lease, Round
 
 pytestmark = pytest.mark.loop

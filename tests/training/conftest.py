@@ -1,9 +1,12 @@
 """What the tests of rounds share: a project with pairs, the stub trainer, no broker."""
 
 import sys
+import threading
 
 import pytest
+from django.db import connections
 
+from annotation import shutdown
 from inference.base import base_sha256
 from tests.factories import (
     make_base,
@@ -14,9 +17,9 @@ from tests.factories import (
     make_user,
 )
 from tests.training.tiny_adapter import write_base
-from training import shutdown
 from training.models import TrainingRound
 from training.rounds import start_round
+from training.running import run_round
 
 STUB = [sys.executable, "-m", "tests.training.stub_trainer"]
 
@@ -103,3 +106,26 @@ def as_manager(client, manager):
 def as_reviewer(client, project):
     client.force_login(make_user(project=project, role="reviewer"))
     return client
+
+
+def states(training_round):
+    return list(training_round.events.values_list("state", flat=True))
+
+
+def lines(training_round, name):
+    path = training_round.folder / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def in_background(round_id):
+    """run_round in a thread that lives as long as its trainer."""
+
+    def run():
+        try:
+            run_round(round_id)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread

@@ -22,6 +22,7 @@ from kombu import Connection
 from config.celery import app
 from inference.models import Policy
 from tests.training.conftest import STUB, make_pairs
+from tests.waiting import wait_for
 from training.models import TrainingRound
 from training.reconcile import reconcile
 from training.rounds import start_round
@@ -47,7 +48,7 @@ def redis(tmp_path):
         ],
         stdout=subprocess.DEVNULL,
     )
-    wait_for(socket.exists)
+    wait_for("Redis", socket.exists)
     yield f"redis+socket://{socket}"
     server.kill()
     server.wait()
@@ -108,14 +109,6 @@ def slow_round(project, manager, settings, nudge_for_real):
     return start_round(project, manager, config={"weight_decay": STEP_SECONDS})
 
 
-def wait_for(condition, seconds=40):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
 def trainers(training_round):
     """Living trainers of the round."""
     found = []
@@ -143,7 +136,7 @@ def goes_on(training_round):
         assert training_round.state != "failed", training_round.error
         return training_round.state == "training" and training_round.step >= before + 2
 
-    wait_for(look)
+    wait_for("two more steps", look)
 
 
 def succeeds(training_round):
@@ -153,7 +146,7 @@ def succeeds(training_round):
         assert training_round.state != "failed", training_round.error
         return training_round.state == "succeeded"
 
-    wait_for(look)
+    wait_for("the round to succeed", look)
     assert [p.pk for p in Policy.objects.filter(number__gt=0)] == [
         training_round.policy_id
     ]
@@ -177,7 +170,7 @@ def test_killing_the_trainer_and_the_pool_child_with_9_heals(slow_round, worker)
     goes_on(slow_round)
     os.kill(child_of(process.pid), signal.SIGKILL)
     # Its parent dead, the trainer ends by itself, with a checkpoint.
-    wait_for(lambda: not trainers(slow_round))
+    wait_for("the trainers to end", lambda: not trainers(slow_round))
 
     assert succeeds(slow_round) == 3
     assert slow_round.attempts == 3
@@ -199,14 +192,18 @@ def test_a_stopped_and_a_killed_worker_leave_a_round_that_goes_on(slow_round, wo
     goes_on(slow_round)
     child = child_of(second.pid)
     second.kill()
-    wait_for(lambda: not trainers(slow_round) and not os.path.exists(f"/proc/{child}"))
+    wait_for(
+        "the trainers to end",
+        lambda: not trainers(slow_round) and not os.path.exists(f"/proc/{child}"),
+    )
 
     third = worker()
     goes_on(slow_round)
     # The cold shutdown, too, hands the round back before it gives up on its task.
     third.send_signal(signal.SIGQUIT)
     wait_for(
-        lambda: TrainingRound.objects.filter(pk=slow_round.pk, state="queued").exists()
+        "the round to be queued again",
+        lambda: TrainingRound.objects.filter(pk=slow_round.pk, state="queued").exists(),
     )
     assert not trainers(slow_round)
 

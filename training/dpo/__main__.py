@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from training.dpo.errors import FolderLocked, Stopped, TrainerError
-from training.dpo.process import PARENT_VARIABLE, TORCHRUN_VARIABLE, StopFlag
+from training.dpo.process import (
+    PARENT_VARIABLE,
+    TORCHRUN_VARIABLE,
+    StopFlag,
+    pass_on_niceness,
+)
 
 DONE, FAILED, LOCKED, STOPPED = 0, 1, 73, 75
 
@@ -78,6 +83,7 @@ def _train(options: argparse.Namespace, stop: StopFlag) -> None:
     if TORCHRUN_VARIABLE in os.environ:
         # torchrun passes on to us whose child torchrun is.
         stop.die_with_torchrun()
+        pass_on_niceness()
     elif options.die_with_parent:
         stop.die_with_parent(options.die_with_parent)
     if not options.run_dir.is_dir():

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 from training.dpo.errors import Stopped, TrainerError
@@ -26,6 +27,7 @@ HEARD = b"\nStopping after what is in hand; the same command goes on from there.
 """Said at Ctrl-C: a step of a large model takes a while."""
 
 _PR_SET_PDEATHSIG = 1
+_GROUP = Path("/proc/self/autogroup")
 
 
 class StopFlag:
@@ -83,3 +85,20 @@ class StopFlag:
         """Raise Stopped if a stop was asked for."""
         if self.requested:
             raise Stopped("stopped by a signal")
+
+
+def pass_on_niceness() -> None:
+    """Give the session that torchrun made for this process the niceness that it inherited.
+
+    Where Linux groups processes by session (autogroup, sched(7)), nice counts only among
+    those of one session: a trainer that is to give way would not.
+    """
+    for _attempt in range(20):  # as many processes of a machine may ask at once
+        try:
+            _GROUP.write_text(str(os.nice(0)))
+        except BlockingIOError:  # once in a tenth of a second, whoever asks
+            time.sleep(0.12)
+        except OSError:  # no such kernel, or not ours to write
+            return
+        else:
+            return

@@ -245,7 +245,8 @@ def test_pairs_are_shared_out_by_their_tokens():
 def torchrun(run):
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("nice", "-n", "5", sys.executable, "-m", "torch.distributed.run"),
+            "--standalone",
             *("--nproc-per-node=2", "-m", "training.dpo", str(run)),
         ],
         stderr=subprocess.DEVNULL,
@@ -274,8 +275,16 @@ def trainers_of(run):
     return found
 
 
+def niceness_of_session(pid):
+    """None where the kernel does not group by session; see tests/inference/test_priority."""
+    path = Path(f"/proc/{pid}/autogroup")
+    said = path.read_text().split() if path.exists() else []
+    return int(said[-1]) if said else None
+
+
 def test_torchrun_passes_a_stop_on_and_its_processes_do_not_outlive_it(make):
-    """They lead sessions of their own, so no signal to torchrun's group reaches them."""
+    """They lead sessions of their own, so no signal to torchrun's group reaches them, and
+    its niceness counts only once their sessions have it, too."""
     run = make("run", epochs=5000, lora={"r": 4, "dropout": 0.1})
     process = torchrun(run)
     wait_for_step(run, 3, process)
@@ -288,6 +297,8 @@ def test_torchrun_passes_a_stop_on_and_its_processes_do_not_outlive_it(make):
     process = torchrun(run)
     wait_for_step(run, status["step"] + 3, process)
     assert len(trainers_of(run)) == 2
+    nice = None if niceness_of_session("self") is None else os.nice(0) + 5
+    assert {niceness_of_session(pid) for pid in trainers_of(run)} == {nice}
     process.kill()
     process.wait(300)
     while trainers_of(run):

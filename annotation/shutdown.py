@@ -1,10 +1,11 @@
-"""How a round learns that its Celery worker was asked to stop.
+"""How a task that lasts learns that its Celery worker was asked to stop.
 
 Celery tells only its main process, and a task runs in a pool child; for SIGQUIT it
 even waits out the soft shutdown before it sends `worker_shutting_down`. So the main
 process's signal handlers are wrapped, and one shared byte, made before the pool
 forks, carries the word to the child. A worker that stops then ends as soon as the
-round's trainer has written its checkpoint, instead of waiting for the round's end.
+round's trainer has written its checkpoint, or the pairs that are being sampled are
+there, instead of waiting for the round's end or a full stock.
 """
 
 import mmap

@@ -6,15 +6,18 @@ project's own settings, see annotation/project_settings.py.
 
 import hashlib
 import importlib.util
+import logging
 import secrets
 import shlex
 import sys
 import tempfile
+import zoneinfo
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from environs import Env
+from environs import Env, EnvError
 
 from config.beat import every
 
@@ -26,6 +29,14 @@ class _Env(Env):
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         return super()._get_value(env_key, default) or default
+
+    def one_of(self, name: str, default: str, known: Collection[str], must: str) -> str:
+        """Refused at the start: later the word would be an error of somebody else, or
+        taken for its opposite without one."""
+        value = self.str(name, default)
+        if value not in known:
+            raise EnvError(f'Environment variable "{name}" invalid: Must be {must}.')
+        return value
 
 
 env = _Env()
@@ -209,10 +220,14 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # A file, not memory: tests race several processes on it.
     DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
 
-else:
+elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
     # The judging request's statements (annotation/sql.py) are planned once for each
     # connection, from their second call on; the ORM's never are.
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("prepare_threshold", 1)
+else:
+    raise EnvError(
+        'Environment variable "DATABASE_URL" invalid: Must begin with postgresql://.'
+    )
 
 # --- Accounts ------------------------------------------------------------------------
 AUTH_PASSWORD_VALIDATORS = [
@@ -323,7 +338,12 @@ CELERY_BEAT_SCHEDULE = {
 # --- Model and vLLM ----------------------------------------------------------------------
 # A folder or a hub id; empty means the starter model.
 MODEL = env.str("MODEL", "")
-MODEL_DTYPE = env.str("MODEL_DTYPE", "auto")
+MODEL_DTYPE = env.one_of(
+    "MODEL_DTYPE",
+    "auto",
+    ("auto", "float32", "bfloat16"),
+    "auto, float32 or bfloat16",
+)
 # Servers run by somebody else; empty means that `manage.py run_vllm` runs one.
 VLLM_URLS = env.list("VLLM_URLS", [])
 VLLM_API_KEY = env.str("VLLM_API_KEY", "")
@@ -340,7 +360,9 @@ SAMPLING_SEEDS = env.bool("SAMPLING_SEEDS", True)
 # Pairs that each vLLM is asked for at a time; 0 chooses by what it runs on.
 SAMPLING_PAIRS = env.int("SAMPLING_PAIRS", 0)
 # "keep" trains beside the server; "stop" ends it first, for one GPU too small for both.
-VLLM_WHILE_TRAINING = env.str("VLLM_WHILE_TRAINING", "keep")
+VLLM_WHILE_TRAINING = env.one_of(
+    "VLLM_WHILE_TRAINING", "keep", ("keep", "stop"), "keep or stop"
+)
 
 # --- Rounds --------------------------------------------------------------------------
 # The trainer; for several GPUs e.g. "torchrun --nproc-per-node=4 -m training.dpo".
@@ -368,7 +390,9 @@ LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [BASE_DIR / "config" / "locale"]
 FORMAT_MODULE_PATH = ["config.formats"]
 USE_I18N = USE_TZ = True
-TIME_ZONE = env.str("TIME_ZONE", "UTC")
+TIME_ZONE = env.one_of(
+    "TIME_ZONE", "UTC", zoneinfo.available_timezones(), "one such as Asia/Shanghai"
+)
 
 LOGGING = {
     "version": 1,
@@ -377,7 +401,10 @@ LOGGING = {
         "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
     },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", "INFO")},
+    "root": {
+        "handlers": ["console"],
+        "level": env.log_level("LOG_LEVEL", logging.INFO),
+    },
     # axes: four lines for each sign-in that went well.
     "loggers": {"httpx": {"level": "WARNING"}, "axes": {"level": "WARNING"}},
 }

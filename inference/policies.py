@@ -26,7 +26,7 @@ from inference.canary import read_canary
 from inference.errors import AdapterRefused, DeployRefused, InferenceError
 from inference.faults import told
 from inference.models import Channel, Deployment, Policy, Replica
-from inference.replicas import client_of, is_ready, replicas
+from inference.replicas import client_of, is_alive, is_ready, replicas
 from inference.server import largest_rank
 from inference.tending import load_policy
 
@@ -247,11 +247,11 @@ def _ready_servers(policy: Policy) -> list[Replica]:
         )
     for replica in servers:
         if not is_ready(replica):
+            # Of one that nobody watches any more the row tells what once was.
+            seen = replica.detail or replica.get_state_display()
             raise DeployRefused(
-                _(
-                    "A vLLM server is not ready (%(state)s %(detail)s). Try again when it is."
-                )
-                % {"state": replica.get_state_display(), "detail": replica.detail}
+                _("A vLLM server is not ready (%(seen)s). Try again when it is.")
+                % {"seen": seen if is_alive(replica) else _("not running")}
             )
         if replica.base is None or replica.base.base_sha256 != policy.base_sha256:
             raise DeployRefused(

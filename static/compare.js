@@ -209,8 +209,8 @@ function showPair() {
   prepareEditors();
   requestAnimationFrame(showQuestion); // only then the box has its size
   afterPairCame();
-  // The place to read on from, for the keyboard and for screen readers.
-  pair().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
+  // The place to read on from, for the keyboard and for screen readers; or what is asked for.
+  (pair().querySelector("[autofocus]") ?? pair().querySelector("#answer-a, .pair-focus"))?.focus({ preventScroll: true });
   pair().querySelector(".pair-text")?.scrollTo(0, 0);
 }
 

@@ -140,7 +140,10 @@ def skip(request: HttpRequest, lease: Lease) -> HttpResponse:
         ending.skip(lease, form.skip_reason(), flag)
     except InvalidJudgment as error:
         form.errors.clear()
-        form.add_error(None, error.message)
+        # The words that “something else” needs: their box opens, ready to be typed in.
+        # Elsewhere the first of them would be keys that judge.
+        needs_words = error.field == "reason" and not form.skip_reason()
+        form.add_error("flag_text" if needs_words else None, error.message)
         return _show(request, lease, form=form, status=422)
     except Refused as error:
         return _over(request, form, error)

@@ -114,12 +114,16 @@ def _announce(settings: Settings, ending: threading.Event) -> None:
                 f"Still starting after {seconds(begun)}: {waiting}. Logs: {logs}"
             )
         ending.wait(1)
-    passwords = os.path.relpath(settings.data_dir / "passwords.txt", ROOT)
+    passwords = settings.data_dir / "passwords.txt"
     terminal.line(f"ready: {settings.address}")
-    terminal.line(
-        "Sign in as annotator, reviewer or manager; the passwords are in "
-        f"{passwords}. Ctrl-C stops everything."
-    )
+    # Away once they have been changed, and after a backup has been restored.
+    if passwords.exists():
+        terminal.line(
+            "Sign in as annotator, reviewer or manager; the passwords are in "
+            f"{os.path.relpath(passwords, ROOT)}. Ctrl-C stops everything."
+        )
+    else:
+        terminal.line("Ctrl-C stops everything.")
 
 
 def readiness(address: str) -> tuple[bool, str]:

@@ -223,12 +223,14 @@ class Stack(Supervisor):
 
 
 def _how_it_ended(code: int | None) -> str:
+    """What the tether answers; -1, whatever the signal, where it was killed itself."""
     if code is None:
         return "ended"
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
+    if code < 0:
+        return "was killed"
+    if code > 128:
         try:
-            return f"was killed ({signal.Signals(number).name})"
+            return f"was killed ({signal.Signals(code - 128).name})"
         except ValueError:
             pass
     return f"ended (exit code {code})"

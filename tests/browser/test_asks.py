@@ -39,6 +39,22 @@ def test_something_else_needs_words_and_nothing_is_lost_meanwhile(desk, browse):
     assert flagged.skip_reason == "the answers are swapped with another 1 2"
 
 
+def test_the_words_that_a_flag_needs_can_be_typed_at_once_and_judge_nothing(
+    desk, browse
+):
+    browse.expected.append("422")
+    page = desk()
+    page.keyboard.press("f")
+    page.keyboard.press("4")
+    expect(page.get_by_label("In a few words")).to_be_focused()
+    page.keyboard.type("both say B 2 times")
+    expect(page.get_by_label("In a few words")).to_have_value("both say B 2 times")
+    page.get_by_role("button", name="something else").click()
+    wait_for_next(page, 2)
+    assert Lease.objects.get(flag="other").skip_reason == "both say B 2 times"
+    assert verdicts() == []
+
+
 def test_the_flag_panel_shuts_by_escape_and_by_a_press_elsewhere(desk):
     page = desk()
     panel = page.locator(".flag-panel")

@@ -97,3 +97,18 @@ def test_readyz_is_read(site: str, status: int, body: str, expected, monkeypatch
 def test_before_the_web_server_answers_it_is_what_is_waited_for():
     # Port 1 on loopback: refused at once.
     assert parts.readiness("http://127.0.0.1:1") == (False, "web")
+
+
+def test_where_the_passwords_are_is_told_while_they_are_there(
+    site: str, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Site, "answer", (200, json.dumps(READY).encode()))
+    settings = replace(SETTINGS, data_dir=tmp_path, port=int(site.rpartition(":")[2]))
+    (tmp_path / "passwords.txt").touch()
+    parts._announce(settings, threading.Event())
+    assert "passwords.txt. Ctrl-C stops everything." in capsys.readouterr().out
+    (tmp_path / "passwords.txt").unlink()
+    parts._announce(settings, threading.Event())
+    ready, hint = capsys.readouterr().out.splitlines()
+    assert ready == f"ready: {site}"
+    assert hint == "Ctrl-C stops everything."

@@ -61,14 +61,25 @@ def test_a_database_that_does_not_answer_is_one_sentence():
     assert "Traceback" not in answer.stderr
 
 
-def test_a_setting_that_cannot_be_read_is_one_sentence():
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("ROUND_TICK", "one", "Not a valid number."),
+        ("LOG_LEVEL", "LOUD", "Not a valid log level."),
+        ("MODEL_DTYPE", "float16", "Must be auto, float32 or bfloat16."),
+        ("VLLM_WHILE_TRAINING", "pause", "Must be keep or stop."),
+        ("TIME_ZONE", "Nowhere", "Must be one such as Asia/Shanghai."),
+        ("DATABASE_URL", "mysql://a/b", "Must begin with postgresql://."),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_sentence(name, value, what):
     answer = subprocess.run(
         [sys.executable, "-m", "config.ops.prepare"],
         cwd=ROOT,
-        env={**os.environ, "ROUND_TICK": "one"},
+        env={**os.environ, name: value},
         capture_output=True,
         text=True,
     )
     assert answer.returncode == 1
-    wanted = 'tiebreak: Environment variable "ROUND_TICK" invalid: Not a valid number.'
+    wanted = f'tiebreak: Environment variable "{name}" invalid: {what}'
     assert answer.stderr.strip() == wanted

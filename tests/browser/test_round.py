@@ -63,6 +63,32 @@ def test_the_axis_of_a_single_step_reads_1(browse, manager, running):
     assert [label for label in page.evaluate(labels) if label] == ["1"]
 
 
+LABELS_THAT_TOUCH = """() => Object.values(charts).flatMap((chart) => {
+  const x = chart.scales.x;
+  chart.ctx.font = x._resolveTickFontOptions(0).string;
+  const labels = x.ticks.filter((tick) => tick.label).map((tick) => {
+    const half = chart.ctx.measureText(tick.label).width / 2;
+    const at = x.getPixelForValue(tick.value);
+    return { ...tick, from: at - half, to: at + half };
+  });
+  return labels.slice(1).map((label, place) => [labels[place], label])
+    .filter(([one, next]) => next.from - one.to < 4)
+    .map(([one, next]) => `${one.label} ${next.label}`);
+})"""
+
+
+@pytest.mark.parametrize("last", [17, 22, 52, 102])
+def test_the_last_step_is_named_apart_from_the_tick_before_it(
+    browse, manager, running, last
+):
+    train(running, 13, last)
+    page = browse(manager, f"/rounds/{running.pk}/", size=NARROW)
+    wait_until(page, f"{POINTS} === {last}")
+    assert page.evaluate(LABELS_THAT_TOUCH) == []
+    labels = "Chart.getChart('chart-rewards').scales.x.ticks.map((t) => t.label)"
+    assert str(last) in page.evaluate(labels)
+
+
 def test_curves_grow_without_a_reload_until_the_round_is_over(browse, manager, running):
     page = browse(manager, f"/rounds/{running.pk}/")
     expect(page.get_by_text("Training: step 12 of 40")).to_be_visible()

@@ -1,6 +1,9 @@
 """A round's page in a real browser: curves that grow, polling that ends, no script."""
 
+import io
+
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser.conftest import NARROW, WIDE, wait_until
@@ -157,6 +160,16 @@ def test_without_javascript_the_page_says_all_and_cancels(browse, manager, runni
     expect(page.get_by_text("Stopping …")).to_be_visible()
     running.refresh_from_db()
     assert running.cancel_requested
+
+
+def test_the_progress_is_seen_in_colors_of_the_reader_s_own(browse, manager, running):
+    page = browse(manager, f"/rounds/{running.pk}/")
+    page.emulate_media(forced_colors="active")
+    bar = page.locator("#live-round progress")
+    shot = Image.open(io.BytesIO(bar.screenshot())).convert("RGB")
+    middle = [shot.getpixel((x, shot.height // 2)) for x in range(4, shot.width - 4)]
+    # 12 of 40 steps are done.
+    assert middle[0] != middle[-1]
 
 
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(browse, manager, running):

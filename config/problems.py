@@ -11,6 +11,7 @@ import sys
 from http import HTTPStatus
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import (
     PermissionDenied,
     RequestDataTooBig,
@@ -18,6 +19,7 @@ from django.core.exceptions import (
 )
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.template import loader
 from django.utils.translation import gettext as _
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
@@ -193,9 +195,12 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """handler400, likewise."""
+    """handler400, likewise; a form above the limit is 413 and told what the limit is."""
     if not request.path.startswith("/api/"):
-        return defaults.bad_request(request, exception)
+        is_too_large = isinstance(exception, RequestDataTooBig)
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE if is_too_large else None
+        page = loader.render_to_string("400.html", {"most": most})
+        return HttpResponse(page, status=413 if is_too_large else 400)
     return JsonResponse(
         document(400, _("The request could not be read.")),
         status=400,

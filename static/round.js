@@ -47,11 +47,14 @@ function options(kind) {
   const ink = css("--soft");
   const grid = css("--line");
   const number = (value) => Number(value).toPrecision(3);
-  // Of a single step Chart.js makes two ticks, with all their decimals.
-  const whole = (value, place, ticks) =>
-    Number.isInteger(value) && value !== ticks[place - 1]?.value
+  // Of a single step Chart.js makes two ticks, with all their decimals; and it ticks the
+  // last step however close the tick before it is, whose number then would lie under its.
+  const whole = (value, place, ticks) => {
+    const isCrowded = place > 0 && place === ticks.length - 2 && ticks.at(-1).value - value < 0.7 * (value - ticks[place - 1].value);
+    return Number.isInteger(value) && value !== ticks[place - 1]?.value && !isCrowded
       ? value.toLocaleString(document.documentElement.lang)
       : null;
+  };
   const axis = { ticks: { color: ink, maxRotation: 0 }, grid: { color: grid }, border: { color: grid } };
   return {
     animation: false,

@@ -116,3 +116,16 @@ def test_leaving_the_criteria_gives_the_keys_back_to_the_verdict(desk):
     wait_for_next(page, 2)
     assert verdicts() == ["second"]
     assert Judgment.objects.get().criteria == {}
+
+
+def test_the_focus_has_one_ring_around_all_that_a_click_would_hit(desk):
+    page = desk(settings=ASKS_ALL)
+    for name in ("strength", "reasons"):
+        page.locator(f"[name='{name}']").first.focus()
+        rings = page.evaluate("""() => {
+            let rings = [];
+            for (let one = document.activeElement; one; one = one.parentElement)
+                if (getComputedStyle(one).outlineStyle !== "none") rings.push(one.className);
+            return rings;
+        }""")
+        assert rings == ["chip"]

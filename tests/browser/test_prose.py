@@ -241,6 +241,16 @@ def test_an_item_that_reads_against_its_list_keeps_its_mark_inside(browse):
     assert page.evaluate(apart) >= 20
 
 
+def test_a_question_that_reads_from_the_right_begins_at_the_right_of_its_card(browse):
+    user, _ = shown("מה ההבדל בין רשימה לקבוצה?", "תשובה אחת.")
+    page = browse(user, "/projects/kitchen/compare/", size=WIDE)
+    room = """([card, text]) =>
+        document.querySelector(card).getBoundingClientRect().right
+        - document.querySelector(text).getBoundingClientRect().right"""
+    assert page.evaluate(room, [".prompt", ".prompt .prose > p"]) < 30
+    assert page.evaluate(room, [".answer", ".answer .prose > p"]) < 30
+
+
 def test_a_long_question_is_read_from_its_beginning_a_chat_from_its_end(browse):
     lines = "\n\n".join(f"Line {number}." for number in range(1, 200))
     user, pair = shown(lines, "An answer.")

@@ -1,6 +1,9 @@
 """A round's page in a real browser: curves that grow, polling that ends, no script."""
 
+import io
+
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser.conftest import NARROW, WIDE, wait_until
@@ -61,6 +64,32 @@ def test_the_axis_of_a_single_step_reads_1(browse, manager, running):
     wait_until(page, f"{POINTS} === 1")
     labels = "Chart.getChart('chart-rewards').scales.x.ticks.map((t) => t.label)"
     assert [label for label in page.evaluate(labels) if label] == ["1"]
+
+
+LABELS_THAT_TOUCH = """() => Object.values(charts).flatMap((chart) => {
+  const x = chart.scales.x;
+  chart.ctx.font = x._resolveTickFontOptions(0).string;
+  const labels = x.ticks.filter((tick) => tick.label).map((tick) => {
+    const half = chart.ctx.measureText(tick.label).width / 2;
+    const at = x.getPixelForValue(tick.value);
+    return { ...tick, from: at - half, to: at + half };
+  });
+  return labels.slice(1).map((label, place) => [labels[place], label])
+    .filter(([one, next]) => next.from - one.to < 4)
+    .map(([one, next]) => `${one.label} ${next.label}`);
+})"""
+
+
+@pytest.mark.parametrize("last", [17, 22, 52, 102])
+def test_the_last_step_is_named_apart_from_the_tick_before_it(
+    browse, manager, running, last
+):
+    train(running, 13, last)
+    page = browse(manager, f"/rounds/{running.pk}/", size=NARROW)
+    wait_until(page, f"{POINTS} === {last}")
+    assert page.evaluate(LABELS_THAT_TOUCH) == []
+    labels = "Chart.getChart('chart-rewards').scales.x.ticks.map((t) => t.label)"
+    assert str(last) in page.evaluate(labels)
 
 
 def test_curves_grow_without_a_reload_until_the_round_is_over(browse, manager, running):
@@ -131,6 +160,16 @@ def test_without_javascript_the_page_says_all_and_cancels(browse, manager, runni
     expect(page.get_by_text("Stopping …")).to_be_visible()
     running.refresh_from_db()
     assert running.cancel_requested
+
+
+def test_the_progress_is_seen_in_colors_of_the_reader_s_own(browse, manager, running):
+    page = browse(manager, f"/rounds/{running.pk}/")
+    page.emulate_media(forced_colors="active")
+    bar = page.locator("#live-round progress")
+    shot = Image.open(io.BytesIO(bar.screenshot())).convert("RGB")
+    middle = [shot.getpixel((x, shot.height // 2)) for x in range(4, shot.width - 4)]
+    # 12 of 40 steps are done.
+    assert middle[0] != middle[-1]
 
 
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(browse, manager, running):

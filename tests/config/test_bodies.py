@@ -57,10 +57,24 @@ def test_a_file_that_was_asked_for_is(kept, monkeypatch, settings, tmp_path):
     assert Path(ImportJob.objects.get().path).read_bytes() == LARGE
 
 
-def test_a_form_of_many_megabytes_is_not_read():
+def test_a_form_of_many_megabytes_is_not_read_and_told_the_limit():
     form = {"username": "ada", "password": "x" * 5_000_000}
-    assert Client().post(reverse("login"), form).status_code == 400
     urlencoded = "application/x-www-form-urlencoded"
     body = "password=" + form["password"]
-    answer = Client().post(reverse("login"), body, content_type=urlencoded)
+    chinese = Client(headers={"accept-language": "zh-hans"})
+    for answer in (
+        Client().post(reverse("login"), form),
+        Client().post(reverse("login"), body, content_type=urlencoded),
+        chinese.post(reverse("login"), form),
+    ):
+        assert answer.status_code == 413
+        page = answer.content.decode()
+        assert "4.0\xa0MB" in page
+        assert 'class="message-page"' in page
+    assert 'lang="zh-hans"' in page
+
+
+def test_what_cannot_be_read_gets_a_page_of_ours_too():
+    answer = Client(headers={"host": "elsewhere.example"}).get(reverse("login"))
     assert answer.status_code == 400
+    assert "The request could not be read" in answer.content.decode()

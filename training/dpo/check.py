@@ -7,6 +7,7 @@ to the next: fused layers, transformers' layers along a tree, plain rows. Leaves
 the ways work; see `forward.py`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,7 +45,8 @@ def make_engine(
     """The thriftiest way that suits `model` (PEFT's, or a transformers causal LM).
 
     `rows`: some of the run's, for the check. `max_length`: of any row to come. Raises
-    TrainerError if the model makes its logits in a way that `head.py` does not know.
+    TrainerError if the model makes its logits in a way that `head.py` does not know, or
+    gives log-probs that are no numbers.
     """
     plain = Engine(model, layout, savings=savings, keeps_input_only=keeps_input_only)
     _refuse_unknown_head(plain, check_rows(rows)[0])
@@ -136,6 +138,12 @@ def _refuse_unknown_head(plain: Engine, row: Row) -> None:
     own = logits[row.prompt_length - 1 : -1].float().log_softmax(-1)
     own = own.gather(1, ids[row.prompt_length :, None])[:, 0]
     apart = (found - own).abs().mean().item()
+    if not math.isfinite(apart):
+        raise TrainerError(
+            "Log-probs under the base model, with the adapter at the start, are no finite"
+            " numbers: its weights are damaged, or too large for the dtype. Fetch base_model"
+            " (and parent_adapter) anew, or set dtype to float32."
+        )
     # The model rounds to its dtype whatever it does to its logits.
     if not apart <= 5 * TOLERANCES.get(model.dtype, TOLERANCES[torch.bfloat16])[0]:
         raise TrainerError(

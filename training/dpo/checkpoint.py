@@ -68,8 +68,8 @@ def _check_disk(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < ROOM * size:
         raise TrainerError(
-            f"The disk is too full for a checkpoint: {free / 1e6:.0f} MB free,"
-            f" {ROOM * size / 1e6:.0f} MB wanted; free some space and resume."
+            f"The disk is too full for a checkpoint: {free / 1e6:.1f} MB free,"
+            f" {ROOM * size / 1e6:.1f} MB wanted; free some space and resume."
         )
 
 

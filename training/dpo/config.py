@@ -30,6 +30,32 @@ FRESH_RANK = 16
 
 SCHEDULERS = ("linear", "cosine", "constant")
 
+SAID_ELSEWHERE = {
+    "lr": '"learning_rate"',
+    "model_name_or_path": '"base_model"',
+    "num_train_epochs": '"epochs"',
+    "max_steps": '"epochs"',
+    "per_device_train_batch_size": '"batch_size", a whole step\'s',
+    "gradient_accumulation_steps": '"batch_size", a whole step\'s',
+    "loss_weights": '"loss": {"sigmoid": 1.0, "sft": 0.2}',
+    "rpo_alpha": '"loss": {"sigmoid": 1.0, "sft": 0.2}',
+    "gradient_checkpointing": '"savings.checkpointing"',
+    "bf16": '"dtype"',
+    "load_in_4bit": '"tuning": "qlora"',
+    **{f"lora_{key}": f'"lora.{key}"' for key in ("r", "alpha", "dropout")},
+    "lora_target_modules": '"lora.target_modules"',
+}
+"""Keys of TRL's and PEFT's configs, and ours for the same, where another key of ours is
+spelt more alike: the hint must not lead to that."""
+
+LOSSES_ELSEWHERE = {
+    "dpo": '"sigmoid"',
+    "cdpo": '"sigmoid" with "label_smoothing"',
+    "rpo": '{"sigmoid": 1.0, "sft": 0.2}',
+    "slic": '"hinge"',
+}
+"""Names of papers for losses that have another one here, likewise."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -264,6 +290,9 @@ def _refuse_unknown(values: dict[str, Any], known: list[str], prefix: str) -> No
     for key in values:
         if key in known:
             continue
+        meant = SAID_ELSEWHERE.get(key) if not prefix else None
+        if meant is not None:
+            raise TrainerError(f'config.json: unknown key "{key}"; here it is {meant}.')
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise TrainerError(
             f'config.json: unknown key "{prefix}{key}"; the nearest known one is'
@@ -412,10 +441,15 @@ def _check_loss(loss: Any) -> None:
         names = [loss]
     for name in names:
         if name not in LOSS_NAMES:
-            near = difflib.get_close_matches(name, LOSS_NAMES, n=1, cutoff=0.0)
-            raise TrainerError(
-                f'config.json: "loss" knows no "{name}"; the nearest is "{near[0]}".'
+            lower = name.lower()
+            near = difflib.get_close_matches(lower, LOSS_NAMES, n=1, cutoff=0.0)
+            meant = LOSSES_ELSEWHERE.get(lower)
+            told = (
+                f'the nearest is "{near[0]}"'
+                if meant is None
+                else f"here it is {meant}"
             )
+            raise TrainerError(f'config.json: "loss" knows no "{name}"; {told}.')
 
 
 def _check_objective(config: TrainingConfig) -> None:

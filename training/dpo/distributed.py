@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from training.dpo.errors import FolderLocked, TrainerError
+from training.dpo.errors import TrainerError
 from training.dpo.lock import folder_lock
 
 PATIENCE = datetime.timedelta(hours=1)
@@ -191,9 +191,9 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         if is_main():
             try:
                 held.enter_context(folder_lock(run_dir))
-            except FolderLocked as locked:
-                refusal = str(locked)
+            except TrainerError as error:
+                refusal = error
         refusal = from_main(refusal)
         if refusal is not None:
-            raise FolderLocked(refusal)
+            raise refusal
         yield

@@ -11,13 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from training.dpo.errors import FolderLocked
+from training.dpo.errors import FolderLocked, TrainerError
 
 
 @contextmanager
 def folder_lock(run_dir: Path) -> Iterator[None]:
-    """Hold `run_dir/.lock`; raise FolderLocked at once if someone else does."""
-    descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold `run_dir/.lock`; raise FolderLocked at once if someone else does.
+
+    Raises TrainerError for a folder that cannot be written.
+    """
+    try:
+        descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise TrainerError(
+            f"{run_dir} cannot be written ({error.strerror}): a run keeps its lock, its"
+            " checkpoints and what it leaves there; give this user the right to write,"
+            " or copy config.json and the rows to a folder of your own."
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

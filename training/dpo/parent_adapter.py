@@ -85,9 +85,11 @@ def _wrapped(model: Any, folder: str, settings: peft.LoraConfig) -> Any:
                 model, folder, is_trainable=True, config=settings
             )
     except (RuntimeError, *UNREADABLE) as error:
-        first = str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines()
+        # torch's first line only announces those with the names and shapes.
+        told = lines[1].strip() if lines[0].endswith(":") and lines[1:] else lines[0]
         raise TrainerError(
-            f'config.json: "parent_adapter" {folder} does not fit the base model: {first}'
+            f'config.json: "parent_adapter" {folder} does not fit the base model: {told}'
         ) from error
     # PEFT goes on, with fresh weights in their place.
     if any("missing adapter keys" in str(warning.message) for warning in said):

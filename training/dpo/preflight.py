@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from training.dpo.adapter import set_dropout
-from training.dpo.checkpoint import KEPT
+from training.dpo.checkpoint import KEPT, ROOM
 from training.dpo.data import Answer, Pair, prompts_of
 from training.dpo.defaults import FORWARD_SHARE
 from training.dpo.distributed import from_main, is_main
@@ -99,7 +99,7 @@ def look_ahead(
     warn(run, cautions)
     if disk["wanted_bytes"] > disk["free_bytes"]:
         raise TrainerError(
-            f"The disk has {_size(disk['free_bytes'])} free, but the run will write"
+            f"The disk has {_size(disk['free_bytes'])} free, but the run wants"
             f" about {_size(disk['wanted_bytes'])} (checkpoints"
             f" {_size(disk['checkpoints_bytes'])}): free some space."
         )
@@ -265,15 +265,15 @@ def fitted(measured: Sequence[Measured]) -> tuple[float, float]:
 
 
 def disk_wanted(run: Run) -> dict[str, int]:
-    """Bytes the run will still write, and those free in its folder.
+    """Bytes that must be free for the run, and those free in its folder.
 
-    Checkpoints hold the trained weights and AdamW's means; one more than are kept
-    exists while one is written.
+    Checkpoints hold the trained weights and AdamW's means; beside those kept, each one
+    wants ROOM before it is written.
     """
     weights = sum(p.numel() * p.element_size() for p in run.parameters.values())
     trained = sum(p.numel() for p in run.parameters.values())
-    there = KEPT if any((run.folder / "checkpoints").glob("step-*")) else 0
-    checkpoints = (KEPT + 1 - there) * (weights + OPTIMIZER_BYTES * trained)
+    there = min(KEPT, len([*(run.folder / "checkpoints").glob("step-*")]))
+    checkpoints = round((KEPT + ROOM - there) * (weights + OPTIMIZER_BYTES * trained))
     if len(run.phases) > 1:
         checkpoints += weights  # those after supervised training, kept to the end
     rows = len(run.data.pairs) + (len(run.held_out.pairs) if run.held_out else 0)

@@ -86,7 +86,10 @@ def tokenized(
 
 def _check_messages(key: str, value: Any, mixed: bool) -> None:
     if mixed and isinstance(value, str):
-        raise BadRow(f'"{key}" is a text where the others are messages; use one form.')
+        way_out = "use one form"
+        if key == "prompt":  # of data sets that give it beside whole conversations
+            way_out += ", or leave it out if the answers begin with it"
+        raise BadRow(f'"{key}" is a text where the others are messages; {way_out}.')
     if not value and key != "prompt":
         raise BadRow(f'"{key}" must be a text or a list of messages; it is empty.')
     for message in value:

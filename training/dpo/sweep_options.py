@@ -17,7 +17,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from training.dpo.config import LoraConfig, TrainingConfig, parse_config
+from training.dpo.config import (
+    SAID_ELSEWHERE,
+    LoraConfig,
+    TrainingConfig,
+    parse_config,
+)
 from training.dpo.errors import TrainerError
 
 SAME_IN_ALL = {
@@ -104,6 +109,8 @@ def _unknown_option(given: str, keys: Sequence[str]) -> TrainerError:
         return TrainerError(
             f"{name} cannot be swept: {SAME_IN_ALL[key]}; set it in config.json."
         )
+    if key in SAID_ELSEWHERE:
+        return TrainerError(f"Unknown option {name}; its key is {SAID_ELSEWHERE[key]}.")
     known = [*map(_option, keys), "--jobs", "--hold-out"]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return TrainerError(f"Unknown option {name}; the nearest known one is {near[0]}.")

@@ -1,8 +1,16 @@
 """config.json: defaults, and errors that name the key."""
 
+from dataclasses import fields
+
 import pytest
 
-from training.dpo.config import TrainingConfig, as_dict, parse_config
+from training.dpo.config import (
+    LOSSES_ELSEWHERE,
+    SAID_ELSEWHERE,
+    TrainingConfig,
+    as_dict,
+    parse_config,
+)
 from training.dpo.errors import TrainerError
 from training.dpo.loss_facts import LOSS_FACTS
 
@@ -74,6 +82,7 @@ def test_every_key_of_the_contract_is_known():
         ({"dtype": "float16"}, '"dtype" must be one of "auto", "float32", "bfloat16"'),
         ({"reference": "parent"}, '"reference" must be one of'),
         ({"loss": "sigmod"}, 'the nearest is "sigmoid"'),
+        ({"loss": "SIGMOID"}, 'the nearest is "sigmoid"'),
         ({"loss": {"sigmoid": "x"}}, '"loss.sigmoid" must be a number'),
         ({"loss": {"sigmoid": -1}}, '"loss.sigmoid" must be a number above 0'),
         (
@@ -103,6 +112,31 @@ def test_a_bad_value_is_named(values, said):
     with pytest.raises(TrainerError) as raised:
         parse_config({"base_model": "m"} | values)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        # By spelling alone: ipo, orpo, sft_epochs, ld_alpha, beta, lora.
+        ({"loss": "dpo"}, '"loss" knows no "dpo"; here it is "sigmoid".'),
+        ({"loss": {"rpo": 1}}, 'no "rpo"; here it is {"sigmoid": 1.0, "sft": 0.2}.'),
+        ({"num_train_epochs": 3}, 'key "num_train_epochs"; here it is "epochs".'),
+        ({"rpo_alpha": 1}, 'here it is "loss": {"sigmoid": 1.0, "sft": 0.2}.'),
+        ({"bf16": True}, 'unknown key "bf16"; here it is "dtype".'),
+        ({"lr": 1e-5}, 'unknown key "lr"; here it is "learning_rate".'),
+        ({"lora_alpha": 16}, 'unknown key "lora_alpha"; here it is "lora.alpha".'),
+    ],
+)
+def test_names_of_trl_and_of_papers_lead_to_ours(values, said):
+    """The nearest spelling led from one loss to another, and from RPO's α to LD-DPO's."""
+    with pytest.raises(TrainerError) as raised:
+        parse_config({"base_model": "m"} | values)
+    assert said in str(raised.value)
+
+
+def test_no_key_that_is_known_is_said_to_be_called_otherwise():
+    assert not set(SAID_ELSEWHERE) & {field.name for field in fields(TrainingConfig)}
+    assert not set(LOSSES_ELSEWHERE) & set(LOSS_FACTS)
 
 
 @pytest.mark.parametrize(

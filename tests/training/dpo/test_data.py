@@ -140,6 +140,11 @@ def test_what_cannot_train_is_dropped_and_counted(read):
         ({"prompt": "a", "chosen": "b"}, '"rejected" is missing'),
         ({"prompt": "a", "chosen": "b", "rejected": 3}, '"rejected" must be a text'),
         (chat("a", "b", "c") | {"chosen": "b"}, '"chosen" is a text where the others'),
+        (
+            # As HuggingFaceH4/ultrafeedback_binarized has it.
+            chat("a", "b", "c") | {"prompt": "a"},
+            "use one form, or leave it out if the answers begin with it",
+        ),
         (chat("a", "b", "c") | {"rejected": []}, '"rejected" must be a text or a list'),
         (chat("a", "b", "c") | {"chosen": [{"content": "b"}]}, '"role"'),
         (chat("a", "b", "c", weight=-1), '"weight" must be a number of at least 0'),

@@ -116,6 +116,29 @@ def test_a_parent_that_lacks_weights_is_refused(make_run, parent):
     assert "lacks weights of layers" in refused(make_run, parent_adapter=str(parent))
 
 
+def test_a_parent_of_another_base_is_told_by_its_shapes(make_run, parent):
+    """torch's first line, which was told alone, ends at a colon."""
+    weights = load_file(parent / WEIGHTS)
+    name = next(name for name in weights if name.endswith("q_proj.lora_A.weight"))
+    weights[name] = weights[name].repeat(1, 2).contiguous()
+    save_file(weights, parent / WEIGHTS, metadata={"format": "pt"})
+    told = refused(make_run, parent_adapter=str(parent))
+    assert "does not fit the base model: size mismatch for" in told
+    assert "q_proj.lora_A" in told
+    assert "[4, 64]" in told and "[4, 32]" in told
+
+
+def test_a_base_whose_weights_are_no_numbers_is_said(make_run, base_model, tmp_path):
+    """The head was blamed, with log-probs that "differ by nan"."""
+    other = shutil.copytree(base_model, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if "up_proj" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    told = refused(make_run, base_model=str(other))
+    assert "are no finite numbers: its weights are damaged" in told
+
+
 def test_target_modules_beside_a_parent_must_be_its_own(make_run, parent):
     """They were passed over without a word. The parent's: all linear layers."""
     config = {"parent_adapter": str(parent), "epochs": 1}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import pytest
 import torch
@@ -166,10 +167,43 @@ def full_disk(monkeypatch, folder, free):
 def test_a_disk_too_small_for_the_run_is_said_before_training(make_run, monkeypatch):
     run = make_run(**CONFIG)
     full_disk(monkeypatch, run, 1000)
-    with pytest.raises(TrainerError, match="The disk has 0.0 MB free, but the run"):
+    with pytest.raises(
+        TrainerError, match="The disk has 0.0 MB free, but the run wants"
+    ):
         train_here(run)
     assert not (run / "metrics.jsonl").exists()
     assert main([str(run), "--check"]) == 1
+
+
+def test_a_disk_that_the_preflight_finds_large_enough_is_so_to_the_end(
+    make_run, monkeypatch
+):
+    """It counted a checkpoint being written once, which itself wants more room than
+    that: the third of a run was refused on a disk that had been found to do."""
+    # A rank at which weights are more than their names, as in any real run.
+    config = CONFIG | {"epochs": 6, "save_steps": 1, "lora": {"r": 64}}
+    run = make_run(**config)
+    assert main([str(run), "--check"]) == 0
+    wanted = read_json(run / "preflight.json")["disk"]["wanted_bytes"]
+    there, held = shutil.disk_usage(run), []
+
+    def usage(path):
+        # Just enough at the first look, which is the pre-flight's.
+        held.append(bytes_in(run))
+        return there._replace(free=wanted + held[0] - held[-1])
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    train_here(run)
+    assert read_json(run / "summary.json")["steps"] > 3
+
+
+def bytes_in(folder):
+    """Of all files below it; one may be renamed while they are counted."""
+    sizes = []
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size if path.is_file() else 0)
+    return sum(sizes)
 
 
 def test_a_disk_that_filled_up_meanwhile_keeps_the_training(make_run, monkeypatch):

@@ -212,6 +212,15 @@ def test_a_locked_folder_is_left_alone_by_all(make):
     assert not (run / "status.json").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_said_by_all(make):
+    run = make("run")
+    (run / ".lock").mkdir()
+    with processes(run) as started:
+        assert started.codes() == [1, 1]
+        assert "cannot be written" in started.last_words(0)
+        assert "cannot be written" in started.last_words(1)
+
+
 def test_bfloat16_trains_float32_weights_in_one_process_and_sharded(make):
     """Each update is under 1e-4, too small for most bfloat16 weights to move by: rounded
     away step by step, nothing would be learned.

@@ -367,6 +367,17 @@ def test_a_template_that_prints_the_date_prints_that_of_the_first_start(
     assert tokenizer.decode(canary).startswith("Today: 02 Jan 2030")
 
 
+def test_a_folder_that_cannot_be_written_is_said(make_run, command):
+    """It was a PermissionError over a traceback. Root may write anywhere: a lock that
+    is no file refuses it, too."""
+    run = make_run()
+    (run / ".lock").mkdir()
+    code, last = command(run)
+    assert code == 1
+    assert last.startswith(f"{run} cannot be written (Is a directory): a run keeps its")
+    assert not (run / "status.json").exists()
+
+
 def test_a_locked_folder_is_left_alone(make_run, command):
     run = make_run()
     with folder_lock(run):

@@ -293,6 +293,7 @@ def test_what_trained_past_its_best_or_compares_other_things_is_said():
     [
         ([], "at least one option with values to try"),
         (["--bta", "1"], "Unknown option --bta; the nearest known one is --beta."),
+        (["--lr", "1"], 'Unknown option --lr; its key is "learning_rate".'),
         (["--beta", "0.1", "more"], 'takes one RUN_DIR; "more" is one too many'),
         (["--max-length", "5"], "--max-length cannot be swept: it decides which"),
         (["--beta", "0.1,,2"], '--beta "0.1,,2" has an empty value'),

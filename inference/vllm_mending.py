@@ -95,6 +95,8 @@ def _by_adapter(weights: Any, indices: Any) -> Iterator[tuple[Any, Any]]:
     def matrix(index: int) -> Any:
         return matrices[index] if index >= 0 else None
 
+    if not len(indices):
+        return
     first = int(indices[0])
     if bool((indices == first).all()):  # As nearly always: one policy is sampled.
         yield slice(None), matrix(first)

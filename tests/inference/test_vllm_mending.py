@@ -77,3 +77,9 @@ def test_one_row_of_indices_stands_for_all_rows():
     output = torch.zeros(3, 2)
     bgmv_expand(INPUTS, WEIGHTS, output, torch.tensor([1]))
     assert output.tolist() == own_formula(torch.tensor([1, 1, 1])).tolist()
+
+
+def test_a_batch_of_no_rows_is_nothing_to_do():
+    output = torch.zeros(0, 2)
+    bgmv_expand(INPUTS[:0], WEIGHTS, output, MIXED[:0])
+    assert output.shape == (0, 2)

@@ -60,7 +60,7 @@ def test_nothing_survives_a_tether_killed_with_9_and_the_part_starts_again(
 ):
     running.start(running.part("gpu", "helper", "session", "stubborn", grace=1))
     remains = [running.pid(name) for name in ("gpu", "gpu-helper", "gpu-session")]
-    wait_for(lambda: "gpu entered RUNNING" in _log(running), "gpu to count as up")
+    wait_for("gpu to count as up", lambda: "gpu entered RUNNING" in _log(running))
     os.kill(parent_of(remains[0]), signal.SIGKILL)
     running.pid("gpu", count=2)
     assert "gpu was killed; starting it again" in running.says("gpu is up again")

@@ -248,7 +248,7 @@ def test_vllm_killed_with_9_comes_back_with_its_adapters(vllm, runs):
     assert "Its files are gone" in why_refused(lost)
     generate_pair(Policy.objects.get(pk=second.pk), CHAT, SHORT)
     elsewhere.rename(lost.adapter_path)
-    wait_for(lambda: not why_refused(lost), 20, "it is loaded again")
+    wait_for("its files to be taken up again", lambda: not why_refused(lost), 20)
     generate_pair(lost, CHAT, SHORT)
     assert "vLLM died (signal 9); starting it again" in vllm.log.read_text()
 

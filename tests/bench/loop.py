@@ -25,6 +25,7 @@ from tests.bench.clients import Ask, Person, Turn, work
 from tests.bench.figures import Budget, Figure
 from tests.bench.judge_page import figures_of_the_page
 from tests.bench.judging import NONE, differences
+from tests.bench.offline import MENDED
 from tests.bench.options import Options
 from tests.bench.processes import BenchError, run_to_end
 from tests.loop.stack import Stack
@@ -129,7 +130,7 @@ def _measure(options: Options) -> Iterator[Figure]:
         options.say("loop: the judge page")
         yield from figures_of_the_page(stack, PROJECT)
         stack.stop()
-        yield _sampling(options, asked)
+        yield from _sampling(options, asked)
 
 
 @contextmanager
@@ -351,34 +352,47 @@ def _told(pid: int, of: str) -> list[str]:
     return Path(f"/proc/{pid}/{of}").read_text("utf-8").split("\0")[:-1]
 
 
-def _sampling(options: Options, asked: dict[str, Any]) -> Figure:
-    """Against vLLM offline, with the server's flags, on the same prompts and seeds."""
-    folder = options.folder / "offline"
+def _sampling(options: Options, asked: dict[str, Any]) -> Iterator[Figure]:
+    """Against vLLM offline, with the server's flags, on the same prompts and seeds: as it
+    comes, and with our LoRA operators, so that what the server itself costs is seen."""
+    ours = [turn["seconds"] for turn in asked["turns"]]
+    count = len(asked["turns"][0]["requests"])
+    for name, rival, budget in (
+        ("loop/sampling", "vLLM offline", Budget("ratio", "≥", 0.95)),
+        ("loop/sampling/our operators", "vLLM offline, with ours", None),
+    ):
+        options.say(f"{name}: the same pairs by {rival}")
+        told = _offline(options, asked, is_mended=budget is None)
+        theirs = [turn["seconds"] for turn in told]
+        same = sum(
+            sum(map(operator.eq, offline["token_ids"], turn["token_ids"]))
+            for offline, turn in zip(told, asked["turns"], strict=True)
+        )
+        yield Figure(
+            name,
+            count / min(ours),
+            "pairs/s",
+            rival,
+            count / min(theirs),
+            budget,
+            f"{count} pairs a turn, stored in the stock; ours {_each(count, ours)},"
+            f" offline {_each(count, theirs)} pairs/s; {same} of {count * len(ours)} the"
+            " same tokens offline",
+        )
+
+
+def _offline(
+    options: Options, asked: dict[str, Any], *, is_mended: bool
+) -> list[dict[str, Any]]:
+    folder = options.folder / ("offline-mended" if is_mended else "offline")
     folder.mkdir()
     (folder / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
     command = [sys.executable, "-m", "tests.bench.offline"]
     files = [str(folder / name) for name in ("asked.json", "told.json")]
-    options.say("loop: the same pairs by vLLM offline")
-    run_to_end([*command, *files], folder / "log", asked["environment"])
-    told = json.loads((folder / "told.json").read_text("utf-8"))
-    ours = [turn["seconds"] for turn in asked["turns"]]
-    theirs = [turn["seconds"] for turn in told]
-    count = len(asked["turns"][0]["requests"])
-    same = sum(
-        sum(map(operator.eq, offline["token_ids"], turn["token_ids"]))
-        for offline, turn in zip(told, asked["turns"], strict=True)
-    )
-    return Figure(
-        "loop/sampling",
-        count / min(ours),
-        "pairs/s",
-        "vLLM offline",
-        count / min(theirs),
-        Budget("ratio", "≥", 0.95),
-        f"{count} pairs a turn, stored in the stock; ours {_each(count, ours)}, offline"
-        f" {_each(count, theirs)} pairs/s; {same} of {count * len(ours)} the same tokens"
-        " offline",
-    )
+    env = asked["environment"] | ({MENDED: "1"} if is_mended else {})
+    run_to_end([*command, *files], folder / "log", env)
+    told: list[dict[str, Any]] = json.loads((folder / "told.json").read_text("utf-8"))
+    return told
 
 
 def _each(count: int, seconds: list[float]) -> str:

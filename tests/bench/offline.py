@@ -4,16 +4,24 @@ ASKED: {"flags": […of the server…], "adapter": {"name", "path"} or null, "tu
 [{"requests": [{"messages", "seed", "sampling"}]}]}. OUT: [{"seconds", "token_ids":
 [[first, second], …]}], one for each turn. All requests of a turn are given to one `LLM` at
 once, two answers each, with their log-probs and seeds, after a few to warm up. Run it with
-the server's own environment.
+the server's own environment; with MENDED in it, vLLM has our LoRA operators.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from inference import vllm_mending
+
 WARM_UP = 8
+MENDED = "BENCH_VLLM_MENDED"
+
+if MENDED in os.environ:
+    # Here, since each of vLLM's processes imports this module, not its end.
+    vllm_mending.install()
 
 
 def main(asked: dict[str, Any]) -> list[dict[str, Any]]:

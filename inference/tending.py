@@ -130,9 +130,8 @@ def _restore(
     if policy.name in given_up and given_up[policy.name].files == files:
         return
     try:
-        if why:
-            raise AdapterRefused(why)
-        load_policy(client, policy, base)
+        if not why:
+            load_policy(client, policy, base)
     except AdapterRefused as error:
         why = str(error)
     except InferenceError as error:

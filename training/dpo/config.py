@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from training.dpo.elsewhere import LOSSES_ELSEWHERE, SAID_ELSEWHERE
 from training.dpo.errors import TrainerError
 from training.dpo.files import read_json_object
 from training.dpo.loss_facts import (
@@ -29,32 +30,6 @@ FRESH_RANK = 16
 """Of a fresh adapter, where `lora.r` is not given."""
 
 SCHEDULERS = ("linear", "cosine", "constant")
-
-SAID_ELSEWHERE = {
-    "lr": '"learning_rate"',
-    "model_name_or_path": '"base_model"',
-    "num_train_epochs": '"epochs"',
-    "max_steps": '"epochs"',
-    "per_device_train_batch_size": '"batch_size", a whole step\'s',
-    "gradient_accumulation_steps": '"batch_size", a whole step\'s',
-    "loss_weights": '"loss": {"sigmoid": 1.0, "sft": 0.2}',
-    "rpo_alpha": '"loss": {"sigmoid": 1.0, "sft": 0.2}',
-    "gradient_checkpointing": '"savings.checkpointing"',
-    "bf16": '"dtype"',
-    "load_in_4bit": '"tuning": "qlora"',
-    **{f"lora_{key}": f'"lora.{key}"' for key in ("r", "alpha", "dropout")},
-    "lora_target_modules": '"lora.target_modules"',
-}
-"""Keys of TRL's and PEFT's configs, and ours for the same, where another key of ours is
-spelt more alike: the hint must not lead to that."""
-
-LOSSES_ELSEWHERE = {
-    "dpo": '"sigmoid"',
-    "cdpo": '"sigmoid" with "label_smoothing"',
-    "rpo": '{"sigmoid": 1.0, "sft": 0.2}',
-    "slic": '"hinge"',
-}
-"""Names of papers for losses that have another one here, likewise."""
 
 
 @dataclass(frozen=True)

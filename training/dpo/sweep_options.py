@@ -17,12 +17,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from training.dpo.config import (
-    SAID_ELSEWHERE,
-    LoraConfig,
-    TrainingConfig,
-    parse_config,
-)
+from training.dpo.config import LoraConfig, TrainingConfig, parse_config
+from training.dpo.elsewhere import SAID_ELSEWHERE
 from training.dpo.errors import TrainerError
 
 SAME_IN_ALL = {

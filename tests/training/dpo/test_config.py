@@ -5,12 +5,11 @@ from dataclasses import fields
 import pytest
 
 from training.dpo.config import (
-    LOSSES_ELSEWHERE,
-    SAID_ELSEWHERE,
     TrainingConfig,
     as_dict,
     parse_config,
 )
+from training.dpo.elsewhere import LOSSES_ELSEWHERE, SAID_ELSEWHERE
 from training.dpo.errors import TrainerError
 from training.dpo.loss_facts import LOSS_FACTS
 

@@ -1,25 +1,19 @@
-"""Real processes that give way, as the kernel sees them.
-
-A session's niceness reads "none" where the kernel does not group by session: it has no such
-file then or, where autogroup is switched off (sched(7)), an empty one.
-"""
+"""Real processes that give way, as the kernel sees them."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 from inference import priority
+from tests.processes import kernel_groups_sessions, niceness_of_session
 
-GROUP = Path("/proc/self/autogroup")
 GIVE_WAY = """
 import os
 from inference import priority
+from tests.processes import niceness_of_session
 before = os.nice(0)
 {first}
 priority.give_way(7)
-group = priority.Path("/proc/self/autogroup")
-said = group.read_text().split() if group.exists() else []
-print(os.nice(0) - before, said[-1] if said else "none")
+print(os.nice(0) - before, niceness_of_session())
 """
 
 
@@ -31,19 +25,17 @@ def told(first="", **options):
     return done.stdout.split()
 
 
-def group():
-    said = GROUP.read_text().split() if GROUP.exists() else []
-    return said[-1] if said else "none"
-
-
 def test_the_leader_of_a_session_lowers_its_session():
-    before = group()
-    assert told(start_new_session=True) == ["7", "none" if before == "none" else "7"]
-    assert group() == before
+    before = niceness_of_session()
+    assert told(start_new_session=True) == [
+        "7",
+        "7" if kernel_groups_sessions() else "None",
+    ]
+    assert niceness_of_session() == before
 
 
 def test_who_leads_none_leaves_the_session_to_those_who_live_in_it():
-    assert told() == ["7", group()]
+    assert told() == ["7", str(niceness_of_session())]
 
 
 def test_where_the_kernel_refuses_the_process_runs_all_the_same(tmp_path):

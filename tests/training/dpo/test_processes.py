@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.processes import kernel_groups_sessions, niceness_of_session
 from tests.training.dpo.processes import processes, train_in
 from tests.training.dpo.runs import PAIRS, read_json, read_rows, train_here, write_run
 from training.dpo.checkpoint import newest_checkpoint
@@ -284,13 +285,6 @@ def trainers_of(run):
     return found
 
 
-def niceness_of_session(pid):
-    """None where the kernel does not group by session; see tests/inference/test_priority."""
-    path = Path(f"/proc/{pid}/autogroup")
-    said = path.read_text().split() if path.exists() else []
-    return int(said[-1]) if said else None
-
-
 def test_torchrun_passes_a_stop_on_and_its_processes_do_not_outlive_it(make):
     """They lead sessions of their own, so no signal to torchrun's group reaches them, and
     its niceness counts only once their sessions have it, too."""
@@ -306,7 +300,7 @@ def test_torchrun_passes_a_stop_on_and_its_processes_do_not_outlive_it(make):
     process = torchrun(run)
     wait_for_step(run, status["step"] + 3, process)
     assert len(trainers_of(run)) == 2
-    nice = None if niceness_of_session("self") is None else os.nice(0) + 5
+    nice = os.nice(0) + 5 if kernel_groups_sessions() else None
     assert {niceness_of_session(pid) for pid in trainers_of(run)} == {nice}
     process.kill()
     process.wait(300)

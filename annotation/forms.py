@@ -230,7 +230,7 @@ class ImportForm(forms.Form):
 
 
 class MappingForm(forms.Form):
-    """Which column is what; shown only, what comes back `mapping_of` reads."""
+    """Which column is which; shown only, what comes back `mapping_of` reads."""
 
     def __init__(self, columns: list[str], mapping: dict[str, str]):
         super().__init__()
@@ -267,7 +267,7 @@ class ExportForm(forms.Form):
         required=False,
     )
     agreement = forms.CharField(
-        label=gettext_lazy("Least agreement"),
+        label=gettext_lazy("Minimum agreement"),
         required=False,
         help_text=gettext_lazy(
             "Share of a comparison’s judgments for what won, 0 to 1; 1 is unanimous."
@@ -289,7 +289,9 @@ class ExportForm(forms.Form):
     names = forms.BooleanField(
         label=gettext_lazy("Name the annotators"),
         required=False,
-        help_text=gettext_lazy("Else each has a pseudonym, the same in every export."),
+        help_text=gettext_lazy(
+            "Otherwise each has a pseudonym, the same in every export."
+        ),
     )
 
     def __init__(self, data: Any, *, project: Project, user: Any, role: str):

@@ -14,7 +14,7 @@ _BEAT_WORDS = {
     0: gettext_lazy("at once"),
     120: gettext_lazy("a tenth of a second"),
     350: gettext_lazy("a third of a second"),
-    700: gettext_lazy("a good half second"),
+    700: gettext_lazy("just over half a second"),
 }
 _KEY = "key_"
 
@@ -46,12 +46,12 @@ class KeyField(forms.CharField):
 
 class PreferencesForm(forms.Form):
     beat = forms.TypedChoiceField(
-        label=gettext_lazy("How long a pick is seen before the next pair comes"),
+        label=gettext_lazy("How long your pick stays in sight before the next pair"),
         choices=[(beat, _BEAT_WORDS[beat]) for beat in BEATS],
         coerce=int,
     )
     break_minutes = forms.IntegerField(
-        label=gettext_lazy("Suggest a break after so many minutes of work"),
+        label=gettext_lazy("Suggest a break after this many minutes of work"),
         help_text=gettext_lazy("0: never. Usual: 50."),
         min_value=0,
         max_value=600,

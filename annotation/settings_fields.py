@@ -88,7 +88,7 @@ _PARAMS: dict[str, tuple[Any, ...]] = {
     ),
     "min_likeness": (
         "float",
-        _("From this likeness on"),
+        _("From this similarity on"),
         _(
             "0.8 to 1, of the runs of five letters in common. Usual: 0.9. The pair that"
             " came first stays."
@@ -219,7 +219,7 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
                 "int",
                 _("Judgments for each pair"),
                 _(
-                    "1 is fastest; 3 lets a majority decide. Holds for pairs made from now on."
+                    "1 is fastest; 3 lets a majority decide. Applies to pairs made from now on."
                 ),
             ),
             Setting(
@@ -285,7 +285,7 @@ GROUPS: list[tuple[Any, Any, list[Setting]]] = [
             Setting(
                 "gold_least",
                 "int",
-                _("Gold judged before the floor holds"),
+                _("Gold judged before the floor applies"),
                 _("Usual: 10. The latest three times as many count."),
             ),
         ],

@@ -21,7 +21,7 @@ def problem(text: str, longest: int | None = None) -> str:
     if _SURROGATE.search(text):
         return _("contains half a surrogate pair; write the character in UTF-8")
     if longest is not None and len(text) > longest:
-        return _("is %(length)d characters long; at most %(longest)d are taken") % {
+        return _("is %(length)d characters long; at most %(longest)d are accepted") % {
             "length": len(text),
             "longest": longest,
         }

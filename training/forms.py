@@ -9,7 +9,7 @@ from inference.models import Policy
 from training.models import TrainingRound
 from training.recipes import BASE, PRESETS, SERVING
 
-AS_PRESET = ("", _("as the way above says"))
+AS_PRESET = ("", _("as the preset above says"))
 
 NUMBERS = (
     "beta",

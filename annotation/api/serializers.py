@@ -30,7 +30,7 @@ class JSONObject(serializers.JSONField):
     default_error_messages = {
         "object": _("Must be a JSON object."),
         "unstorable": _(
-            "Holds what can't be kept: NUL, half a surrogate pair or an infinite number."
+            "Holds what can't be stored: NUL, half a surrogate pair or an infinite number."
         ),
     }
 

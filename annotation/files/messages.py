@@ -50,7 +50,9 @@ def _check_message(place: str, message: Any, roles: tuple[str, ...]) -> None:
         ):
             return
         raise BadRow(
-            _("%(place)s.content holds what is no text; only text is trained on")
+            _(
+                "%(place)s.content holds something other than text; only text is trained on"
+            )
             % {"place": place}
         )
     if not isinstance(content, str):
@@ -121,14 +123,14 @@ def check_storable(value: Any, place: str = "") -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise BadRow(
-                _("“%(field)s” is no number that can be kept; remove it")
+                _("“%(field)s” is not a number that can be stored; remove it")
                 % {"field": shown(place)[:60]}
             )
     elif isinstance(value, dict):
         for name, inner in value.items():
             if len(name) > MAX_NAME_CHARS or texts.problem(name):
                 raise BadRow(
-                    _("“%(field)s” is no name that can be kept; rename it")
+                    _("“%(field)s” is not a name that can be stored; rename it")
                     % {"field": shown(name)[:60]}
                 )
             check_storable(inner, f"{place}.{name}" if place else name)

@@ -105,7 +105,7 @@ def read(row: Row) -> PairRow | Labelled:
         missing = [name for name in ("chosen", "rejected") if not _has(row, name)]
         raise BadRow(
             _(
-                "is no pair: “%(missing)s” is missing. Fields here: %(names)s; name which"
+                "is not a pair: “%(missing)s” is missing. Fields here: %(names)s; say which"
                 " column is which, or write “prompt”, “chosen”, “rejected”"
             )
             % {"missing": missing[0], "names": _names(row)}
@@ -248,7 +248,7 @@ def _trl(row: Row) -> PairRow:
         told = chosen[:cut]
         if not _ends_alike(told, prompt):
             raise BadRow(
-                _("“chosen” asks something else than “prompt”; leave only the answer")
+                _("“chosen” asks something other than “prompt”; leave only the answer")
             )
         prompt = told if len(told) >= len(prompt) else prompt
         chosen, rejected = chosen[cut:], rejected[cut:]

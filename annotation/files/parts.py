@@ -123,7 +123,8 @@ class Reading:
                 yield (
                     ("", 0),
                     BadRow(
-                        _("the archive can't be read on: %(what)s") % {"what": fault}
+                        _("the archive can't be read any further: %(what)s")
+                        % {"what": fault}
                     ),
                 )
         if not found:

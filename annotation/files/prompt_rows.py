@@ -30,7 +30,7 @@ def prompt_of(row: Row) -> Messages:
         raise BadRow(
             _(
                 "has both “prompt” and “messages”; keep one of them, or choose it under"
-                " “Which column is what”"
+                " “Which column is which”"
             )
         )
     name, value = given[0], row[given[0]]

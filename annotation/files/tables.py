@@ -192,7 +192,7 @@ def _ended(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _ended_by(bad: BadRow) -> BadRow:
     return BadRow(
-        _("%(what)s; what follows it can't be read; mend it, or write JSONL instead")
+        _("%(what)s; what follows it can't be read; fix it, or write JSONL instead")
         % {"what": bad}
     )
 
@@ -264,7 +264,7 @@ def unique(pairs: list[tuple[str, Any]]) -> Row:
         # Counted in one go: with 40,000 names, a count for each took half a minute.
         ((twice, _times),) = Counter(name for name, _value in pairs).most_common(1)
         raise BadRow(
-            _("“%(name)s” is there twice; keep one of them")
+            _("“%(name)s” appears twice; keep one of them")
             % {"name": shown(twice)[:40]}
         )
     return row
@@ -339,7 +339,9 @@ def _not_csv(wrong: csv.Error) -> str:
 
 
 def cr_alone() -> str:
-    return _("its lines end with CR alone; save the file with LF or CRLF as line ends")
+    return _(
+        "its lines end with CR alone; save the file with LF or CRLF as line endings"
+    )
 
 
 def _header(reader: Any, lines: Lines, needs: str) -> list[str]:

@@ -145,7 +145,7 @@ class PreferencePair(models.Model):
 class LabelledAnswer(models.Model):
     """An imported answer that was found good or bad, and no other one to make a pair.
 
-    Kept so that it is exported again; no rule is asked of it and no round trains on it.
+    Kept so that it is exported again; no rule checks it and no round trains on it.
     """
 
     project = models.ForeignKey(

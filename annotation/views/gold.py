@@ -96,7 +96,7 @@ def _of_gold(pk: int) -> Project:
 def retire_gold(request: HttpRequest, pk: int) -> HttpResponse:
     item = get_object_or_404(GoldItem, pk=pk)
     gold.retire(item, request.user, was_wrong="was_wrong" in request.POST)
-    messages.success(request, _("Retired: it is handed out no more."))
+    messages.success(request, _("Retired: it is no longer handed out."))
     return _back_to("gold", request)
 
 

@@ -17,7 +17,7 @@ from annotation.preferences_form import PreferencesForm
 def edit(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and "reset" in request.POST:
         preferences.reset(request.user)
-        messages.success(request, _("Everything is as it was at first."))
+        messages.success(request, _("Everything is back to the defaults."))
         return redirect("preferences")
     own = preferences.of(request.user)
     form = PreferencesForm(own, request.POST if request.method == "POST" else None)

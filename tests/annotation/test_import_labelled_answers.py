@@ -57,7 +57,7 @@ def test_labelled_answers_of_llamafactory_come_in_and_go_out_as_they_were(projec
 
 def test_a_chat_that_ends_with_the_user_is_a_prompt_whatever_its_label(project):
     report = load(project, [{"messages": [user("Q")], "label": True}])
-    assert "is no pair" in report.rejected[0].reason
+    assert "is not a pair" in report.rejected[0].reason
 
 
 def in_order(rows):

@@ -85,8 +85,8 @@ def test_the_overview_says_how_far_it_is_to_a_round(project, manager, page_for):
         make_pair(project=project)
     page = text(page_for(manager))
     assert "2 of 5 new sound pairs" in page
-    assert "at 2 a day, enough about" in page
-    assert "Reckoned from the sound pairs of the last working day: 2." in page
+    assert "at 2 a day, enough by about" in page
+    assert "Estimated from the sound pairs of the last working day: 2." in page
     for _ in range(3):
         make_pair(project=project)
     assert "enough for a round" in text(page_for(manager))
@@ -115,7 +115,7 @@ def test_nobody_waits_where_everybody_has_something_to_judge(
     project, annotator, manager, page_for
 ):
     make_comparison(project=project)
-    assert "Nobody waits for anything." in text(page_for(manager))
+    assert "Nobody is waiting for anything." in text(page_for(manager))
 
 
 def test_who_has_nothing_to_judge_is_named_to_managers(

@@ -116,7 +116,7 @@ def test_a_long_comment_is_the_whole_reason_of_a_skip(signed_in, lease):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ({"comment": "x" * 10_001}, "at most 10000 are taken"),
+        ({"comment": "x" * 10_001}, "at most 10000 are accepted"),
         ({"edited_second": "Better."}, "You have improved answer B"),
     ],
 )

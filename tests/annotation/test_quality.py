@@ -270,7 +270,7 @@ def test_many_pairs_of_annotators_are_folded(
         make_judgment(comparison=comparison)
     client.force_login(manager)
     page = client.get(reverse("quality", args=[project.slug])).content.decode()
-    before, _title, after = page.partition("By two annotators")
+    before, _title, after = page.partition("By pair of annotators")
     assert before.rpartition("<details")[2].startswith(' class="card fold"')
     assert (" open>" in before.rpartition("<details")[2]) == is_open
     assert f'muted">{pairs}</span>' in after.partition("</summary>")[0]

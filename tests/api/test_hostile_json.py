@@ -23,13 +23,13 @@ def test_a_key_that_comes_twice_among_very_many_is_found_at_once(alice):
     response = alice.post(url, DOUBLED, content_type="application/json")
     assert time.monotonic() - began < 10
     assert_problem(response, 400)
-    assert "“z” is there twice" in response.json()["detail"]
+    assert "“z” appears twice" in response.json()["detail"]
     assert not Judgment.objects.exists()
 
 
 def test_so_it_is_on_a_line_of_a_file():
     began = time.monotonic()
-    with pytest.raises(BadRow, match="“z” is there twice"):
+    with pytest.raises(BadRow, match="“z” appears twice"):
         parsed(DOUBLED)
     assert time.monotonic() - began < 10
 

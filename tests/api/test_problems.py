@@ -87,7 +87,7 @@ def test_a_key_that_comes_twice_is_400_and_named(alice, body, key):
     url = f"{V1}/leases/{lease.key}/judgment"
     response = alice.post(url, body, content_type="application/json")
     assert_problem(response, 400)
-    assert f"“{key}” is there twice" in response.json()["detail"]
+    assert f"“{key}” appears twice" in response.json()["detail"]
     assert not Judgment.objects.exists()
 
 

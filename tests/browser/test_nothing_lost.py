@@ -135,7 +135,7 @@ def test_what_was_written_for_a_pair_that_went_away_is_given_back_after_a_reload
     wait_for_next(page, 2)
     left = page.get_by_label("This is what you wrote")
     expect(left).to_have_value("Improved\nby hand.\n\nbecause 1 2 b")
-    page.get_by_role("button", name="Put it away").click()
+    page.get_by_role("button", name="Dismiss").click()
     expect(left).to_be_hidden()
     page.reload()
     wait_for_next(page, 2)

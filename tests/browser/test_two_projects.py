@@ -128,7 +128,7 @@ def test_a_draft_of_the_old_form_comes_back_on_its_pair_and_is_put_away_nowhere_
     open_garden(page)
     left = page.get_by_label("This is what you wrote")
     expect(left).to_have_value("A long improvement.")
-    page.get_by_role("button", name="Put it away").click()
+    page.get_by_role("button", name="Dismiss").click()
     page.reload()
     expect(question(page)).to_contain_text("Garden question 1?")
     expect(left).to_be_hidden()

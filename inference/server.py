@@ -5,7 +5,6 @@ Decides nothing: when it runs is supervisor.py's, what is loaded is tending.py's
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -100,7 +99,7 @@ def vllm_command(base: Policy, port: int) -> list[str]:
         "inference.vllm_process",
         *(part for option in options.items() for part in option),
         *flags,
-        *shlex.split(settings.VLLM_ARGS),
+        *settings.VLLM_ARGS,
     ]
 
 

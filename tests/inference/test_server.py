@@ -20,7 +20,7 @@ def options_of(command):
 
 def test_on_a_cpu_it_is_eager_float32_and_bounded(base, settings, monkeypatch):
     monkeypatch.setattr(server, "has_cpu_build", lambda: True)
-    settings.VLLM_ARGS = "--max-num-seqs 4"
+    settings.VLLM_ARGS = ["--max-num-seqs", "4"]
     settings.VLLM_MAX_LORA_RANK = 20
     command = vllm_command(base, 8001)
     options = options_of(command)
@@ -64,7 +64,7 @@ def test_the_key_is_not_on_the_command_line_and_the_dev_mode_is_off(
 
 
 def test_how_a_server_elsewhere_is_started_is_shown(base, settings, capsys):
-    settings.VLLM_ARGS = "--host 0.0.0.0"
+    settings.VLLM_ARGS = ["--host", "0.0.0.0"]
     settings.VLLM_API_KEY = "a secret"
     call_command("run_vllm", "--show")
     allow, *command = shlex.split(capsys.readouterr().out)

@@ -25,6 +25,7 @@ from annotation.api.serializers import (
     problems,
     read,
 )
+from annotation.errors import SettingsError
 from annotation.models import (
     Comparison,
     Judgment,
@@ -35,7 +36,7 @@ from annotation.models import (
     Prompt,
     Role,
 )
-from annotation.project_settings import of
+from annotation.project_settings import checked, of
 from annotation.queries import WAITS_FOR_CHECK
 
 
@@ -116,6 +117,15 @@ class ChangedProjectBody(Body):
     settings = JSONObject(
         required=False, help_text="those to change; docs/managers.md lists all of them"
     )
+
+    def also_wrong(self, data: dict[str, Any]) -> dict[str, list[str]]:
+        wrong = super().also_wrong(data)
+        if isinstance(given := data.get("settings"), dict):
+            try:
+                checked(given)
+            except SettingsError as error:
+                wrong |= {field: [message] for field, message in error.errors}
+        return wrong
 
 
 class NewProjectBody(ChangedProjectBody):

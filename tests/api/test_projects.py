@@ -178,6 +178,32 @@ def test_a_wrong_field_is_named(charlie, base, body, field):
     assert Project.objects.count() == 1
 
 
+def test_all_that_is_wrong_with_a_project_is_told_at_once(mona):
+    body = {
+        **{"name": "", "guideline": "a typo", "guidlines": "another"},
+        "settings": {
+            **{"stock": -1, "quotas": 1, "ask_strength": "yes"},
+            "sampling": {"top_p": 7, "temperature": 0, "max_tokens": 64},
+            "rules": {"similarity": {"max_ratio": 2, "on": 1}, "taste": {}},
+            "round": {"preset": "none", "speed": 1},
+            "strength_weights": {"1": 0, "4": 1},
+            "criteria": ["x" * 41, "short", 3],
+        },
+    }
+    problem = mona.patch(f"{V1}/projects/demo", body, format="json").json()
+    assert problem["status"] == 422
+    assert sorted(error["field"] for error in problem["errors"]) == sorted(
+        [
+            *("name", "guideline", "guidlines", "stock", "quotas", "ask_strength"),
+            *("sampling.top_p", "sampling.temperature"),
+            *("rules.similarity.max_ratio", "rules.similarity.on", "rules.taste"),
+            *("round.preset", "round.speed", "criteria.0", "criteria.2"),
+            *("strength_weights.1", "strength_weights.4"),
+        ]
+    )
+    assert not Project.objects.get().settings.get("criteria")
+
+
 @pytest.mark.parametrize("text", ["\\u0000", "\\ud800"])
 def test_characters_that_no_database_keeps_are_refused(mona, text):
     body = '{"settings": {"ask_reasons": ["' + text + '"]}}'

@@ -57,6 +57,20 @@ def test_a_project_tells_settings_role_and_counts(project, alice):
     assert row["created_at"].endswith("Z")
 
 
+def test_an_undone_judgment_counts_no_more(project, alice):
+    make_comparison(project=project)
+
+    def judgments() -> int:
+        return alice.get(f"{V1}/projects/demo").json()["counts"]["judgments"]
+
+    lease = alice.post(f"{V1}/projects/demo/leases", {}, format="json").json()
+    url = f"{V1}/leases/{lease['key']}/judgment"
+    made = alice.post(url, {"verdict": "first"}, format="json").json()
+    assert judgments() == 1
+    alice.post(f"{V1}/judgments/{made['judgment']['id']}/undo")
+    assert judgments() == 0
+
+
 def test_a_probe_on_the_desk_counts_as_what_waits(project, alice):
     """Waiting 0 beside a lease that one holds would tell that it is gold."""
     gold = make_comparison(project=project, purpose="gold")

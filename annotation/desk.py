@@ -21,6 +21,7 @@ from annotation.retelling import retold
 from annotation.showing import prompt_shown
 from annotation.words import verdict_words
 from inference.queries import readiness, stopped_on_purpose, why_refused
+from inference.replicas import replicas
 
 LONGEST_LOOK = 300.0
 """Seconds of one judgment that count as work; beyond it somebody was elsewhere."""
@@ -166,18 +167,19 @@ def waited_for(project: Project) -> list[str]:
     """Why no pair is there, as sentences; what is not ready comes first."""
     if not project.prompts.filter(is_gold=False).exists():
         return [_("No prompts have been imported yet. A manager can import some.")]
-    stopped = stopped_on_purpose()
+    servers = replicas()
+    stopped = stopped_on_purpose(servers)
     if stopped:
         return [retold(stopped)]
     unready = [
         _("%(part)s: %(detail)s")
         % {"part": name, "detail": retold(detail) or _("not ready")}
-        for name, ok, detail in readiness()
+        for name, ok, detail in readiness(servers)
         if not ok
     ]
     if unready:
         return unready
-    if why_refused(project.channel.serving):
+    if why_refused(project.channel.serving, servers):
         # Which policy it is, and what is wrong with it, only managers and reviewers see.
         return [_("The model can’t be loaded as it was trained. A manager sees why.")]
     return [_("The model is writing two new answers.")]

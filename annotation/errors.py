@@ -71,13 +71,15 @@ class InvalidRepair(Refused):
 
 
 class SettingsError(Refused):
-    """A project setting is wrong; `field` is its dotted name."""
+    """Settings of a project are wrong: `errors` has the dotted name and the message of
+    each, `field` and `message` are the first one's."""
 
     status = 422
 
-    def __init__(self, field: str, message: str):
+    def __init__(self, field: str, message: str, *more: tuple[str, str]):
         super().__init__(message)
         self.field = field
+        self.errors = [(field, message), *more]
 
 
 class MembersError(Refused):

@@ -98,11 +98,11 @@ def receive(project: Project, by: Any, upload: UploadedFile) -> ImportJob:
 
 
 def receive_text(project: Project, by: Any, text: str) -> ImportJob:
-    """The same for pasted lines."""
+    """The same for pasted lines, which have no name."""
     with _own_folder() as folder:
         path = folder / "upload"
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
-        return _make(project, by, _("pasted lines"), path)
+        return _make(project, by, "", path)
 
 
 def from_server(project: Project, by: Any, name: str) -> ImportJob:

@@ -32,7 +32,6 @@ from annotation.models import (
 )
 from annotation.outlook import LOOK_BACK
 from inference.models import Policy, Replica
-from inference.replicas import replica_urls
 
 
 def with_figures(projects: QuerySet[Project], user) -> QuerySet[Project]:
@@ -210,11 +209,10 @@ def midnight():
     return timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def other_base(project: Project) -> Policy | None:
+def other_base(project: Project, servers: list[Replica]) -> Policy | None:
     """The base that is served, where it is not the one the project was made with."""
-    others = Replica.objects.filter(url__in=replica_urls(), base__isnull=False)
-    replica = others.exclude(base=project.base_id).select_related("base").first()
-    return replica.base if replica else None
+    bases = (replica.base for replica in servers)
+    return next((base for base in bases if base and base != project.base), None)
 
 
 def ready_for(user) -> QuerySet[Comparison]:

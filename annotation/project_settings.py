@@ -4,7 +4,7 @@ The row keeps what differs from the defaults; `of(project)` merges both. What th
 whole deployment shares (model, database, vLLM) is in config/settings.py instead.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -150,36 +150,52 @@ def of(project: Project) -> ProjectSettings:
 def checked(settings: dict[str, Any]) -> dict[str, Any]:
     """The same settings with numbers made int or float; only what was given.
 
-    Raises SettingsError(field, message); `field` is dotted (rules.similarity.max_ratio).
+    Raises SettingsError with all that is wrong, by dotted names such as
+    rules.similarity.max_ratio.
     """
-    given = _mapping("settings", settings)
-    result: dict[str, Any] = {}
+    return _each(_mapping("settings", settings), _setting)
+
+
+def _each(given: dict[Any, Any], check: Callable[[Any, Any], Any]) -> dict[Any, Any]:
+    """Each value as `check(name, value)` has it; what is wrong is told of all of them."""
+    result = {}
+    wrong: list[tuple[str, str]] = []
     for name, value in given.items():
-        if name in _NUMBERS:
-            result[name] = _number(name, value, *_NUMBERS[name])
-        elif name in _FLAGS:
-            result[name] = _flag(name, value)
-        elif name in _CHOICES:
-            result[name] = _choice(name, value, _CHOICES[name].values)
-        elif name == "sampling":
-            result[name] = _sampling(value)
-        elif name == "rules":
-            result[name] = _rules(value)
-        elif name == "round":
-            result[name] = _round(value)
-        elif name == "strength_weights":
-            result[name] = _weights(value)
-        elif name == "ask_reasons":
-            result[name] = _reasons(value)
-        elif name == "criteria":
-            result[name] = _criteria(value)
-        else:
-            raise SettingsError(
-                str(name),
-                _("There is no setting “%(name)s”. Known: %(known)s.")
-                % {"name": name, "known": ", ".join(_NAMES)},
-            )
+        try:
+            result[name] = check(name, value)
+        except SettingsError as error:
+            wrong += error.errors
+    if wrong:
+        raise SettingsError(*wrong[0], *wrong[1:])
     return result
+
+
+def _setting(name: str, value: Any) -> Any:
+    if name in _NUMBERS:
+        return _number(name, value, *_NUMBERS[name])
+    if name in _FLAGS:
+        return _flag(name, value)
+    if name in _CHOICES:
+        return _choice(name, value, _CHOICES[name].values)
+    if name == "sampling":
+        return _each(_mapping(name, value), _sampling)
+    if name == "rules":
+        return _each(_mapping(name, value), _rule)
+    if name == "round":
+        return _each(_mapping(name, value), _round)
+    if name == "strength_weights":
+        weights = _each(_mapping(name, value), _weight)
+        return {str(strength): weight for strength, weight in weights.items()}
+    if name == "ask_reasons":
+        return _texts(name, value, 20, 60)
+    if name == "criteria":
+        # Few and short: each is a row of three buttons under every pair.
+        return _texts(name, value, 6, 40)
+    raise SettingsError(
+        str(name),
+        _("There is no setting “%(name)s”. Known: %(known)s.")
+        % {"name": name, "known": ", ".join(_NAMES)},
+    )
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
@@ -240,44 +256,39 @@ def _text(name: str, value: Any, longest: int) -> str:
     return value
 
 
-def _sampling(value: Any) -> dict[str, Any]:
+def _sampling(name: str, given: Any) -> Any:
     """Names and ranges are inference's; two answers at temperature 0 are the same."""
-    result: dict[str, Any] = {}
-    for name, given in _mapping("sampling", value).items():
-        dotted = f"sampling.{name}"
-        if name == "system_prompt":
-            result[name] = _text(dotted, given, 20_000)
-            continue
-        try:
-            params = SamplingParams.from_dict({name: given})
-        except (ValueError, TypeError) as wrong:
-            raise SettingsError(dotted, retold(str(wrong))) from None
-        result[name] = getattr(params, name)
-        if name == "temperature" and given == 0:
-            raise SettingsError(
-                dotted, _("At temperature 0 both answers are the same; set it above 0.")
-            )
-    return result
+    dotted = f"sampling.{name}"
+    if name == "system_prompt":
+        return _text(dotted, given, 20_000)
+    try:
+        params = SamplingParams.from_dict({name: given})
+    except (ValueError, TypeError) as wrong:
+        raise SettingsError(dotted, retold(str(wrong))) from None
+    if name == "temperature" and given == 0:
+        raise SettingsError(
+            dotted, _("At temperature 0 both answers are the same; set it above 0.")
+        )
+    return getattr(params, name)
 
 
-def _rules(value: Any) -> dict[str, dict[str, Any]]:
-    result: dict[str, dict[str, Any]] = {}
-    for rule, params in _mapping("rules", value).items():
-        if rule not in DEFAULT_RULES:
+def _rule(rule: str, params: Any) -> dict[str, Any]:
+    if rule not in DEFAULT_RULES:
+        raise SettingsError(
+            f"rules.{rule}",
+            _("There is no rule “%(name)s”. Known: %(known)s.")
+            % {"name": rule, "known": ", ".join(DEFAULT_RULES)},
+        )
+
+    def param(name: str, given: Any) -> Any:
+        dotted = f"rules.{rule}.{name}"
+        if name not in DEFAULT_RULES[rule]:
             raise SettingsError(
-                f"rules.{rule}",
-                _("There is no rule “%(name)s”. Known: %(known)s.")
-                % {"name": rule, "known": ", ".join(DEFAULT_RULES)},
+                dotted, _("The rule has no parameter “%(name)s”.") % {"name": name}
             )
-        result[rule] = {}
-        for name, given in _mapping(f"rules.{rule}", params).items():
-            dotted = f"rules.{rule}.{name}"
-            if name not in DEFAULT_RULES[rule]:
-                raise SettingsError(
-                    dotted, _("The rule has no parameter “%(name)s”.") % {"name": name}
-                )
-            result[rule][name] = _rule_param(name, dotted, given)
-    return result
+        return _rule_param(name, dotted, given)
+
+    return _each(_mapping(f"rules.{rule}", params), param)
 
 
 def _rule_param(name: str, dotted: str, given: Any) -> Any:
@@ -297,36 +308,26 @@ def _rule_param(name: str, dotted: str, given: Any) -> Any:
     return _flag(dotted, given)
 
 
-def _round(value: Any) -> dict[str, Any]:
+def _round(name: str, given: Any) -> Any:
     """What `config` and `start` name is looked up when a round starts."""
-    result: dict[str, Any] = {}
-    for name, given in _mapping("round", value).items():
-        dotted = f"round.{name}"
-        if name == "config":
-            result[name] = _mapping(dotted, given)
-        elif name in ("preset", "start", "reference", "data"):
-            result[name] = _text(dotted, given, 64)
-            if given and name in _ROUND_CHOICES:
-                _choice(dotted, given, _ROUND_CHOICES[name])
-        else:
-            raise SettingsError(
-                dotted, _("A round has no setting “%(name)s”.") % {"name": name}
-            )
-    return result
+    dotted = f"round.{name}"
+    if name == "config":
+        return _mapping(dotted, given)
+    if name not in ("preset", "start", "reference", "data"):
+        raise SettingsError(
+            dotted, _("A round has no setting “%(name)s”.") % {"name": name}
+        )
+    _text(dotted, given, 64)
+    if given and name in _ROUND_CHOICES:
+        _choice(dotted, given, _ROUND_CHOICES[name])
+    return given
 
 
-def _weights(value: Any) -> dict[str, float]:
-    result = {}
-    for name, given in _mapping("strength_weights", value).items():
-        dotted = f"strength_weights.{name}"
-        if str(name) not in ("1", "2", "3"):
-            raise SettingsError(dotted, _("Strength is 1, 2 or 3."))
-        result[str(name)] = _number(dotted, given, float, 0.01, 100.0)
-    return result
-
-
-def _reasons(value: Any) -> list[str]:
-    return _texts("ask_reasons", value, 20, 60)
+def _weight(name: str, given: Any) -> float:
+    dotted = f"strength_weights.{name}"
+    if str(name) not in ("1", "2", "3"):
+        raise SettingsError(dotted, _("Strength is 1, 2 or 3."))
+    return _number(dotted, given, float, 0.01, 100.0)
 
 
 def _texts(name: str, value: Any, most: int, longest: int) -> list[str]:
@@ -336,17 +337,13 @@ def _texts(name: str, value: Any, most: int, longest: int) -> list[str]:
             _("“%(name)s” must be a list of at most %(most)d texts.")
             % {"name": name, "most": most},
         )
-    found = [
-        _text(f"{name}.{number}", one, longest).strip()
-        for number, one in enumerate(value)
-    ]
+    texts = _each(
+        dict(enumerate(value)),
+        lambda number, one: _text(f"{name}.{number}", one, longest).strip(),
+    )
+    found = list(texts.values())
     if not all(found) or len(set(found)) != len(found):
         raise SettingsError(
             name, _("A text in the list must not be empty, nor there twice.")
         )
     return found
-
-
-def _criteria(value: Any) -> list[str]:
-    """Few and short: each is a row of three buttons under every pair."""
-    return _texts("criteria", value, 6, 40)

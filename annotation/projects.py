@@ -36,7 +36,7 @@ def create_project(
     Raises SettingsError naming the field; a slug given and taken is one.
     """
     name = _checked_name(name)
-    guidelines = _checked_guidelines(guidelines)
+    guidelines = checked_guidelines(guidelines)
     own = project_settings.checked(dict(settings or {}))
     base = inference.ensure_base()
     for wanted in _slugs(name, slug):
@@ -84,7 +84,7 @@ def update_project(
         if name is not None:
             row.name = _checked_name(name)
         if guidelines is not None:
-            row.guidelines = _checked_guidelines(guidelines)
+            row.guidelines = checked_guidelines(guidelines)
         if settings is not None:
             given = project_settings.checked(settings)  # type: ignore[arg-type]
             before = project_settings.of(row)
@@ -216,7 +216,7 @@ def _checked_name(name: Any) -> str:
     return name.strip()
 
 
-def _checked_guidelines(guidelines: Any) -> str:
+def checked_guidelines(guidelines: Any) -> str:
     if not isinstance(guidelines, str):
         raise SettingsError("guidelines", _("“guidelines” must be a text."))
     problem = texts.problem(guidelines, MAX_GUIDELINES)

@@ -100,6 +100,13 @@ JSON_FAULTS = (
 )
 """What Python says of a line that is no JSON, without an “at” at its end."""
 
+CSV_FAULTS = (
+    gettext_noop("'%(delimiter)s' expected after '%(quote)s'"),
+    gettext_noop("unexpected end of data"),
+    gettext_noop("field larger than field limit (%(most)s)"),
+)
+"""What Python says of a line that is no CSV, read strictly."""
+
 SAMPLING_FAULTS = (
     gettext_noop("%(name)s must be from %(least)s to %(most)s, not %(value)s"),
     gettext_noop(

@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from annotation import project_settings
 from annotation.errors import SettingsError
 from annotation.models import Project
+from annotation.projects import checked_guidelines
 from annotation.settings_fields import GROUPS, Setting, rule_groups
 
 _DEFAULTS = asdict(project_settings.ProjectSettings())
@@ -73,12 +74,11 @@ class _Fields(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        if self.errors:
-            return cleaned
         wanted = {**self.project.settings}
         for setting in self._settings():
-            value = cleaned[setting.name]
-            if self.is_left(setting.name):
+            value = cleaned.get(setting.name)
+            # One that is wrong already counts as left, so that the others are checked.
+            if self.is_left(setting.name) or setting.name in self.errors:
                 value = _lookup(self.own, setting.name)
             elif setting.kind == "lines":
                 value = [line.strip() for line in value.splitlines() if line.strip()]
@@ -91,13 +91,13 @@ class _Fields(forms.Form):
         try:
             cleaned["settings"] = project_settings.checked(wanted)
         except SettingsError as error:
-            field = error.field
-            while field and field not in self.fields:
-                field = field.rpartition(".")[0]
-            message = error.message
-            if field:  # by the name that stands on the page
-                message = message.replace(f"“{error.field}”", f"“{self[field].label}”")
-            self.add_error(field or None, message)
+            for dotted, message in error.errors:
+                field = dotted
+                while field and field not in self.fields:
+                    field = field.rpartition(".")[0]
+                if field:  # by the name that stands on the page
+                    message = message.replace(f"“{dotted}”", f"“{self[field].label}”")
+                self.add_error(field or None, message)
         return cleaned
 
     def is_left(self, name: str) -> bool:
@@ -150,6 +150,12 @@ class SettingsForm(_Fields):
     def __init__(self, project: Project, data: Any = None) -> None:
         initial = {"name": project.name, "guidelines": project.guidelines}
         super().__init__(project, data, initial)
+
+    def clean_guidelines(self) -> str:
+        try:
+            return checked_guidelines(self.cleaned_data["guidelines"])
+        except SettingsError as error:
+            raise forms.ValidationError(error.message) from None
 
     def _groups(self) -> list[tuple[Any, Any, list[Setting]]]:
         return GROUPS

@@ -83,7 +83,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response | None
     """What the client is answered; None for a fault of ours, which Django then logs."""
     if isinstance(exc, Refused):
         if field := getattr(exc, "field", ""):
-            return invalid([(field, exc.message)])
+            return invalid(getattr(exc, "errors", [(field, exc.message)]))
         return problem(exc.status, exc.message, _code(exc))
     if isinstance(exc, RoundRefused):
         return problem(exc.status, exc.message, _code(exc), funnel=exc.funnel or None)

@@ -7,6 +7,8 @@ project's own settings, see annotation/project_settings.py.
 import hashlib
 import importlib.util
 import logging
+import math
+import re
 import secrets
 import shlex
 import sys
@@ -35,8 +37,42 @@ class _Env(Env):
         taken for its opposite without one."""
         value = self.str(name, default)
         if value not in known:
-            raise EnvError(f'Environment variable "{name}" invalid: Must be {must}.')
+            raise refused(name, f"Must be {must}, not {value!r}.")
         return value
+
+    def each(self, name: str, pattern: str, must: str) -> list[str]:
+        """What stands between commas, spaces around it left out; each is held to the
+        pattern as a whole."""
+        values = [value.strip() for value in self.list(name, [])]
+        for value in filter(None, values):
+            if not re.fullmatch(pattern, value):
+                raise refused(name, f"Each must be {must}, not {value!r}.")
+        return [value for value in values if value]
+
+    def whole(self, name: str, default: int, least: int, most: float = math.inf) -> int:
+        value = self.int(name, default)
+        if not least <= value <= most:
+            must = f"from {least} to {most}" if most < math.inf else f"{least} or more"
+            raise refused(name, f"Must be {must}, not {value}.")
+        return value
+
+    def seconds(self, name: str, default: float) -> float:
+        value = self.float(name, default)
+        if value <= 0:
+            raise refused(name, f"Must be above 0, not {value:g}.")
+        return value
+
+    def command(self, name: str) -> list[str]:
+        """The words of a command line, as a shell would take it apart."""
+        try:
+            return shlex.split(self.str(name, ""))
+        except ValueError as error:
+            raise refused(name, f"{error}; close it, or put \\ before it.") from error
+
+
+def refused(name: str, why: str) -> EnvError:
+    """In the words of environs."""
+    return EnvError(f'Environment variable "{name}" invalid: {why}')
 
 
 env = _Env()
@@ -74,11 +110,23 @@ def _kept_secret(path: Path) -> str:
 DEBUG = env.bool("DEBUG", False)
 SECRET_KEY = env.str("SECRET_KEY", "") or _kept_secret(DATA_DIR / "secret_key")
 HOST = env.str("HOST", "127.0.0.1")
-PORT = env.int("PORT", 8000)
+PORT = env.whole("PORT", 8000, 1, 65535)
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 # This machine may always ask: `make run` waits for its own /readyz.
-ALLOWED_HOSTS = [*env.list("ALLOWED_HOSTS", []), *LOOPBACK]
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+ALLOWED_HOSTS = [
+    *env.each(
+        "ALLOWED_HOSTS",
+        r"[^\s/:]+|\[[0-9A-Fa-f:.]+\]",
+        "a name without https:// and port, such as tiebreak.example",
+    ),
+    *LOOPBACK,
+]
+# As browsers send them, or every form would be answered 403.
+CSRF_TRUSTED_ORIGINS = env.each(
+    "CSRF_TRUSTED_ORIGINS",
+    r"https?://[^\s/]+",
+    "http:// or https:// and a name, with nothing after it, such as https://tiebreak.example",
+)
 HTTPS = env.bool("HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 # Those who watch the site ask it past the proxy, by plain HTTP.
@@ -90,15 +138,15 @@ SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_AGE = 14 * 24 * 3600
 X_FRAME_OPTIONS = "DENY"
 # A file that a call takes as its body, which is read a line at a time.
-UPLOAD_MAX_BYTES = env.int("UPLOAD_MAX_BYTES", 64 * 1024 * 1024)
+UPLOAD_MAX_BYTES = env.whole("UPLOAD_MAX_BYTES", 64 * 1024 * 1024, 1)
 # A form or the JSON of a call, which are held in memory many times over: of 60 MiB sent
 # by anybody a form took 250 MB and seconds, JSON 1.6 GB. Two edited answers fit in.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 
 # --- Import ------------------------------------------------------------------------
 # A file that a page takes, and what archives may unpack to.
-IMPORT_MAX_BYTES = env.int("IMPORT_MAX_BYTES", 1024**3)
-IMPORT_MAX_UNPACKED_BYTES = env.int("IMPORT_MAX_UNPACKED_BYTES", 8 * 1024**3)
+IMPORT_MAX_BYTES = env.whole("IMPORT_MAX_BYTES", 1024**3, 1)
+IMPORT_MAX_UNPACKED_BYTES = env.whole("IMPORT_MAX_UNPACKED_BYTES", 8 * 1024**3, 1)
 # A folder on the server from which managers may import; empty: none.
 IMPORT_DIR = env.str("IMPORT_DIR", "")
 FILE_UPLOAD_HANDLERS = [
@@ -136,6 +184,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.caching.keep_nothing",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -225,9 +274,7 @@ elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
     # connection, from their second call on; the ORM's never are.
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("prepare_threshold", 1)
 else:
-    raise EnvError(
-        'Environment variable "DATABASE_URL" invalid: Must begin with postgresql://.'
-    )
+    raise refused("DATABASE_URL", "Must begin with postgresql://.")
 
 # --- Accounts ------------------------------------------------------------------------
 AUTH_PASSWORD_VALIDATORS = [
@@ -299,6 +346,9 @@ if len(str(REDIS_SOCKET)) > 100:
     _digest = hashlib.sha256(str(DATA_DIR).encode()).hexdigest()[:12]
     REDIS_SOCKET = Path(tempfile.gettempdir()) / f"tiebreak-{_digest}.sock"
 REDIS_URL = env.str("REDIS_URL", "")
+if REDIS_URL and not re.match(r"rediss?://[^/]|redis\+socket:///", REDIS_URL):
+    # Not told what it is: it may hold a password.
+    raise refused("REDIS_URL", "Must be such as redis://host:6379/0.")
 CELERY_BROKER_URL = REDIS_URL or f"redis+socket://{REDIS_SOCKET}"
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
@@ -345,20 +395,24 @@ MODEL_DTYPE = env.one_of(
     "auto, float32 or bfloat16",
 )
 # Servers run by somebody else; empty means that `manage.py run_vllm` runs one.
-VLLM_URLS = env.list("VLLM_URLS", [])
+VLLM_URLS = env.each(
+    "VLLM_URLS",
+    r"https?://[^\s/?#]+([^\s?#]*(?<!/v1)(?<!/v1/))",
+    "http:// or https:// and a host, without /v1, such as http://gpu1:8001",
+)
 VLLM_API_KEY = env.str("VLLM_API_KEY", "")
-VLLM_PORT = env.int("VLLM_PORT", 8001)
-VLLM_ARGS = env.str("VLLM_ARGS", "")
+VLLM_PORT = env.whole("VLLM_PORT", 8001, 1, 65535)
+VLLM_ARGS = env.command("VLLM_ARGS")
 # Seconds an answer may take, and seconds until a starting server counts as stuck.
-VLLM_TIMEOUT = env.float("VLLM_TIMEOUT", 120.0)
-VLLM_START_TIMEOUT = env.float("VLLM_START_TIMEOUT", 900.0)
-VLLM_MAX_LORA_RANK = env.int("VLLM_MAX_LORA_RANK", 64)
-VLLM_MAX_MODEL_LEN = env.int("VLLM_MAX_MODEL_LEN", 2048)
-VLLM_KV_CACHE_GIB = env.int("VLLM_KV_CACHE_GIB", 1)
+VLLM_TIMEOUT = env.seconds("VLLM_TIMEOUT", 120.0)
+VLLM_START_TIMEOUT = env.seconds("VLLM_START_TIMEOUT", 900.0)
+VLLM_MAX_LORA_RANK = env.whole("VLLM_MAX_LORA_RANK", 64, 1, 512)
+VLLM_MAX_MODEL_LEN = env.whole("VLLM_MAX_MODEL_LEN", 2048, 1)
+VLLM_KV_CACHE_GIB = env.whole("VLLM_KV_CACHE_GIB", 1, 0)
 # Seeds make a pair repeatable; on GPUs they slow sampling down.
 SAMPLING_SEEDS = env.bool("SAMPLING_SEEDS", True)
 # Pairs that each vLLM is asked for at a time; 0 chooses by what it runs on.
-SAMPLING_PAIRS = env.int("SAMPLING_PAIRS", 0)
+SAMPLING_PAIRS = env.whole("SAMPLING_PAIRS", 0, 0)
 # "keep" trains beside the server; "stop" ends it first, for one GPU too small for both.
 VLLM_WHILE_TRAINING = env.one_of(
     "VLLM_WHILE_TRAINING", "keep", ("keep", "stop"), "keep or stop"
@@ -366,27 +420,29 @@ VLLM_WHILE_TRAINING = env.one_of(
 
 # --- Rounds --------------------------------------------------------------------------
 # The trainer; for several GPUs e.g. "torchrun --nproc-per-node=4 -m training.dpo".
-TRAINER_COMMAND = shlex.split(env.str("TRAINER_COMMAND", "")) or [
+TRAINER_COMMAND = env.command("TRAINER_COMMAND") or [
     sys.executable,
     "-m",
     "training.dpo",
 ]
 # How often a round's supervisor looks at its trainer, seconds.
-ROUND_TICK = env.float("ROUND_TICK", 1.0)
+ROUND_TICK = env.seconds("ROUND_TICK", 1.0)
 # Its heartbeat is older than this: the supervisor is gone, the round is queued again.
-ROUND_HEARTBEAT_LIMIT = env.float("ROUND_HEARTBEAT_LIMIT", 60.0)
+ROUND_HEARTBEAT_LIMIT = env.seconds("ROUND_HEARTBEAT_LIMIT", 60.0)
 # The trainer has shown no progress for this long: it hangs and is ended.
-ROUND_STALL_LIMIT = env.float("ROUND_STALL_LIMIT", 1800.0)
+ROUND_STALL_LIMIT = env.seconds("ROUND_STALL_LIMIT", 1800.0)
 # What a trainer is given to write its checkpoint when it is asked to stop.
-ROUND_STOP_LIMIT = env.float("ROUND_STOP_LIMIT", 45.0)
+ROUND_STOP_LIMIT = env.seconds("ROUND_STOP_LIMIT", 45.0)
 # A queued round is told to Celery again after this long.
-ROUND_NUDGE_AFTER = env.float("ROUND_NUDGE_AFTER", 30.0)
+ROUND_NUDGE_AFTER = env.seconds("ROUND_NUDGE_AFTER", 30.0)
 # Attempts that may be lost (killed, out of memory, machine gone) before a round fails.
-ROUND_ATTEMPTS = env.int("ROUND_ATTEMPTS", 3)
+ROUND_ATTEMPTS = env.whole("ROUND_ATTEMPTS", 3, 1)
 
 # --- Language and time -----------------------------------------------------------------
-LANGUAGE_CODE = env.str("LANGUAGE_CODE", "en")
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
+LANGUAGE_CODE = env.one_of(
+    "LANGUAGE_CODE", "en", dict(LANGUAGES), " or ".join(dict(LANGUAGES))
+)
 LOCALE_PATHS = [BASE_DIR / "config" / "locale"]
 FORMAT_MODULE_PATH = ["config.formats"]
 USE_I18N = USE_TZ = True
@@ -394,9 +450,8 @@ TIME_ZONE = env.str("TIME_ZONE", "UTC")
 try:
     zoneinfo.ZoneInfo(TIME_ZONE)  # To list them all would open some 600 files.
 except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-    raise EnvError(
-        'Environment variable "TIME_ZONE" invalid: Must be one such as Asia/Shanghai.'
-    ) from error
+    why = f"Must be one such as Asia/Shanghai, not {TIME_ZONE!r}."
+    raise refused("TIME_ZONE", why) from error
 
 LOGGING = {
     "version": 1,

@@ -77,9 +77,13 @@ def recent_policies(channel: Channel) -> list[Policy]:
     return [p for p in kept if not p.is_base and not p.rejected_reason]
 
 
-def readiness() -> list[tuple[str, bool, str]]:
-    """(part, whether it is ready, in words) for each vLLM server; no address, no name."""
-    seen = {replica.url: replica for replica in replicas()}
+def readiness(servers: list[Replica] | None = None) -> list[tuple[str, bool, str]]:
+    """(part, whether it is ready, in words) for each vLLM server; no address, no name.
+
+    Here and below `servers` are `replicas()`, for who asks more than one of these.
+    """
+    servers = replicas() if servers is None else servers
+    seen = {replica.url: replica for replica in servers}
     parts = []
     urls = replica_urls()
     for i, url in enumerate(urls, start=1):
@@ -94,21 +98,21 @@ def readiness() -> list[tuple[str, bool, str]]:
     return parts
 
 
-def why_refused(policy: Policy) -> str:
+def why_refused(policy: Policy, servers: list[Replica] | None = None) -> str:
     """Why no server that is ready can be given back this policy, which serves; or ""."""
     if policy.is_base:
         return ""  # It is what the server was started with.
-    ready = [replica for replica in replicas() if is_ready(replica)]
+    servers = replicas() if servers is None else servers
+    ready = [replica for replica in servers if is_ready(replica)]
     whys = [replica.refused.get(policy.name, "") for replica in ready]
     return whys[0] if whys and all(whys) else ""
 
 
-def stopped_on_purpose() -> str:
+def stopped_on_purpose(servers: list[Replica] | None = None) -> str:
     """Why managers see no new answers: the reason given to set_wanted, or ""."""
-    replica = Replica.objects.filter(
-        url__in=replica_urls(), wanted=Replica.Wanted.STOPPED
-    ).first()
-    return replica.wanted_reason if replica else ""
+    servers = replicas() if servers is None else servers
+    stopped = (r.wanted_reason for r in servers if r.wanted == Replica.Wanted.STOPPED)
+    return next(stopped, "")
 
 
 def pairs_at_once() -> int:

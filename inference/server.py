@@ -5,7 +5,6 @@ Decides nothing: when it runs is supervisor.py's, what is loaded is tending.py's
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -33,6 +32,7 @@ DRAIN_SECONDS = 30
 SMALL = 4 * 1024**3
 """Bytes of weights in float32 up to which a CPU serves in float32."""
 LOG_KEPT = 20 * 1024 * 1024
+"""Bytes of its log beyond which a new one is begun; the last one before is kept."""
 
 
 def largest_rank() -> int:
@@ -100,7 +100,7 @@ def vllm_command(base: Policy, port: int) -> list[str]:
         "inference.vllm_process",
         *(part for option in options.items() for part in option),
         *flags,
-        *shlex.split(settings.VLLM_ARGS),
+        *settings.VLLM_ARGS,
     ]
 
 
@@ -133,8 +133,6 @@ class Server:
         _check_port(port)
         self.log = settings.DATA_DIR / "logs" / "vllm-server.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LOG_KEPT:
-            self.log.replace(self.log.with_suffix(".log.1"))
         command = vllm_command(base, port)
         # vLLM leaves its sockets behind; here, where their paths stay short enough.
         self._sockets = tempfile.mkdtemp(prefix="tiebreak-vllm-")
@@ -163,6 +161,19 @@ class Server:
     def age(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self.started_at
+
+    def bound_log(self) -> None:
+        """Begin the log anew where it has grown long.
+
+        vLLM has it open, for appending, as long as it runs: so it is copied and emptied,
+        not renamed. What is written between the two is lost, and so is all of it where
+        the disk has no room for the copy: an empty log frees some.
+        """
+        if self.log.stat().st_size > LOG_KEPT:
+            with contextlib.suppress(OSError):
+                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+            os.truncate(self.log, 0)
+            self._log_start = 0
 
     def exit_status(self) -> int | None:
         """None while it runs; as subprocess has it, so -9 for SIGKILL.

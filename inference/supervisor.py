@@ -111,6 +111,8 @@ class Supervisor:
         elif (status := self.server.exit_status()) is not None:
             self._bury(status)
         else:
+            with contextlib.suppress(OSError):  # An operator may have taken it away.
+                self.server.bound_log()
             self._tend(starting=_("starting: %d s") % self.server.age())
             self._check_stuck()
 

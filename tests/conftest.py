@@ -41,14 +41,20 @@ def _no_language_left() -> Iterator[None]:
     translation.deactivate()
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """The browser `make test` found, else one on PATH; one for the whole session."""
+def chromium_path() -> str:
+    """The one `make test` found, else one on PATH."""
     found = os.environ.get("CHROMIUM") or next(
         filter(None, map(shutil.which, NAMES)), None
     )
     assert found, "No Chromium on PATH; on Debian: apt-get install chromium"
+    return found
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for the whole session."""
+    path = chromium_path()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()

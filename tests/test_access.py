@@ -263,6 +263,9 @@ def test_everybody_gets_what_they_may_and_nothing_else(world, name, method):
         response = world.ask(who, name, method)
         status = response.status_code
         told = f"{who} {method} {name}: {status}"
+        # Back would show it after signing out; what is polled is asked for each time.
+        kept = response["Cache-Control"]
+        assert "private" in kept and ("no-store" in kept or "ETag" in response), told
         if expected == "sign in" and name in PAGES:
             assert status == 302 and response.url.startswith(reverse("login")), told
         elif expected == "sign in":

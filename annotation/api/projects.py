@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery, Sum
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
@@ -25,9 +25,9 @@ from annotation.api.serializers import (
     problems,
     read,
 )
+from annotation.errors import SettingsError
 from annotation.models import (
     Comparison,
-    Judgment,
     Lease,
     Membership,
     PreferencePair,
@@ -35,26 +35,29 @@ from annotation.models import (
     Prompt,
     Role,
 )
-from annotation.project_settings import of
+from annotation.project_settings import checked, of
 from annotation.queries import WAITS_FOR_CHECK
 
 
 def with_counts(rows: QuerySet[Project], user: Any) -> QuerySet[Project]:
     """Each project with its counts, whatever their number in one query."""
 
+    def total(found: QuerySet, aggregate: Count | Sum) -> Subquery:
+        of_each = found.order_by().values("project")
+        return Subquery(of_each.annotate(n=aggregate).values("n"))
+
     def number(model: type, *conditions: Q, **values: Any) -> Subquery:
         own = model._default_manager.filter(project=OuterRef("pk"))
-        found = own.filter(*conditions, **values)
-        return Subquery(
-            found.order_by().values("project").annotate(n=Count("*")).values("n")
-        )
+        return total(own.filter(*conditions, **values), Count("*"))
 
+    comparisons = Comparison.objects.filter(project=OuterRef("pk"))
     return rows.annotate(
         n_prompts=number(Prompt, is_gold=False),
         n_held_out=number(Prompt, is_held_out=True),
         n_waiting=number(Comparison, state="open", purpose__in=Comparison.OFFERED),
         n_on_desk=number(Lease, annotator=user, outcome=Lease.Outcome.ACTIVE),
-        n_judgments=number(Judgment, undone_at=None),
+        # Kept with each comparison: far fewer rows than to count the judgments.
+        n_judgments=total(comparisons, Sum("judged")),
         n_pairs=number(PreferencePair, state="accepted", superseded_at=None),
         n_unchecked=number(PreferencePair, WAITS_FOR_CHECK, superseded_at=None),
         n_members=number(Membership),
@@ -116,6 +119,15 @@ class ChangedProjectBody(Body):
     settings = JSONObject(
         required=False, help_text="those to change; docs/managers.md lists all of them"
     )
+
+    def also_wrong(self, data: dict[str, Any]) -> dict[str, list[str]]:
+        wrong = super().also_wrong(data)
+        if isinstance(given := data.get("settings"), dict):
+            try:
+                checked(given)
+            except SettingsError as error:
+                wrong |= {field: [message] for field, message in error.errors}
+        return wrong
 
 
 class NewProjectBody(ChangedProjectBody):

@@ -58,14 +58,23 @@ class Body(serializers.Serializer):
     """A request's body. What it does not know it refuses, so that no typo is lost."""
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict):
-            unknown = sorted(set(map(str, data)) - set(self.fields))
-            if unknown:
-                message = _("Unknown; known here: %(names)s.") % {
-                    "names": ", ".join(self.fields)
-                }
-                raise serializers.ValidationError({unknown[0]: [message]})
-        return super().to_internal_value(data)
+        wrong = self.also_wrong(data) if isinstance(data, dict) else {}
+        try:
+            body = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            raise serializers.ValidationError({**wrong, **error.detail}) from None
+        if wrong:
+            raise serializers.ValidationError(wrong)
+        return body
+
+    def also_wrong(self, data: dict[str, Any]) -> dict[str, list[str]]:
+        """{field: messages} of what the fields themselves do not find."""
+        unknown = sorted(set(map(str, data)) - set(self.fields))
+        if not unknown:
+            return {}
+        known = {"names": ", ".join(self.fields)}
+        message = _("Unknown; known here: %(names)s.") % known
+        return dict.fromkeys(unknown, [message])
 
 
 def data_of(request: Request) -> Any:

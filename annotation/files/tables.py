@@ -335,7 +335,7 @@ def _fit(header: str, delimiter: str) -> tuple[int, int]:
 def _not_csv(wrong: csv.Error) -> str:
     if str(wrong).startswith("new-line character"):  # Python's word for a lone CR.
         return cr_alone()
-    return _("not CSV: %(what)s; check the quotes") % {"what": wrong}
+    return _("not CSV: %(what)s; check the quotes") % {"what": retold(str(wrong))}
 
 
 def cr_alone() -> str:

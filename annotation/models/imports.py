@@ -31,8 +31,9 @@ class ImportJob(models.Model):
     by = models.ForeignKey(USER, models.PROTECT, related_name="+")
     kind = models.CharField(max_length=7, choices=Kind, default=Kind.PROMPTS)
     state = models.CharField(max_length=9, choices=State, default=State.PREVIEW)
-    name = models.CharField(max_length=200)
-    """Of the file or folder, as people know it; never a path that is opened."""
+    name = models.CharField(max_length=200, blank=True)
+    """Of the file or folder, as people know it; never a path that is opened. Pasted lines
+    have none."""
     path = models.CharField(max_length=500)
     """Where the file is kept, below IMPORTS_DIR, or of a folder below IMPORT_DIR."""
     is_ours = models.BooleanField(default=True)
@@ -88,7 +89,12 @@ class ImportJob(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.state})"
+        return f"{self.title} ({self.state})"
+
+    @property
+    def title(self) -> str:
+        """The name, or what stands for it, in the reader's language."""
+        return self.name or _("pasted lines")
 
     @property
     def is_active(self) -> bool:

@@ -15,7 +15,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from annotation import (
@@ -66,7 +65,6 @@ def on_own(find: Callable[..., Any]) -> Callable[[Callable], Callable]:
 
 
 @require_safe
-@never_cache
 @needs(Role.ANNOTATOR)
 def compare(request: HttpRequest, slug: str) -> HttpResponse:
     """The pair waiting for this annotator; htmx asks again while there is none."""
@@ -80,7 +78,6 @@ def compare(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
-@never_cache
 @needs(Role.ANNOTATOR)
 def ahead(request: HttpRequest, slug: str) -> HttpResponse:
     """The pair after the one on the desk, for the page to hold; 204 where none may be.
@@ -170,7 +167,6 @@ def undo(request: HttpRequest, judgment: Judgment) -> HttpResponse:
 
 
 @require_safe
-@never_cache
 @needs(Role.ANNOTATOR)
 def last_ten(request: HttpRequest, slug: str) -> HttpResponse:
     """What the desk's drawer holds, fetched when it is opened; else the history."""

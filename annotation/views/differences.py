@@ -5,7 +5,6 @@ their columns; else a page of its own.
 """
 
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from annotation import showing
@@ -19,7 +18,6 @@ TEMPLATE = "annotation/differences.html"
 
 
 @require_safe
-@never_cache
 @on_own(showing.lease_for)
 def differences(request: HttpRequest, lease: Lease) -> HttpResponse:
     context = {"found": of_lease(lease)}

@@ -20,6 +20,7 @@ from annotation.retelling import retold
 from annotation.words import RULES, lost_words
 from inference.errors import InferenceError
 from inference.queries import readiness, why_refused
+from inference.replicas import replicas
 
 
 @require_safe
@@ -55,11 +56,12 @@ REVIEWERS = ("agreement", "bias", "days", "funnel", "both_bad", "idle", "rounds"
 def _whole(project: Project, known: figures.Figures) -> dict:
     """What reviewers and managers see of the project as a whole."""
     serving = project.channel.serving
-    why = why_refused(serving)
+    servers = replicas()
+    why = why_refused(serving, servers)
     context: dict = {
         "serving": serving,
-        "parts": [*readiness(), *([(serving.name, False, why)] if why else [])],
-        "other_base": other_base(project),
+        "parts": [*readiness(servers), *([(serving.name, False, why)] if why else [])],
+        "other_base": other_base(project, servers),
     }
     if known.is_pending:
         return context

@@ -11,7 +11,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from annotation import adjudicating, project_settings, review_desk
@@ -25,7 +24,6 @@ TEMPLATE = "annotation/review.html"
 
 
 @require_safe
-@never_cache
 @needs(Role.REVIEWER)
 def review(request: HttpRequest, slug: str) -> HttpResponse:
     """The next comparison; `?after=ID` passes that one by, `?at=ID` asks for it."""

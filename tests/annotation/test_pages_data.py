@@ -331,6 +331,27 @@ def test_a_wrong_setting_is_422_named_at_its_field_and_nothing_is_saved(
     assert project_settings.of(project).stock == 3
 
 
+def test_all_that_is_wrong_is_told_at_once_and_nothing_typed_is_lost(
+    client, project, settings_url
+):
+    """What is no number, what is out of its range and what is too long alike."""
+    wrong = {
+        **{"name": "", "guidelines": "x" * 100_001, "stock": "twelve"},
+        **{"quota": "99", "sampling.temperature": "0", "sampling.top_p": "7"},
+        **{"criteria": "helpful\nhelpful", "rules.similarity.max_ratio": "1.5"},
+    }
+    shown = SettingsForm(project).fields
+    wrong = {name: value for name, value in wrong.items() if name in shown}
+    sent = filled_in(project, lease_minutes="7", **wrong)
+    response = client.post(settings_url, sent)
+    form = response.context["form"]
+    assert response.status_code == 422
+    assert set(form.errors) == set(wrong)
+    assert {name: form[name].value() for name in wrong} == wrong
+    assert form["lease_minutes"].value() == "7"
+    assert "“Judgments for each pair” must be" in form.errors["quota"][0]
+
+
 def test_a_turn_that_only_calls_a_tool_and_a_title_of_parts_are_told(client, project):
     """As pairs of other tools bring them: content null, and content in parts."""
     call = {"name": "weather", "arguments": '{"city": "北京"}'}

@@ -144,7 +144,16 @@ def test_pasted_lines_and_prompts_go_the_same_way(client, project, url):
     client.post(address(job, "start_import"))
     import_jobs.run(job.pk)
     assert project.prompts.filter(is_asked=True).count() == 2
-    assert "pasted lines" in html(client.get(url))
+    for language, words in (("en", "pasted lines"), ("zh-hans", "粘贴的内容")):
+        reader = {"HTTP_ACCEPT_LANGUAGE": language}
+        assert words in html(client.get(url, **reader))
+        assert words in html(client.get(address(job), **reader))
+
+
+def test_what_was_pasted_in_chinese_is_told_in_english(client, url):
+    client.post(url, {"text": "prompt\nWhy?"}, HTTP_ACCEPT_LANGUAGE="zh-hans")
+    page = html(client.get(url))
+    assert "pasted lines" in page and "粘贴的内容" not in page
 
 
 @pytest.mark.parametrize("data", [{}, {"text": " \n"}, {"path": "../x"}])

@@ -1,8 +1,11 @@
 """Home, a project's overview, a new project, members, and the frame around them."""
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from annotation.desk import waited_for
 from annotation.models import Project, Role
 from inference.errors import InferenceError
 from inference.models import Replica
@@ -13,6 +16,7 @@ from tests.factories import (
     make_judgment,
     make_lease,
     make_pair,
+    make_policy,
     make_project,
     make_prompt,
     make_user,
@@ -190,6 +194,20 @@ def test_queries_of_the_overview_do_not_grow_with_the_rows(
     for _number in range(5):
         make_pair(project=project)
     assert queries() == few
+
+
+def test_the_servers_are_asked_for_once(client, project, manager):
+    """For whether they are ready or stopped, refuse the policy, serve another base."""
+    project.channel.serving = make_policy(project=project)
+    project.channel.save()
+    make_prompt(project=project)
+    client.force_login(manager)
+    with CaptureQueriesContext(connection) as asked:
+        waited_for(project)
+    assert sum("inference_replica" in query["sql"] for query in asked) == 1
+    with CaptureQueriesContext(connection) as asked:
+        client.get(reverse("project", args=[project.slug]))
+    assert sum("inference_replica" in query["sql"] for query in asked) == 1
 
 
 # --- New project -----------------------------------------------------------------------

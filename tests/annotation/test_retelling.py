@@ -97,9 +97,10 @@ def test_sentences_within_sentences_are_told_too():
         ),
         (
             'prompt\n"' + "x\n" * tables.MAX_CELL,
-            "不是CSV：field larger than field limit (4194304)；请检查引号；"
-            "其后的内容无法区分",
+            "不是CSV：单元格超过上限（4194304个字符）；请检查引号；其后的内容无法区分",
         ),
+        ('prompt\n"a"b\n', '不是CSV：“"”之后应为“,”；请检查引号'),
+        ('prompt\n"a\n', "不是CSV：引号内的数据未结束；请检查引号"),
     ],
 )
 def test_why_a_file_could_not_be_read_on_is_told_in_chinese(file, chinese):

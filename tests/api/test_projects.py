@@ -57,6 +57,20 @@ def test_a_project_tells_settings_role_and_counts(project, alice):
     assert row["created_at"].endswith("Z")
 
 
+def test_an_undone_judgment_counts_no_more(project, alice):
+    make_comparison(project=project)
+
+    def judgments() -> int:
+        return alice.get(f"{V1}/projects/demo").json()["counts"]["judgments"]
+
+    lease = alice.post(f"{V1}/projects/demo/leases", {}, format="json").json()
+    url = f"{V1}/leases/{lease['key']}/judgment"
+    made = alice.post(url, {"verdict": "first"}, format="json").json()
+    assert judgments() == 1
+    alice.post(f"{V1}/judgments/{made['judgment']['id']}/undo")
+    assert judgments() == 0
+
+
 def test_a_probe_on_the_desk_counts_as_what_waits(project, alice):
     """Waiting 0 beside a lease that one holds would tell that it is gold."""
     gold = make_comparison(project=project, purpose="gold")
@@ -176,6 +190,32 @@ def test_a_wrong_field_is_named(charlie, base, body, field):
         charlie.post(f"{V1}/projects", body, format="json"), 422, field=field
     )
     assert Project.objects.count() == 1
+
+
+def test_all_that_is_wrong_with_a_project_is_told_at_once(mona):
+    body = {
+        **{"name": "", "guideline": "a typo", "guidlines": "another"},
+        "settings": {
+            **{"stock": -1, "quotas": 1, "ask_strength": "yes"},
+            "sampling": {"top_p": 7, "temperature": 0, "max_tokens": 64},
+            "rules": {"similarity": {"max_ratio": 2, "on": 1}, "taste": {}},
+            "round": {"preset": "none", "speed": 1},
+            "strength_weights": {"1": 0, "4": 1},
+            "criteria": ["x" * 41, "short", 3],
+        },
+    }
+    problem = mona.patch(f"{V1}/projects/demo", body, format="json").json()
+    assert problem["status"] == 422
+    assert sorted(error["field"] for error in problem["errors"]) == sorted(
+        [
+            *("name", "guideline", "guidlines", "stock", "quotas", "ask_strength"),
+            *("sampling.top_p", "sampling.temperature"),
+            *("rules.similarity.max_ratio", "rules.similarity.on", "rules.taste"),
+            *("round.preset", "round.speed", "criteria.0", "criteria.2"),
+            *("strength_weights.1", "strength_weights.4"),
+        ]
+    )
+    assert not Project.objects.get().settings.get("criteria")
 
 
 @pytest.mark.parametrize("text", ["\\u0000", "\\ud800"])

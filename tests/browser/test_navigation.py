@@ -7,9 +7,12 @@ from playwright.sync_api import Page, expect
 
 from annotation.models import Project, Role
 from tests.acts import decide
-from tests.browser.conftest import NARROW
+from tests.browser.conftest import NARROW, Browse
+from tests.conftest import FLAGS, chromium_path
 from tests.factories import make_comparison, make_judgment, make_project, make_user
 
+# Playwright switches off the pages that a browser keeps whole for Back.
+NO_PAGES_KEPT = "--disable-back-forward-cache"
 HEIGHT = "document.querySelector('.project-nav').offsetHeight"
 OVER = """Math.max(...[...document.querySelectorAll('.project-nav, .project-nav ul')].map(
     (list) => list.scrollWidth - list.clientWidth))"""
@@ -129,3 +132,34 @@ def test_forced_colours_tell_the_page_one_is_on(browse, manager):
     others = {link(page, name).evaluate(border) for name in ("Overview", "Settings")}
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert others == {paper} != {here}
+
+
+@pytest.fixture
+def keeping(chromium):
+    """A browser that keeps pages whole for Back, as people's do."""
+    browser = chromium.browser_type.launch(
+        executable_path=chromium_path(), args=FLAGS, ignore_default_args=[NO_PAGES_KEPT]
+    )
+    yield browser
+    browser.close()
+
+
+def test_back_shows_no_page_after_signing_out_and_keeps_what_was_typed_before_it(
+    keeping, live_server, manager
+):
+    context = keeping.new_context(locale="en")
+    context.add_cookies([Browse(keeping, live_server.url)._session(manager)])
+    page = context.new_page()
+    page.goto(f"{live_server.url}/projects/kitchen/settings/")
+    page.get_by_label("Guidelines").fill("Half a page of guidelines")
+    link(page, "Members").click()
+    expect(page.get_by_role("heading", name="Members")).to_be_visible()
+    back = "setTimeout(() => history.back())"  # go_back waits for a load event
+    page.evaluate(back)
+    expect(page.get_by_label("Guidelines")).to_have_value("Half a page of guidelines")
+    page.locator("form[action='/logout/'] button").evaluate("(shut) => shut.click()")
+    expect(page.get_by_label("Password")).to_be_visible()
+    page.evaluate(back)
+    expect(page).to_have_url(re.compile("/login/.*next=/projects/kitchen/settings/"))
+    expect(page.get_by_label("Password")).to_be_visible()
+    context.close()

@@ -61,15 +61,47 @@ def test_a_database_that_does_not_answer_is_one_sentence():
     assert "Traceback" not in answer.stderr
 
 
+NO_VLLM = (
+    "Each must be http:// or https:// and a host, without /v1, such as http://gpu1:8001"
+)
+NO_ORIGIN = (
+    "Each must be http:// or https:// and a name, with nothing after it, "
+    "such as https://tiebreak.example"
+)
+NO_NAME = "Each must be a name without https:// and port, such as tiebreak.example"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "what"),
     [
         ("ROUND_TICK", "one", "Not a valid number."),
+        ("ROUND_TICK", "0", "Must be above 0, not 0."),
+        ("VLLM_TIMEOUT", "-1", "Must be above 0, not -1."),
+        ("ROUND_ATTEMPTS", "0", "Must be 1 or more, not 0."),
+        ("SAMPLING_PAIRS", "-5", "Must be 0 or more, not -5."),
+        ("VLLM_MAX_LORA_RANK", "1000", "Must be from 1 to 512, not 1000."),
         ("LOG_LEVEL", "LOUD", "Not a valid log level."),
-        ("MODEL_DTYPE", "float16", "Must be auto, float32 or bfloat16."),
-        ("VLLM_WHILE_TRAINING", "pause", "Must be keep or stop."),
-        ("TIME_ZONE", "Nowhere", "Must be one such as Asia/Shanghai."),
+        ("LANGUAGE_CODE", "de", "Must be en or zh-hans, not 'de'."),
+        ("MODEL_DTYPE", "float16", "Must be auto, float32 or bfloat16, not 'float16'."),
+        ("VLLM_WHILE_TRAINING", "pause", "Must be keep or stop, not 'pause'."),
+        ("TIME_ZONE", "Nowhere", "Must be one such as Asia/Shanghai, not 'Nowhere'."),
         ("DATABASE_URL", "mysql://a/b", "Must begin with postgresql://."),
+        ("REDIS_URL", ":secret@host:6379", "Must be such as redis://host:6379/0."),
+        ("VLLM_URLS", "http://a:1,host:8001", f"{NO_VLLM}, not 'host:8001'."),
+        ("VLLM_URLS", "http://a:1/v1", f"{NO_VLLM}, not 'http://a:1/v1'."),
+        ("ALLOWED_HOSTS", "https://a.example", f"{NO_NAME}, not 'https://a.example'."),
+        ("ALLOWED_HOSTS", "a.example:443", f"{NO_NAME}, not 'a.example:443'."),
+        ("CSRF_TRUSTED_ORIGINS", "a.example", f"{NO_ORIGIN}, not 'a.example'."),
+        (
+            "CSRF_TRUSTED_ORIGINS",
+            "https://a.example/",
+            f"{NO_ORIGIN}, not 'https://a.example/'.",
+        ),
+        (
+            "TRAINER_COMMAND",
+            "torchrun 'x",
+            "No closing quotation; close it, or put \\ before it.",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_sentence(name, value, what):
@@ -83,3 +115,40 @@ def test_a_setting_that_cannot_be_is_one_sentence(name, value, what):
     assert answer.returncode == 1
     wanted = f'tiebreak: Environment variable "{name}" invalid: {what}'
     assert answer.stderr.strip() == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("VLLM_URLS", "http://a:1, https://b/vllm/", ["http://a:1", "https://b/vllm/"]),
+        ("VLLM_URLS", ",", []),
+        ("REDIS_URL", "rediss://:secret@host/1", "rediss://:secret@host/1"),
+        ("CSRF_TRUSTED_ORIGINS", "https://*.a.example", ["https://*.a.example"]),
+        ("VLLM_ARGS", "--x 'a b'", ["--x", "a b"]),
+        ("VLLM_KV_CACHE_GIB", "0", 0),
+    ],
+)
+def test_a_setting_that_can_be_is_taken(name, value, read):
+    script = f"from config import settings; print(repr(settings.{name}))"
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout.strip() == repr(read), answer.stderr
+
+
+def test_a_space_after_the_comma_is_no_part_of_a_host():
+    """ " b.example" answered 400 to everybody."""
+    script = "from config import settings; print(settings.ALLOWED_HOSTS)"
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "ALLOWED_HOSTS": "a.example, .b.example,[2001:db8::1]"},
+        capture_output=True,
+        text=True,
+    )
+    given = ["a.example", ".b.example", "[2001:db8::1]"]
+    assert answer.stdout.strip() == repr([*given, "127.0.0.1", "localhost", "[::1]"])

@@ -2,6 +2,7 @@
 
 import itertools
 import shlex
+import socket
 
 import pytest
 from django.core.management import call_command
@@ -9,6 +10,7 @@ from django.core.management import call_command
 from inference import server
 from inference.models import Replica
 from inference.server import largest_rank, serving_dtype, vllm_command
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.django_db
 
@@ -20,7 +22,7 @@ def options_of(command):
 
 def test_on_a_cpu_it_is_eager_float32_and_bounded(base, settings, monkeypatch):
     monkeypatch.setattr(server, "has_cpu_build", lambda: True)
-    settings.VLLM_ARGS = "--max-num-seqs 4"
+    settings.VLLM_ARGS = ["--max-num-seqs", "4"]
     settings.VLLM_MAX_LORA_RANK = 20
     command = vllm_command(base, 8001)
     options = options_of(command)
@@ -64,7 +66,7 @@ def test_the_key_is_not_on_the_command_line_and_the_dev_mode_is_off(
 
 
 def test_how_a_server_elsewhere_is_started_is_shown(base, settings, capsys):
-    settings.VLLM_ARGS = "--host 0.0.0.0"
+    settings.VLLM_ARGS = ["--host", "0.0.0.0"]
     settings.VLLM_API_KEY = "a secret"
     call_command("run_vllm", "--show")
     allow, *command = shlex.split(capsys.readouterr().out)
@@ -92,3 +94,29 @@ def test_the_dtype_is_what_was_asked_for_or_what_auto_comes_to(
 def test_the_largest_rank_is_one_that_vllm_knows(settings, asked, given):
     settings.VLLM_MAX_LORA_RANK = asked
     assert largest_rank() == given
+
+
+def test_the_log_of_a_server_that_runs_for_months_stays_short(
+    base, monkeypatch, tmp_path
+):
+    """vLLM has it open all the time, and writes on in it; what was before is kept once."""
+    monkeypatch.setattr(server, "LOG_KEPT", 1000)
+    go_on = tmp_path / "go on"
+    words = f"seq 1000; until [ -e '{go_on}' ]; do sleep .05; done; seq 7; sleep 600"
+    monkeypatch.setattr(server, "vllm_command", lambda *of: ["sh", "-c", words])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = server.Server(base, port)
+    try:
+        wait_for("its words", lambda: running.log.read_text().endswith("\n1000\n"))
+        running.bound_log()
+        assert running.log.read_text() == ""
+        go_on.touch()
+        wait_for("more words", lambda: running.log.read_text().endswith("7\n"))
+        running.bound_log()  # Short enough.
+        assert running.log.read_text() == "1\n2\n3\n4\n5\n6\n7\n"
+        kept = running.log.with_name("vllm-server.log.1").read_text().split()
+        assert (len(kept), kept[-1]) == (1000, "1000")
+    finally:
+        running.kill()

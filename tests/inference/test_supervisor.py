@@ -4,8 +4,6 @@ The stand-in is a stub HTTP server that pretends to be started and to die; that 
 processes start, die and leave nothing behind is in test_real_vllm.py.
 """
 
-import json
-import os
 import tempfile
 import threading
 import time
@@ -19,97 +17,16 @@ from inference import server as server_module
 from inference import supervisor as supervisor_module
 from inference.errors import InferenceError
 from inference.models import Replica
-from inference.policies import deploy_policy, register_policy, rollback
+from inference.policies import deploy_policy, register_policy
 from inference.rendering_check import CHATS
 from inference.services import create_channel
 from inference.supervisor import StopRequest, Supervisor, supervise
 from inference.tending import RenderingCheck
-from tests.inference.fake_vllm import FakeFleet, FakeVLLM
+from tests.inference.conftest import FakeProcess, remember_renderings
+from tests.inference.fake_vllm import FakeFleet
 from tests.inference.small_files import write_adapter
 
 pytestmark = pytest.mark.django_db
-
-
-class Clock:
-    """Time passes when a test says so."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
-
-
-class FakeProcess:
-    started = []
-
-    def __init__(self, base, port):
-        self.status = None
-        self.stopped = []
-        self.killed = False
-        self.started.append(self)
-
-    def age(self):
-        return 12.0
-
-    def exit_status(self):
-        return self.status
-
-    def last_words(self):
-        return "OSError: no room"
-
-    def stop(self, while_waiting):
-        """Asks a few times, as if each took a second."""
-        self.stopped = [while_waiting() for _ in range(4)]
-
-    def kill(self):
-        self.killed = True
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(supervisor_module, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def fake(base, settings, monkeypatch):
-    fake = FakeVLLM(base)
-    fake.is_up = False
-    fake.on_health = lambda body: (200, "") if fake.is_up else (503, "")
-    settings.VLLM_URLS = []
-    settings.VLLM_PORT = int(fake.url.rsplit(":", 1)[1])
-    monkeypatch.setattr(supervisor_module, "Server", FakeProcess)
-    FakeProcess.started = []
-    # What the trainer renders: as the stub does.
-    remember_renderings(settings, [[1, 2, 3]] * len(CHATS))
-    yield fake
-    fake.stub.close()
-
-
-def remember_renderings(settings, renderings):
-    from inference.tending import _fingerprint
-
-    folder = settings.DATA_DIR / "renderings"
-    folder.mkdir(exist_ok=True)
-    file = folder / f"{_fingerprint(Path(settings.MODEL))}.json"
-    file.write_text(json.dumps(renderings))
-
-
-@pytest.fixture
-def look(fake, base, clock):
-    """look(): a second passes, one look; the row as it then is."""
-    supervisor = Supervisor(fake.url, base, True, StopRequest())
-
-    def step(seconds=5.0):
-        clock.now += seconds
-        supervisor.look()
-        return Replica.objects.get()
-
-    step.supervisor = supervisor
-    yield step
-    supervisor.close()
 
 
 def test_it_starts_and_is_ready_once_the_server_answers(look, fake):
@@ -119,6 +36,9 @@ def test_it_starts_and_is_ready_once_the_server_answers(look, fake):
     assert (row.state, row.detail) == ("starting", "starting: 12 s")
     fake.is_up = True
     assert look().state == "ready"
+    assert FakeProcess.started[
+        0
+    ].is_bounded  # its log, which it writes for as long as it runs
     (warm_up,) = fake.asked("/v1/chat/completions")
     assert warm_up["logprobs"] is True  # the slow first request is ours
 
@@ -142,85 +62,6 @@ def test_any_exit_is_a_death_and_it_is_started_again_ever_later(look, fake, cloc
         assert len(FakeProcess.started) == count
         look(0.2)
     assert len(FakeProcess.started) == 4
-
-
-def test_what_served_is_loaded_again_after_a_death(look, fake, base, tmp_path):
-    fake.is_up = True
-    look()
-    assert look().state == "ready"
-    channel = create_channel("demo")
-    folder = write_adapter(tmp_path / "run", tmp_path / "base")
-    policy = register_policy(channel, base, folder)
-    deploy_policy(policy)
-    fake.adapters.clear()
-    FakeProcess.started[0].status = -9
-    fake.is_up = False
-    look()
-    look()
-    assert look().state == "starting"
-    fake.is_up = True
-    assert look().state == "ready"
-    assert fake.adapters == {policy.name: str(policy.adapter_path)}
-
-
-@pytest.fixture
-def served(look, fake, base, tmp_path):
-    """A policy that serves, on a server that has just forgotten it."""
-    fake.is_up = True
-    look(), look()
-    folder = write_adapter(tmp_path / "run", tmp_path / "base")
-    policy = register_policy(create_channel("demo"), base, folder)
-    deploy_policy(policy)
-    fake.adapters.clear()
-    return policy
-
-
-def test_a_serving_policy_that_fails_its_canary_is_left_out_and_blocks_nobody(
-    look, fake, served
-):
-    fake.shifted = 1.0
-    row = look()
-    assert (row.state, row.refused.keys()) == ("ready", {served.name})
-    assert row.refused[served.name].startswith("The server answers unlike the trained")
-    assert not fake.adapters
-    asked = len(fake.asked("/v1/load_lora_adapter"))
-    fake.shifted = 0.0
-    look()  # It would answer unchecked while it is checked, so nobody tries in vain.
-    assert len(fake.asked("/v1/load_lora_adapter")) == asked
-    canary = served.adapter_path / "canary.json"
-    os.utime(canary, ns=(0, 0))
-    assert look().refused == {}
-    assert fake.adapters.keys() == {served.name}
-
-
-def test_a_serving_policy_whose_files_are_gone_comes_back_with_them(look, fake, served):
-    folder = served.adapter_path
-    folder.rename(folder.with_name("elsewhere"))
-    row = look()
-    assert row.state == "ready"
-    gone = f"No such file or directory: policies/{served.name}/adapter_config.json"
-    assert row.refused == {served.name: f"Its files are gone: {gone}"}
-    assert not fake.asked("/v1/load_lora_adapter")[1:]
-    folder.with_name("elsewhere").rename(folder)
-    assert look().refused == {}
-    assert fake.adapters.keys() == {served.name}
-
-
-def test_what_is_refused_is_rolled_back_from(look, fake, served):
-    fake.shifted = 1.0
-    look()
-    rollback(create_channel("demo"))
-    assert look().refused == {}
-
-
-def test_it_is_not_ready_while_it_cannot_load_what_serves(look, fake, served):
-    fake.refuse_loading = True
-    row = look()
-    assert row.state == "starting"
-    refusal = f"{served.name} could not be restored: vLLM answered 500: no slot"
-    assert (row.detail, row.refused) == (refusal, {})
-    fake.refuse_loading = False
-    assert look().state == "ready"
 
 
 def test_stopped_when_wanted_and_started_again_when_wanted(look, fake):

@@ -33,8 +33,8 @@ pytestmark = pytest.mark.django_db
 threads = pytest.mark.django_db(transaction=True)
 
 
-@threads
-def test_a_killed_trainer_is_tried_again_from_its_checkpoint(queued):
+def kill_at_step_3(queued: TrainingRound) -> None:
+    """A slow trainer is killed on its way; the round is queued again."""
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
     running = in_background(queued.pk)
     wait_for("step 3", lambda: queued.metrics.filter(step__gte=3).exists())
@@ -42,6 +42,11 @@ def test_a_killed_trainer_is_tried_again_from_its_checkpoint(queued):
     running.join()
     queued.refresh_from_db()
     assert queued.state == "queued" and queued.attempts == 1
+
+
+@threads
+def test_a_killed_trainer_is_tried_again_from_its_checkpoint(queued):
+    kill_at_step_3(queued)
     assert "SIGKILL" in queued.events.last().detail
 
     TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0})
@@ -61,13 +66,7 @@ def test_a_launcher_whose_process_was_killed_is_tried_again(queued, settings):
     """torchrun answers 1 then, as it does for any failure; status.json tells which."""
     launcher = '"$0" "$@" & wait $!; exit 1'
     settings.TRAINER_COMMAND = ["sh", "-c", launcher, *STUB]
-    TrainingRound.objects.filter(pk=queued.pk).update(config={"weight_decay": 0.05})
-    running = in_background(queued.pk)
-    wait_for("step 3", lambda: queued.metrics.filter(step__gte=3).exists())
-    os.kill(int(lines(queued, "starts")[0].split()[1]), signal.SIGKILL)
-    running.join()
-    queued.refresh_from_db()
-    assert queued.state == "queued" and queued.attempts == 1
+    kill_at_step_3(queued)
     assert "without saying how" in queued.events.last().detail
 
 

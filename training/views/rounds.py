@@ -242,9 +242,7 @@ def _round_page(
     status: int = 200,
 ) -> HttpResponse:
     context = _round_context(request, training_round) | {"refusal": refusal}
-    response = page(request, "training/round.html", context, status=status)
-    response["Cache-Control"] = "private, no-cache"
-    return response
+    return page(request, "training/round.html", context, status=status)
 
 
 def _round_context(

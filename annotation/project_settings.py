@@ -28,6 +28,17 @@ DEFAULT_SAMPLING: dict[str, Any] = {
     "system_prompt": "",
 }
 
+STARTER: dict[str, Any] = {
+    "sampling": {"temperature": 0.8},
+    "round": {"config": {"loss": {"sigmoid": 1.0, "sft": 1.0}}},
+}
+"""What a new project on the starter model begins with where its maker says nothing.
+
+So small a model breaks every seventh answer at temperature 1, and DPO alone teaches it the
+taste and unteaches it whole sentences; docs/decisions.md has what was measured. Nothing was
+on larger models: they keep the defaults.
+"""
+
 
 class DecideBy(TextChoices):
     """What makes a decision of a comparison's judgments."""

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -33,12 +34,15 @@ def create_project(
 ) -> Project:
     """A project whose channel serves the base, with its creator as manager.
 
-    Raises SettingsError naming the field; a slug given and taken is one.
+    On the starter model what is not given begins as measured there. Raises
+    SettingsError naming the field; a slug given and taken is one.
     """
     name = _checked_name(name)
     guidelines = checked_guidelines(guidelines)
     own = project_settings.checked(dict(settings or {}))
     base = inference.ensure_base()
+    if inference.is_starter(base):
+        own = _merged(deepcopy(project_settings.STARTER), own)
     for wanted in _slugs(name, slug):
         if Project.objects.filter(slug=wanted).exists():
             continue

@@ -44,6 +44,11 @@ def ensure_base(fetch: bool = False) -> Policy:
     return policy
 
 
+def is_starter(base: Policy) -> bool:
+    """Whether it is the model that the project makes itself: its build leaves a file."""
+    return (Path(base.base_model) / "starter.json").is_file()
+
+
 def base_folder(fetch: bool = False) -> Path:
     """The folder of the base model; a hub id's is in the hub's cache, or fetched."""
     if not settings.MODEL:

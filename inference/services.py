@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from inference.base import ensure_base
+from inference.base import ensure_base, is_starter
 from inference.errors import AdapterRefused, IdenticalAnswers, InferenceError
 from inference.models import Channel, Policy, Replica
 from inference.replicas import client_of, is_ready, replicas, set_wanted, wait_until
@@ -29,6 +29,7 @@ __all__ = [
     "create_channel",
     "ensure_base",
     "generate_pair",
+    "is_starter",
     "sample",
     "servers_for",
     "set_wanted",

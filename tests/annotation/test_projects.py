@@ -45,6 +45,27 @@ def test_a_project_gets_a_channel_that_serves_the_base_and_its_manager(base):
     assert (of(project).stock, of(project).quota) == (4, 1)
 
 
+def test_a_project_on_the_starter_begins_with_what_was_measured_on_it(
+    tmp_path, monkeypatch
+):
+    """Whoever makes it may say otherwise; on another model nothing differs."""
+    (tmp_path / "starter.json").write_text("{}")
+    starter = make_base(name="policy-0000-57a27e25", base_model=str(tmp_path))
+    monkeypatch.setattr("inference.services.ensure_base", lambda: starter)
+    loss = {"sigmoid": 1.0, "sft": 1.0}
+
+    mine = of(create_project("A", make_user(), settings={"sampling": {"top_p": 0.9}}))
+    assert (mine.sampling["temperature"], mine.sampling["top_p"]) == (0.8, 0.9)
+    assert mine.round == {"preset": "cumulative", "config": {"loss": loss}}
+    asked = {"sampling": {"temperature": 1.2}, "round": {"config": {"beta": 0.3}}}
+    other = of(create_project("B", make_user(), settings=asked))
+    assert other.sampling["temperature"] == 1.2
+    assert other.round["config"] == {"beta": 0.3}
+
+    monkeypatch.setattr("inference.services.ensure_base", make_base)
+    assert create_project("C", make_user()).settings == {}
+
+
 def test_the_address_of_the_page_new_project_is_no_slug(base):
     assert create_project("New", make_user()).slug.startswith("new-")
     with pytest.raises(SettingsError) as refused:

@@ -64,7 +64,7 @@ def test_the_folder_holds_all_that_a_server_needs(miniature):
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
-        "starter.json",
+        "starter.json",  # by which a new project knows the model, too
         "COMPLETE",
     }
     assert is_complete(miniature)

@@ -82,7 +82,8 @@ class Answer(Pair):
     """One answer with a label (KTO), laid out as a pair of answers to one prompt.
 
     `chosen_ids` is the answer, `label` whether it is desirable. `rejected_ids` is a
-    stray, the answer of another row, for the estimate of the KL: `strays.py` gives it.
+    stray, the answer of another row, for the estimate of the KL: `strays.py` gives it
+    where a loss reads that, else it is empty.
     `whole_ids` is the answer before it was cut.
     """
 

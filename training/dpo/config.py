@@ -331,14 +331,20 @@ def _number(
     holds = holds and (most is None or value <= most)
     _require(holds, prefix + key, wanted, value)
     smallest = least if integer else SMALLEST
-    _require_within(prefix + key, value, smallest, zero=not (above or least))
+    largest = MOST.get(prefix + key, below or most or LARGEST)
+    zero = not (above or least)
+    _require_within(prefix + key, value, smallest, largest, zero=zero)
 
 
 def _require_within(
-    key: str, value: float, least: float = SMALLEST, *, zero: bool = False
+    key: str,
+    value: float,
+    least: float = SMALLEST,
+    most: float = LARGEST,
+    *,
+    zero: bool = False,
 ) -> None:
     """Refuse a number, already known to be of the right kind, of no sensible size."""
-    most = MOST.get(key, LARGEST)
     wanted = "0 or " * zero + f"between {least:g} and {most:g}"
     _require(value == 0 or least <= value <= most, key, wanted, value)
 

@@ -113,6 +113,7 @@ def test_every_key_of_the_contract_is_known():
             {"weight_decay": 1e300},
             '"weight_decay" must be 0 or between 1e-38 and 1e+38',
         ),
+        ({"warmup_ratio": 1e-320}, '"warmup_ratio" must be 0 or between 1e-38 and 1,'),
         ({"lora": {"r": 10**24}}, '"lora.r" must be between 1 and 16384, not 1000'),
         ({"max_length": 10**39}, '"max_length" must be between 2 and 1e+38'),
         ({"loss": {"ipo": 1e39}}, '"loss.ipo" must be between 1e-38 and 1e+38'),

@@ -67,7 +67,8 @@ def evaluate_answers(
 
 
 def needs_kl(objective: Objective) -> bool:
-    """Whether a loss measures against the drift of other answers."""
+    """Whether a loss measures against the drift of other answers; else there are no
+    strays."""
     return "kto" in objective.weights
 
 

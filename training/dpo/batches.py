@@ -79,19 +79,16 @@ class Row:
     prompt_length: int
 
 
-def pair_rows(pair: Pair) -> tuple[Row, Row]:
-    """The chosen and the rejected side."""
-    length = len(pair.prompt_ids)
-    return (
-        Row(pair.prompt_ids + pair.chosen_ids, length),
-        Row(pair.prompt_ids + pair.rejected_ids, length),
-    )
+def pair_rows(pair: Pair) -> list[Row]:
+    """The chosen and the rejected side; of a labelled answer without a stray the first."""
+    prompt, sides = pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)
+    return [Row(prompt + answer, len(prompt)) for answer in sides if answer]
 
 
 def rows_of(pairs: Sequence[Pair]) -> list[Row]:
     """All chosen sides, then all rejected sides."""
     sides = [pair_rows(pair) for pair in pairs]
-    return [chosen for chosen, _ in sides] + [rejected for _, rejected in sides]
+    return [rows[0] for rows in sides] + [row for rows in sides for row in rows[1:]]
 
 
 def micro_batches(

@@ -108,6 +108,16 @@ def find_resume_source(path: Path) -> Path:
     return found
 
 
+def named_step(path: Path) -> int:
+    """The step of a checkpoint folder, or of the newest in a run folder; 0: there is none.
+
+    By the names alone, for who cannot wait until the hashes are taken.
+    """
+    found = [path, *_checkpoints(path / "checkpoints")]
+    steps = [p.name.removeprefix("step-") for p in found if (p / MARKER).exists()]
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []

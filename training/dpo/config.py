@@ -31,6 +31,18 @@ FRESH_RANK = 16
 
 SCHEDULERS = ("linear", "cosine", "constant")
 
+SMALLEST, LARGEST = 1e-38, 1e38
+"""Of any number but 0: float32 makes 0 or infinity of what lies beyond."""
+
+MOST = {
+    "epochs": 1e6,
+    "sft_epochs": 1e6,
+    "lora.r": 1 << 14,
+    "seed": float("inf"),
+}
+"""Of numbers that are no factor: a run that ends, a rank that a model could hold, a seed
+that is taken modulo `SEEDS` anyhow."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -318,6 +330,23 @@ def _number(
     holds = holds and (below is None or value < below)
     holds = holds and (most is None or value <= most)
     _require(holds, prefix + key, wanted, value)
+    smallest = least if integer else SMALLEST
+    largest = MOST.get(prefix + key, below or most or LARGEST)
+    zero = not (above or least)
+    _require_within(prefix + key, value, smallest, largest, zero=zero)
+
+
+def _require_within(
+    key: str,
+    value: float,
+    least: float = SMALLEST,
+    most: float = LARGEST,
+    *,
+    zero: bool = False,
+) -> None:
+    """Refuse a number, already known to be of the right kind, of no sensible size."""
+    wanted = "0 or " * zero + f"between {least:g} and {most:g}"
+    _require(value == 0 or least <= value <= most, key, wanted, value)
 
 
 def _choice(config: Any, key: str, allowed: tuple[str, ...]) -> None:
@@ -410,6 +439,7 @@ def _check_loss(loss: Any) -> None:
         for name, weight in loss.items():
             positive = is_number(weight) and weight > 0
             _require(positive, f"loss.{name}", "a number above 0", weight)
+            _require_within(f"loss.{name}", weight)
         names = list(loss)
     else:
         _require(isinstance(loss, str), "loss", "a loss's name or {name: weight}", loss)

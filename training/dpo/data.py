@@ -27,6 +27,9 @@ from training.dpo.row_tokens import (
 )
 
 LINES_SHOWN = 50
+LIGHTEST, HEAVIEST = 1e-300, 1e300
+"""Of the weights of rows: sums of them, and their shares in these, are still numbers."""
+
 BY_SIDE = {"chosen": True, "rejected": False}
 """The label of each of a pair's answers."""
 
@@ -82,7 +85,8 @@ class Answer(Pair):
     """One answer with a label (KTO), laid out as a pair of answers to one prompt.
 
     `chosen_ids` is the answer, `label` whether it is desirable. `rejected_ids` is a
-    stray, the answer of another row, for the estimate of the KL: `strays.py` gives it.
+    stray, the answer of another row, for the estimate of the KL: `strays.py` gives it
+    where a loss reads that, else it is empty.
     `whole_ids` is the answer before it was cut.
     """
 
@@ -180,6 +184,11 @@ class _Reader:
         weight = 1.0 if weight is None else weight
         if not is_number(weight) or weight < 0:
             raise BadRow(f'"weight" must be a number of at least 0, not {weight!r}.')
+        if weight and not LIGHTEST <= weight <= HEAVIEST:
+            raise BadRow(
+                f'"weight" must be 0 or between {LIGHTEST:g} and {HEAVIEST:g}, not'
+                f" {weight!r}."
+            )
         row_id = line if row.get("id") is None else row["id"]
         if type(row_id) not in (str, int):
             raise BadRow(f'"id" must be a text or a whole number, not {row_id!r}.')

@@ -65,12 +65,24 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a file holding one JSON object, or raise TrainerError saying where it breaks."""
+    """Read a file holding one JSON object, or raise TrainerError saying where it breaks.
+
+    A key given twice in one object is an error too: of settings, one would be lost.
+    """
+
+    def as_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in members:
+            if key in found:
+                raise TrainerError(f'{path.name} gives "{key}" twice; leave one.')
+            found[key] = value
+        return found
+
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from None
-    value = _parsed(raw.removeprefix(BOM_UTF8), path.name)
+    value = _parsed(raw.removeprefix(BOM_UTF8), path.name, as_object)
     if not isinstance(value, dict):
         raise TrainerError(f"{path.name} must hold one JSON object {{…}}.")
     return value
@@ -98,10 +110,10 @@ def _unreadable(path: Path, error: OSError) -> TrainerError:
     return TrainerError(f"{path.name} in {path.parent} cannot be read: {why}.")
 
 
-def _parsed(raw: bytes, where: str) -> Any:
-    """The JSON value in `raw`."""
+def _parsed(raw: bytes, where: str, as_object: Any = None) -> Any:
+    """The JSON value in `raw`; `as_object` makes its objects of their members."""
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=as_object)
         if b"\\ud" in raw.lower():
             # Half of a surrogate pair is JSON, but no character that can be encoded.
             json.dumps(value, ensure_ascii=False).encode()

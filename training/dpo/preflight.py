@@ -123,6 +123,7 @@ def token_counts(pairs: Sequence[Pair]) -> dict[str, int]:
         "shared": sum(
             len(pair.prompt_ids) + common_length(pair.chosen_ids, pair.rejected_ids)
             for pair in pairs
+            if pair.rejected_ids
         ),
         "longest": max(pair.longest for pair in pairs),
     }

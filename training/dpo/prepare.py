@@ -17,6 +17,7 @@ import torch
 
 from training.dpo.adapter import adapter_scales, without_adapter
 from training.dpo.anchor import Anchor
+from training.dpo.answer_step import needs_kl
 from training.dpo.base import load_tokenizer, pick_device
 from training.dpo.batches import rows_of
 from training.dpo.canary import canary_token_ids, sequence_logprobs
@@ -131,7 +132,7 @@ def prepare(
     folders = [run_dir, *([source.parent.parent] if source is not None else [])]
     anchor = Anchor(engine, folders, store, hashes["base"], stop, status)
     objective = objective_of(config)
-    if objective.unpaired:
+    if needs_kl(objective):
         rows = _with_strays(rows, config, settled, base)
 
     def measured(pairs: list[Pair]) -> PairSet:

@@ -102,10 +102,11 @@ def fixed_logps(
     """
     cache = LogpCache(store.cache, context(engine, weights_hash))
     keys = [
-        (
-            answer_key(pair.prompt_ids, pair.chosen_ids),
-            answer_key(pair.prompt_ids, pair.rejected_ids),
-        )
+        [
+            answer_key(pair.prompt_ids, answer)
+            for answer in (pair.chosen_ids, pair.rejected_ids)
+            if answer  # a labelled answer may have no stray
+        ]
         for pair in pairs
     ]
     name = _set_name(f"{cache.name} {ld_alpha}", keys)
@@ -132,7 +133,7 @@ def fixed_logps(
                 values |= others
         device = engine.causal_lm.get_input_embeddings().weight.device
         if is_main():
-            answers = [(values[chosen], values[rejected]) for chosen, rejected in keys]
+            answers = [[values[key] for key in sides] for sides in keys]
             kept = _sums(answers, device, ld_alpha)
         kept = from_main(kept)
     else:
@@ -167,7 +168,7 @@ def context(engine: Engine, weights_hash: str) -> dict[str, str]:
     }
 
 
-def _find(cache: LogpCache, keys: Sequence[tuple[bytes, bytes]]) -> dict[bytes, Values]:
+def _find(cache: LogpCache, keys: Sequence[list[bytes]]) -> dict[bytes, Values]:
     try:
         return cache.get(key for sides in keys for key in sides)
     except OSError as error:
@@ -175,9 +176,7 @@ def _find(cache: LogpCache, keys: Sequence[tuple[bytes, bytes]]) -> dict[bytes, 
         return {}
 
 
-def _missing(
-    keys: Sequence[tuple[bytes, bytes]], values: Mapping[bytes, Values]
-) -> list[int]:
+def _missing(keys: Sequence[list[bytes]], values: Mapping[bytes, Values]) -> list[int]:
     """Indexes of the pairs to compute: each unknown answer is in one of them."""
     covered = set(values)
     missing = []
@@ -190,7 +189,7 @@ def _missing(
 
 def _compute(
     scored: Iterator[tuple[list[int], Any]],
-    keys: Sequence[tuple[bytes, bytes]],
+    keys: Sequence[list[bytes]],
     cache: LogpCache,
     values: dict[bytes, Values],
 ) -> int:
@@ -203,7 +202,8 @@ def _compute(
     try:
         for indexes, scores in scored:
             parts = scores.token_logps.float().cpu().split(scores.lengths)
-            sides = [keys[index][side] for side in (0, 1) for index in indexes]
+            sides = [keys[index][0] for index in indexes]
+            sides += [key for index in indexes for key in keys[index][1:]]
             for key, part in zip(sides, parts, strict=True):
                 if key not in values and key not in fresh:
                     fresh[key] = part.numpy()
@@ -225,17 +225,18 @@ def _stored(cache: LogpCache, fresh: dict[bytes, Values]) -> dict[bytes, Values]
 
 
 def _sums(
-    answers: Sequence[tuple[Values, Values]],
+    answers: Sequence[Sequence[Values]],
     device: torch.device,
     ld_alpha: float | None,
 ) -> FixedLogps:
-    """Sums of the log-probs of (chosen, rejected), added up as the policy's are."""
+    """Sums of the log-probs of (chosen, rejected), added up as the policy's are; 0 of
+    what is not there."""
     sums: tuple[list[Tensor], list[Tensor]] = ([], [])
     for start in range(0, len(answers), PAIRS_AT_ONCE):
         part = answers[start : start + PAIRS_AT_ONCE]
         shared = [min(map(len, pair)) for pair in part]
         for side, total in enumerate(sums):
-            values = [pair[side] for pair in part]
+            values = [pair[side] if side < len(pair) else pair[0][:0] for pair in part]
             together = torch.from_numpy(np.concatenate(values)).to(device)
             rows = together.split([len(value) for value in values])
             total += [
@@ -246,10 +247,10 @@ def _sums(
     return FixedLogps(chosen, rejected)
 
 
-def _set_name(context_name: str, keys: Sequence[tuple[bytes, bytes]]) -> str:
+def _set_name(context_name: str, keys: Sequence[list[bytes]]) -> str:
     digest = hashlib.sha256(context_name.encode())
-    for chosen, rejected in keys:
-        digest.update(chosen + rejected)
+    for sides in keys:
+        digest.update(b"".join(sides))
     return f"sums-{digest.hexdigest()[:32]}.safetensors"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from training.dpo.checkpoint import named_step
 from training.dpo.config import load_config
 from training.dpo.distributed import is_main, run_lock
 from training.dpo.ending import common_ending, speak_for_main
@@ -31,7 +32,6 @@ def run_folder(run_dir: Path, stop: StopFlag) -> None:
     with run_lock(run_dir):
         status = StatusFile(run_dir, is_main())
         try:
-            status.phase("loading")
             stop.check()
             _run(run_dir, stop, status)
         except Exception as error:
@@ -85,6 +85,8 @@ def explained(error: Exception) -> Exception:
 def _run(run_dir: Path, stop: StopFlag, status: StatusFile) -> None:
     started = time.monotonic()
     config = load_config(run_dir / "config.json")
+    step = named_step(run_dir) or named_step(Path(config.resume_from or run_dir))
+    status.phase("loading", step=step)
     prepared = prepare(run_dir, config, stop, status)
     look_ahead(prepared, is_resumed=prepared.run.source is not None)
     stop.check()

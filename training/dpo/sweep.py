@@ -37,7 +37,7 @@ from training.dpo.guardrails import overfit_rise
 from training.dpo.lock import folder_lock
 from training.dpo.process import StopFlag
 from training.dpo.progress import Line, say
-from training.dpo.scored import HELD_OUT_SCORED
+from training.dpo.scored import HELD_OUT_SCORED, by_pair
 from training.dpo.status import read_status
 from training.dpo.sweep_options import (
     SweepOptions,
@@ -397,7 +397,8 @@ def _finished(
     summary = read_json_object(folder / "summary.json")
     if summary["held_out"] is None:
         return "all held-out pairs were dropped; its summary.json says why"
-    rows = [row for _, row in read_jsonl(folder / HELD_OUT_SCORED)]
+    # A loss of single answers scores a pair's two: as a pair it compares with others.
+    rows = by_pair([row for _, row in read_jsonl(folder / HELD_OUT_SCORED)])
     weights = {
         line: 1.0 if row.get("weight") is None else float(row["weight"])
         for line, row in read_jsonl(folder / HELD_OUT)

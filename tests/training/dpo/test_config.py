@@ -7,6 +7,7 @@ import pytest
 from training.dpo.config import (
     TrainingConfig,
     as_dict,
+    load_config,
     parse_config,
 )
 from training.dpo.elsewhere import LOSSES_ELSEWHERE, SAID_ELSEWHERE
@@ -104,6 +105,22 @@ def test_every_key_of_the_contract_is_known():
         ({"lora": {"target_modules": ["lm_head"]}}, "lm_head"),
         ({"lora": [8]}, '"lora" must be an object, not [8].'),
         ({"base_model": ""}, '"base_model" must be a text'),
+        ({"epochs": 1e300}, '"epochs" must be between 1e-38 and 1e+06, not 1e+300'),
+        ({"sft_epochs": 1e9}, '"sft_epochs" must be 0 or between 1e-38 and 1e+06'),
+        ({"epochs": 1e-320}, '"epochs" must be between 1e-38 and 1e+06, not 1e-320'),
+        ({"beta": 1e-320}, '"beta" must be between 1e-38 and 1e+38, not 1e-320'),
+        (
+            {"weight_decay": 1e300},
+            '"weight_decay" must be 0 or between 1e-38 and 1e+38',
+        ),
+        ({"warmup_ratio": 1e-320}, '"warmup_ratio" must be 0 or between 1e-38 and 1,'),
+        ({"lora": {"r": 10**24}}, '"lora.r" must be between 1 and 16384, not 1000'),
+        ({"max_length": 10**39}, '"max_length" must be between 2 and 1e+38'),
+        ({"loss": {"ipo": 1e39}}, '"loss.ipo" must be between 1e-38 and 1e+38'),
+        (
+            {"loss": "kto", "desirable_weight": 1e300},
+            '"desirable_weight" must be 0 or between 1e-38 and 1e+38, not 1e+300',
+        ),
         ({"max_length": 1}, '"max_length" must be a whole number of at least 2'),
     ],
 )
@@ -158,6 +175,26 @@ def test_every_loss_but_plain_training_has_a_usual_range_of_beta():
         low, high = facts.beta or (0, 1)
         assert 0 <= low < high
         assert bool(facts.beta_source) == (name != "sft")
+
+
+@pytest.mark.parametrize("seed", [0, 1 << 70])
+def test_a_seed_may_be_of_any_size(seed):
+    assert parse_config({"base_model": "m", "seed": seed}).seed == seed
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"base_model": "m", "beta": 0.1, "beta": 0.5}', "beta"),
+        ('{"base_model": "m", "lora": {"r": 8, "r": 8}}', "r"),
+    ],
+)
+def test_a_key_given_twice_is_named(text, key, tmp_path):
+    """Of two values one would be lost without a word."""
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(TrainerError) as raised:
+        load_config(tmp_path / "config.json")
+    assert str(raised.value) == f'config.json gives "{key}" twice; leave one.'
 
 
 def test_a_missing_base_model_is_named():

@@ -149,6 +149,8 @@ def test_what_cannot_train_is_dropped_and_counted(read):
         (chat("a", "b", "c") | {"chosen": [{"content": "b"}]}, '"role"'),
         (chat("a", "b", "c", weight=-1), '"weight" must be a number of at least 0'),
         (chat("a", "b", "c", weight="1"), '"weight" must be a number'),
+        (chat("a", "b", "c", weight=1e308), '"weight" must be 0 or between 1e-300 and'),
+        (chat("a", "b", "c", weight=5e-324), "and 1e+300, not 5e-324"),
         (chat("a", "b", "c", prompt_ids=[1]), '"chosen_ids" is missing'),
         (
             {"prompt_ids": [1], "chosen_ids": [9999], "rejected_ids": [2]},

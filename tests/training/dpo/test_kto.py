@@ -162,6 +162,31 @@ def test_a_weight_of_3_is_the_answer_three_times_where_nothing_is_shared(make_ru
     assert_same(one, stepped(make_run("thrice", thrice, **loss)))
 
 
+def test_where_nothing_reads_a_kl_no_stray_is_computed(make_run, monkeypatch):
+    """Of six answers and two held out six log-probs are taken; with strays, as KTO has
+    them, the figures are the same."""
+    config = {"loss": "apo_zero_unpaired", "epochs": 4, "batch_size": 4}
+    config |= {"learning_rate": 1e-2, "eval_steps": 2}
+    plain = make_run("plain", ANSWERS, ANSWERS[:2], **config)
+    train_here(plain)
+    monkeypatch.setattr("training.dpo.prepare.needs_kl", lambda objective: True)
+    strayed = make_run("strayed", ANSWERS, ANSWERS[:2], **config)
+    train_here(strayed)
+    computed, more = (
+        read_json(run / "summary.json")["reference"]["computed"]
+        for run in (plain, strayed)
+    )
+    assert computed == 6 < more
+    assert read_json(plain / "preflight.json")["tokens"]["shared"] == 0
+    for name in ("metrics.jsonl", "pairs_scored.jsonl", "held_out_scored.jsonl"):
+        one, other = read_rows(plain / name), read_rows(strayed / name)
+        assert len(one) == len(other)
+        for line, its in zip(one, other, strict=True):
+            line.pop("pairs_per_second", None)
+            for key in line.keys() - {"id", "phase"}:
+                assert its[key] == pytest.approx(line[key], rel=1e-5, abs=1e-5), key
+
+
 @pytest.fixture(scope="module")
 def kto_run(base_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kto") / "run"

@@ -239,6 +239,31 @@ def test_another_folder_resumes_from_an_earlier_attempts(make_run, uninterrupted
     assert_same_run(second, uninterrupted)
 
 
+@pytest.mark.parametrize("from_another_folder", [False, True])
+def test_a_resumed_run_never_says_that_it_is_at_step_0(
+    from_another_folder, make_run, monkeypatch
+):
+    """Loading takes minutes for a large model, and whoever looks would think that all
+    was lost."""
+    config = {"batch_size": 2, "epochs": 5, "save_steps": 4}
+    run, told = make_run(**config), []
+    with pytest.raises(Stopped):
+        run_folder(run, StopAfter(14))
+    stopped_at = read_json(run / "status.json")["step"]
+    if from_another_folder:
+        run = make_run("second", **config, resume_from=str(run))
+    write = StatusFile._write
+
+    def noted(status, durable):
+        told.append((status.values["phase"], status.values["step"]))
+        write(status, durable)
+
+    monkeypatch.setattr(StatusFile, "_write", noted)
+    train_here(run)
+    assert told[0] == ("loading", stopped_at) and stopped_at > 0
+    assert min(step for _, step in told) == stopped_at
+
+
 def test_a_finished_run_started_again_ends_the_same(uninterrupted, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(uninterrupted, copy)

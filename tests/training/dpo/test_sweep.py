@@ -219,6 +219,38 @@ def test_what_was_settled_decides_whether_references_are_the_same(tmp_path):
     assert "Not all trials have the same reference" in " ".join(report["says"])
 
 
+def test_pairs_trained_as_single_answers_compare_as_pairs(tmp_path):
+    """Two pairs: sigmoid's margins are 0.10, KTO's two rewards of each 0.08 and -0.07,
+    so 0.15 apart. Taken one by one they were half of that, and 4 rows beside 2."""
+    trials = []
+    for loss in ("sigmoid", "kto"):
+        folder, rows = tmp_path / f"loss={loss}", []
+        folder.mkdir()
+        for line in (1, 2):
+            row = {"id": str(line), "line": line, "right": 1.0, "loss": 0.4}
+            if loss == "sigmoid":
+                rows.append(row | {"margin": 0.1})
+                continue
+            for label, reward in ((True, 0.08), (False, -0.07)):
+                rows.append(row | {"label": label, "reward": reward, "margin": 0.07})
+        write_rows(folder / "held_out_scored.jsonl", rows)
+        write_rows(folder / "held_out.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+        write_rows(folder / "metrics.jsonl", [{"phase": "dpo"}])
+        told = {"held_out": {"end": {}}, "final": {}, "chosen": {}}
+        told |= {"steps": 1, "seconds": {}, "reference": {}}
+        write_rows(folder / "summary.json", [told])
+        prompts, config = {1: "a", 2: "b"}, {"base_model": "m"}
+        trials.append(_finished(folder, {"loss": loss}, config, prompts))
+    report = rank(trials)
+    assert report["ranked_by"] == "accuracy"
+    assert report["held_out"] == {"pairs": 2, "prompts": 2}
+    first, second = report["trials"]
+    assert (first["name"], second["name"]) == ("loss=kto", "loss=sigmoid")
+    assert first["log_odds"]["value"] == pytest.approx(1.5)
+    assert second["to_best"]["log_odds"]["value"] == pytest.approx(-0.5)
+    assert first["loss"]["value"] == pytest.approx(0.4)
+
+
 def test_equal_accuracies_are_ordered_by_log_odds():
     """Margins 0.5 at beta 0.1 are 5 nats, 0.9 at beta 0.3 are 3."""
     found = rank(

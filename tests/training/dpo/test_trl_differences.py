@@ -12,6 +12,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.trainer.utils import create_model_from_path
 
 from tests.training.dpo.families import build, build_adapter
@@ -24,7 +26,10 @@ from tests.training.dpo.trl_oracle import (
     logged,
     our_run,
     our_step,
+    trl_config,
     trl_dpo,
+    watched,
+    with_adapter,
 )
 from training.dpo.adapter import set_dropout
 from training.dpo.base import load_base
@@ -121,6 +126,68 @@ def test_without_an_end_of_text_token_texts_get_none(family, tmp_path):
             DPOConfig("unused", bf16=False, use_cpu=True),
             "train",
         )
+
+
+@pytest.mark.parametrize(
+    ("loss", "trainer_class", "config_class", "own"),
+    [
+        ("orpo", ORPOTrainer, ORPOConfig, {}),
+        ("simpo", CPOTrainer, CPOConfig, {"loss_type": "simpo", "cpo_alpha": 0.0}),
+    ],
+)
+def test_simpo_and_orpo_take_the_tokens_that_every_loss_takes(
+    loss, trainer_class, config_class, own, family, adapter_of, tmp_path, monkeypatch
+):
+    """TRL's older trainers end a rendered chat with one more end-of-text token, and cut
+    prompt from answer for each answer by itself: "wait" and "er" make a token that
+    "wait" and ", no" do not, so that there the rejected answer is one token shorter.
+    Given those ids, its figures are ours."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    base, adapter = family("qwen2"), adapter_of("qwen2")
+    end = AutoTokenizer.from_pretrained(base).eos_token_id
+    merged = {"prompt": "wait", "chosen": "er", "rejected": ", no"}
+    for place, row in enumerate([chat("Tea?", "I do", "no"), merged]):
+        config = {"loss": loss, "batch_size": 1}
+        trainer = watched(trainer_class)(
+            model=with_adapter(base, adapter),
+            args=trl_config(tmp_path / "trl", config_class, **config, trl=own),
+            train_dataset=Dataset.from_list([row]),
+            processing_class=AutoTokenizer.from_pretrained(base),
+        )
+        trainer.train()
+        (line,), (taken,) = logged(trainer), trainer.train_dataset
+        figures, told, of_theirs = {}, {}, {}
+        for side in ("chosen", "rejected"):
+            ids, asked = taken[f"{side}_input_ids"], taken[f"{side}_labels"].count(-100)
+            told[side] = (ids[:asked], ids[asked:])
+            names = ("prompt_ids", "chosen_ids", "rejected_ids")
+            of_theirs[side] = dict(zip(names, (*told[side], ids[asked:]), strict=True))
+        given = {"ours": row} | of_theirs
+        for name, rows in given.items():
+            folder = tmp_path / f"{place} {name}"
+            run = our_run(base, adapter, [rows], folder, **config, reference="none")
+            weights = trainer.passes[0].weights
+            figures[name] = our_step(run, [0], weights).figures.metrics()
+            if name == "ours":
+                (pair,) = run.data.pairs
+        for side in ("chosen", "rejected"):
+            for key in (f"logps/{side}", f"rewards/{side}"):
+                assert figures[side][key] == pytest.approx(line[key], rel=1e-5)
+        differ = ["rejected"] if row is merged else ["chosen", "rejected"]
+        for side, answer in zip(
+            told, (pair.chosen_ids, pair.rejected_ids), strict=True
+        ):
+            prompt, its = told[side]
+            theirs, key = line[f"logps/{side}"], f"logps/{side}"
+            if side not in differ:
+                assert (prompt, its) == (pair.prompt_ids, answer)
+                assert figures["ours"][key] == pytest.approx(theirs, rel=1e-5)
+                continue
+            if row is merged:
+                assert (prompt, its) == (pair.prompt_ids + answer[:1], answer[1:])
+            else:
+                assert (prompt, its) == (pair.prompt_ids, [*answer, end])
+            assert abs(figures["ours"][key] - theirs) > 1e-3
 
 
 def test_the_base_keeps_its_dtype_or_takes_the_one_it_is_given(base_model, tmp_path):

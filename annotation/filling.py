@@ -246,27 +246,29 @@ def _store(order: _Order, sampled: Pair) -> bool:
     quota = judgments_wanted(order.settings, order.prompt.messages, texts)
     system = {"system_prompt": order.system_prompt} if order.system_prompt else {}
     project, policy = order.project, order.policy
+    # Rendered before the transaction: whoever judges waits for SQLite's one writer.
+    answers = [
+        Completion(
+            prompt=order.prompt,
+            source=Completion.Source.SAMPLED,
+            text=answer.text,
+            html=render_markdown(answer.text),
+            policy=policy,
+            sampling=answer.sampling | system,
+            seed=answer.seed,
+            finish_reason=answer.finish_reason,
+            prompt_token_ids=answer.prompt_token_ids,
+            token_ids=answer.token_ids,
+            logprobs=answer.logprobs,
+        )
+        for answer in sampled
+    ]
     with transaction.atomic():
         if not _give_up(order):
             return False
         if not Channel.objects.filter(pk=project.channel_id, serving=policy).exists():
             return False
-        a, b = (
-            Completion.objects.create(
-                prompt=order.prompt,
-                source=Completion.Source.SAMPLED,
-                text=answer.text,
-                html=render_markdown(answer.text),
-                policy=policy,
-                sampling=answer.sampling | system,
-                seed=answer.seed,
-                finish_reason=answer.finish_reason,
-                prompt_token_ids=answer.prompt_token_ids,
-                token_ids=answer.token_ids,
-                logprobs=answer.logprobs,
-            )
-            for answer in sampled
-        )
+        a, b = Completion.objects.bulk_create(answers)
         comparison = Comparison.objects.create(
             project=project, prompt=order.prompt, a=a, b=b, policy=policy
         )

@@ -300,6 +300,21 @@ def test_a_comparison_keeps_everything_about_its_answers(project, model):
         assert "<strong>" in answer.html
 
 
+@pytest.mark.django_db(transaction=True)
+def test_answers_are_rendered_before_the_transaction(project, model, monkeypatch):
+    """A long answer takes a while; SQLite has one writer, and people judge meanwhile."""
+    fill_prompts(project, 3)
+    seen = []
+
+    def render(text):
+        seen.append(connection.in_atomic_block)
+        return text
+
+    monkeypatch.setattr(filling, "render_markdown", render)
+    assert fill_stock(project) == 3
+    assert seen == 6 * [False]
+
+
 def test_a_prompts_own_system_message_stays_the_only_one():
     own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Q"}]
     assert stock.with_system(own, "The project's.") == own

@@ -134,8 +134,8 @@ def main() -> None:
     only = tuple(part for part in args.only.split(",") if part)
     pages = [page for page in PAGES if not only or page.name.startswith(only)]
     args.out.mkdir(parents=True, exist_ok=True)
-    # Nobody listens to nudges here; without a broker each would wait to be refused.
-    os.environ["REDIS_URL"] = "memory://"
+    # Nobody listens to nudges here; a socket that is not there refuses them at once.
+    os.environ["REDIS_URL"] = "redis+socket:///nobody/listens"
     os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     _fill()
@@ -219,10 +219,9 @@ def _take(browser: Browser, url: str, page: Picture, look: Look, out: Path) -> N
         page.act(tab)
     tab.wait_for_timeout(600)  # charts are drawn, fonts are there
     tall = tab.evaluate("document.documentElement.scrollHeight")
-    shot = tab.screenshot(
-        full_page=True,
-        clip={"x": 0, "y": 0, "width": width, "height": min(tall, TALLEST)},
-    )
+    # What sticks to the window's end would else lie across the middle of the page.
+    tab.set_viewport_size({"width": width, "height": max(height, min(tall, TALLEST))})
+    shot = tab.screenshot()
     name = f"{page.name}-{size}-{theme}-{language}.webp"
     with Image.open(io.BytesIO(shot)) as image:
         image.convert("RGB").save(out / name, quality=QUALITY, method=6)

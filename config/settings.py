@@ -121,12 +121,16 @@ ALLOWED_HOSTS = [
     ),
     *LOOPBACK,
 ]
-# As browsers send them, or every form would be answered 403.
-CSRF_TRUSTED_ORIGINS = env.each(
-    "CSRF_TRUSTED_ORIGINS",
-    r"https?://[^\s/]+",
-    "http:// or https:// and a name, with nothing after it, such as https://tiebreak.example",
-)
+# As browsers send them, or every form would be answered 403: in lower case, and without
+# the port that the scheme has anyway.
+CSRF_TRUSTED_ORIGINS = [
+    re.sub(r"(?<=^http)(://.*):80$|(?<=^https)(://.*):443$", r"\1\2", origin.lower())
+    for origin in env.each(
+        "CSRF_TRUSTED_ORIGINS",
+        r"(?i)https?://[^\s/]+",
+        "http:// or https:// and a name, with nothing after it, such as https://tiebreak.example",
+    )
+]
 HTTPS = env.bool("HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 # Those who watch the site ask it past the proxy, by plain HTTP.

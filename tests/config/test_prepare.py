@@ -130,6 +130,11 @@ def test_a_setting_that_cannot_be_is_one_sentence(name, value, what):
         ("LANGUAGE_CODE", "zh-CN", "zh-hans"),
         ("LANGUAGE_CODE", "zh_Hans", "zh-hans"),
         ("CSRF_TRUSTED_ORIGINS", "https://*.a.example", ["https://*.a.example"]),
+        (
+            "CSRF_TRUSTED_ORIGINS",
+            "https://A.example:443,http://b:80,https://c:80",
+            ["https://a.example", "http://b", "https://c:80"],
+        ),
         ("VLLM_ARGS", "--x 'a b'", ["--x", "a b"]),
         ("VLLM_KV_CACHE_GIB", "0", 0),
     ],

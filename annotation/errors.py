@@ -3,6 +3,10 @@
 What status they become is stated here once: pages and API read `status`.
 """
 
+MOST_TOLD = 100
+"""Of what is wrong with a call. Nobody reads more, and the answer to 300,000 names that are
+not known, which fit into one body, took 1.6 GB."""
+
 
 class Refused(Exception):
     """A request understood and refused; nothing was changed."""

@@ -12,7 +12,7 @@ from django.db.models import TextChoices
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation.errors import SettingsError
+from annotation.errors import MOST_TOLD, SettingsError
 from annotation.models import Project
 from annotation.retelling import retold
 from annotation.validation import CHOICES as RULE_CHOICES
@@ -176,6 +176,8 @@ def _each(given: dict[Any, Any], check: Callable[[Any, Any], Any]) -> dict[Any, 
             result[name] = check(name, value)
         except SettingsError as error:
             wrong += error.errors
+        if len(wrong) >= MOST_TOLD:
+            break
     if wrong:
         raise SettingsError(*wrong[0], *wrong[1:])
     return result

@@ -95,10 +95,16 @@ class _Fields(forms.Form):
                 field = dotted
                 while field and field not in self.fields:
                     field = field.rpartition(".")[0]
-                if field:  # by the name that stands on the page
-                    message = message.replace(f"“{dotted}”", f"“{self[field].label}”")
+                if field:
+                    message = self._renamed(message, dotted, field)
                 self.add_error(field or None, message)
         return cleaned
+
+    def _renamed(self, message: str, dotted: str, field: str) -> str:
+        """With the name that stands on the page, and which of its lines it is."""
+        number = dotted.removeprefix(field).lstrip(".")
+        line = f" {int(number) + 1}" if number.isdecimal() else ""
+        return message.replace(f"“{dotted}”", f"“{self[field].label}{line}”")
 
     def is_left(self, name: str) -> bool:
         """Whether the field came back with the value that the page had shown."""
@@ -155,7 +161,8 @@ class SettingsForm(_Fields):
         try:
             return checked_guidelines(self.cleaned_data["guidelines"])
         except SettingsError as error:
-            raise forms.ValidationError(error.message) from None
+            message = self._renamed(error.message, error.field, error.field)
+            raise forms.ValidationError(message) from None
 
     def _groups(self) -> list[tuple[Any, Any, list[Setting]]]:
         return GROUPS

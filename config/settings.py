@@ -121,12 +121,16 @@ ALLOWED_HOSTS = [
     ),
     *LOOPBACK,
 ]
-# As browsers send them, or every form would be answered 403.
-CSRF_TRUSTED_ORIGINS = env.each(
-    "CSRF_TRUSTED_ORIGINS",
-    r"https?://[^\s/]+",
-    "http:// or https:// and a name, with nothing after it, such as https://tiebreak.example",
-)
+# As browsers send them, or every form would be answered 403: in lower case, and without
+# the port that the scheme has anyway.
+CSRF_TRUSTED_ORIGINS = [
+    re.sub(r"(?<=^http)(://.*):80$|(?<=^https)(://.*):443$", r"\1\2", origin.lower())
+    for origin in env.each(
+        "CSRF_TRUSTED_ORIGINS",
+        r"(?i)https?://[^\s/]+",
+        "http:// or https:// and a name, with nothing after it, such as https://tiebreak.example",
+    )
+]
 HTTPS = env.bool("HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 # Those who watch the site ask it past the proxy, by plain HTTP.
@@ -346,7 +350,9 @@ if len(str(REDIS_SOCKET)) > 100:
     _digest = hashlib.sha256(str(DATA_DIR).encode()).hexdigest()[:12]
     REDIS_SOCKET = Path(tempfile.gettempdir()) / f"tiebreak-{_digest}.sock"
 REDIS_URL = env.str("REDIS_URL", "")
-if REDIS_URL and not re.match(r"rediss?://[^/]|redis\+socket:///", REDIS_URL):
+# Sentinel would need more than an address.
+_BROKER = r"rediss?://([^/].*|(/\d*)?)|redis\+socket://[^/]*/.+"
+if REDIS_URL and not re.fullmatch(_BROKER, REDIS_URL):
     # Not told what it is: it may hold a password.
     raise refused("REDIS_URL", "Must be such as redis://host:6379/0.")
 CELERY_BROKER_URL = REDIS_URL or f"redis+socket://{REDIS_SOCKET}"
@@ -440,9 +446,13 @@ ROUND_ATTEMPTS = env.whole("ROUND_ATTEMPTS", 3, 1)
 
 # --- Language and time -----------------------------------------------------------------
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
-LANGUAGE_CODE = env.one_of(
-    "LANGUAGE_CODE", "en", dict(LANGUAGES), " or ".join(dict(LANGUAGES))
-)
+# One of each language, so that en-us, zh-CN and zh_Hans are those, too.
+_codes = {code.partition("-")[0]: code for code, _ in LANGUAGES}
+_given = env.str("LANGUAGE_CODE", "en")
+LANGUAGE_CODE = _codes.get(re.split("[-_]", _given.lower())[0], "")
+if not LANGUAGE_CODE:
+    must = f"Must be {' or '.join(_codes.values())}, not {_given!r}."
+    raise refused("LANGUAGE_CODE", must)
 LOCALE_PATHS = [BASE_DIR / "config" / "locale"]
 FORMAT_MODULE_PATH = ["config.formats"]
 USE_I18N = USE_TZ = True

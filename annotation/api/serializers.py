@@ -15,6 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotation.api.parsing import refuse_pieces
+from annotation.errors import MOST_TOLD
 
 
 class Instant(serializers.DateTimeField):
@@ -74,7 +75,7 @@ class Body(serializers.Serializer):
             return {}
         known = {"names": ", ".join(self.fields)}
         message = _("Unknown; known here: %(names)s.") % known
-        return dict.fromkeys(unknown, [message])
+        return dict.fromkeys(unknown[:MOST_TOLD], [message])
 
 
 def data_of(request: Request) -> Any:

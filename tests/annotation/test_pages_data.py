@@ -352,6 +352,22 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_typed_is_lost(
     assert "“Judgments for each pair” must be" in form.errors["quota"][0]
 
 
+def test_an_error_names_field_and_line_as_the_page_has_them(
+    client, project, settings_url
+):
+    """Two reasons too long were the same sentence twice; which of twenty, none said."""
+    long = "x" * 61
+    sent = filled_in(
+        project, ask_reasons=f"{long}\nshort\n{long}", guidelines="x" * 100_001
+    )
+    errors = client.post(settings_url, sent).context["form"].errors
+    assert errors["ask_reasons"] == [
+        "“Reasons to tick 1” must be text of at most 60 characters.",
+        "“Reasons to tick 3” must be text of at most 60 characters.",
+    ]
+    assert errors["guidelines"][0].startswith("“Guidelines” is 100001 characters")
+
+
 def test_a_turn_that_only_calls_a_tool_and_a_title_of_parts_are_told(client, project):
     """As pairs of other tools bring them: content null, and content in parts."""
     call = {"name": "weather", "arguments": '{"city": "北京"}'}

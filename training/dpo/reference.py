@@ -250,7 +250,8 @@ def _sums(
 def _set_name(context_name: str, keys: Sequence[list[bytes]]) -> str:
     digest = hashlib.sha256(context_name.encode())
     for sides in keys:
-        digest.update(b"".join(sides))
+        # Else pairs and the same pairs taken apart into single answers had one name.
+        digest.update(b"".join(sides) if len(sides) > 1 else sides[0] + b" alone")
     return f"sums-{digest.hexdigest()[:32]}.safetensors"
 
 

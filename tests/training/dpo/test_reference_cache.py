@@ -72,6 +72,23 @@ def test_what_does_not_touch_the_reference_hits(counted, changed):
     assert counted("second", **changed) == (0, 12)
 
 
+@pytest.mark.parametrize(
+    "losses", [("sigmoid", "apo_zero_unpaired"), ("apo_zero_unpaired", "sigmoid")]
+)
+def test_a_pairs_two_answers_taken_apart_are_not_the_pair(losses, make_run):
+    """A run given up before its first checkpoint, and begun anew in its folder with a loss
+    of the other kind: from one side it ended in an IndexError, from the other it trained
+    against wrong log-probs without a word."""
+    run = make_run("run", held_out=PAIRS[:2], **SHORT, loss=losses[0])
+    train_here(run)
+    shutil.rmtree(run / "checkpoints")
+    for folder in (run, make_run("fresh", held_out=PAIRS[:2], **SHORT)):
+        config = read_json(folder / "config.json") | {"loss": losses[1]}
+        (folder / "config.json").write_text(json.dumps(config))
+        train_here(folder)
+    assert_same_run(run, folder)
+
+
 def test_another_way_to_sum_tokens_hits(counted, tmp_path):
     """The reference is then asked for beside the base: the same 12 answers twice. Summed
     as the policy's, or a fresh adapter would not begin at a margin of 0, nor at a drift

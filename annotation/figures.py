@@ -155,6 +155,9 @@ def put_counts(project: Project, user: Any, known: Mapping[str, Any]) -> None:
         setattr(row, f"n_{name}", totals.get(name))
     rounds = known.get("rounds")
     row.n_new = rounds["next"]["pairs"] if rounds else None
+    # Counted one after the other: a pair that passed in between is in both.
+    if row.n_new is not None and row.n_sound is not None:
+        row.n_sound = max(row.n_sound, row.n_new)
 
 
 def is_small(project: Project) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from inference.errors import AdapterRefused
+from inference.errors import AdapterRefused, InferenceError
 from inference.faults import told
 from inference.vllm import VLLMClient
 
@@ -82,7 +82,7 @@ def check_canary(
                 )
                 % {"off": off, "tolerance": tolerance}
             )
-        here = client.prompt_logprobs(policy, prompt.token_ids)
+        here = _asked(client, policy, prompt.token_ids)
         if (off := _distance(here, prompt.logprobs)) > tolerance:
             raise AdapterRefused(
                 _(
@@ -99,6 +99,23 @@ def check_canary(
         raise AdapterRefused(
             _("It answers exactly like the base: its adapter has no effect.")
         )
+
+
+def _asked(client: VLLMClient, policy: str, token_ids: list[int]) -> list[float]:
+    """The policy's log-probs, just after the base gave its own for the same tokens: what
+    is refused for good now is the policy's fault, not the server's. Damaged weights come
+    to log-probs that are no numbers, which vLLM can't write."""
+    try:
+        return client.prompt_logprobs(policy, token_ids)
+    except InferenceError as error:
+        if not error.permanent:
+            raise
+        raise AdapterRefused(
+            _(
+                "The server can't answer with it (%(error)s); most often its weights are damaged."
+            )
+            % {"error": error}
+        ) from error
 
 
 def _distance(one: list[float], other: list[float]) -> float:

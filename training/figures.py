@@ -55,7 +55,7 @@ def funnel(project: Project) -> list[dict[str, Any]]:
     steps = queries.funnel(project)
     sound, new = steps[-1]["count"], new_pairs(project).count()
     taken = queries.step_of(
-        "trained", _("Taken by a round"), sound - new, {"not_yet": new}
+        "trained", _("Taken by a round"), max(0, sound - new), {"not_yet": new}
     )
     return [*steps, taken]
 

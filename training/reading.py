@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from annotation.retelling import retold
 from training.queries import Curves, Rows, is_number
@@ -224,9 +225,11 @@ def _held_out(rows: Rows, is_finished: bool, n_held_out: int | None) -> list[Rem
         )
     text = text % {"now": now, "before": before} + _reach(rows)
     if n_held_out is not None and n_held_out < FEW_HELD_OUT:
-        text += " " + _("With %(count)d such pairs that is a hint, not a measure.") % {
-            "count": n_held_out
-        }
+        text += " " + ngettext(
+            "With %(count)d such pair that is a hint, not a measure.",
+            "With %(count)d such pairs that is a hint, not a measure.",
+            n_held_out,
+        ) % {"count": n_held_out}
         return [Remark("", text)]
     if len(scored) > 1 and now < before - 5:
         return [

@@ -209,6 +209,8 @@ def _show(
         "flags": Lease.Flag.choices,
         "reasons": reasons or [],
         "done": done,
+        # Else the button to undo would stand beside a skip, which it doesn't take back.
+        "is_done_last": last is not None,
     }
     return _answer(request, context, status)
 

@@ -61,6 +61,7 @@ def _whole(project: Project, known: figures.Figures) -> dict:
     context: dict = {
         "serving": serving,
         "parts": [*readiness(servers), *([(serving.name, False, why)] if why else [])],
+        "cannot_serve": bool(why),
         "other_base": other_base(project, servers),
     }
     if known.is_pending:

@@ -7,6 +7,7 @@ nothing when there is nothing to do.
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def prepare() -> None:
     collect_static()
     # In either case the demo project below needs the base model to be here.
     call_command("fetch_model" if settings.MODEL else "build_starter_model")
+    # Redis starts after this: that a message finds nobody is no news, the beat makes up for it.
+    logging.getLogger("annotation.nudging").setLevel(logging.ERROR)
     call_command("setup_demo")
     # What the supervisor cannot know without Django.
     facts = {"redis_socket": str(settings.REDIS_SOCKET)}

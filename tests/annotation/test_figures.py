@@ -11,7 +11,7 @@ from annotation.agreement import Agreement
 from annotation.models import Judgment, ProjectFigures
 from annotation.shares import share
 from annotation.tasks import refresh_figures, refresh_wanted_figures
-from tests.factories import make_judgment, make_pair, make_project
+from tests.factories import make_judgment, make_pair, make_project, make_user
 
 pytestmark = pytest.mark.both_databases
 
@@ -291,3 +291,10 @@ def test_a_big_projects_pages_count_nothing(
             sql for sql in told if "LIMIT" not in sql and '"annotator_id" =' not in sql
         ]
         assert not unbounded
+
+
+def test_a_pair_that_passes_between_two_counts_is_in_both(db):
+    project = make_project()
+    known = {"totals": {"sound": 21}, "rounds": {"next": {"pairs": 22}}}
+    figures.put_counts(project, make_user(), known)
+    assert (project.n_sound, project.n_new) == (22, 22)

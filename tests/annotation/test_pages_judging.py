@@ -105,6 +105,17 @@ def test_a_flag_is_kept_with_its_words_and_the_next_pair_comes(
     assert following.a.text in html(response)
 
 
+def test_beside_a_skip_stands_what_undo_would_take_back(signed_in, project, lease):
+    make_comparison(project=project), make_comparison(project=project)
+    judged = signed_in.post(
+        reverse("judge", args=[lease.key]), {"verdict": "tie"}, headers=HTMX
+    )
+    assert "Saved: Tie" in html(judged) and "Last: Tie" not in html(judged)
+    ahead = Lease.objects.get(ended_at=None)
+    skipped = html(signed_in.post(reverse("skip", args=[ahead.key]), {}, headers=HTMX))
+    assert "Skipped" in skipped and "Last: Tie" in skipped
+
+
 def test_a_long_comment_is_the_whole_reason_of_a_skip(signed_in, lease):
     words = "x" * 450 + " and the end matters"
     signed_in.post(reverse("skip", args=[lease.key]), {"comment": words}, headers=HTMX)

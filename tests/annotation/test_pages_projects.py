@@ -49,7 +49,9 @@ def test_the_pair_on_ones_own_desk_counts_as_waiting(client, project, annotator)
 
 def test_home_tells_a_manager_what_is_missing_until_a_round(client, project, manager):
     client.force_login(manager)
-    assert "It has no prompts yet" in html(client.get(reverse("home")))
+    home = html(client.get(reverse("home")))
+    assert "It has no prompts yet" in home
+    assert f'href="{reverse("imports", args=[project.slug])}"' in home
     make_prompt(project=project)
     assert "Nothing has been judged yet" in html(client.get(reverse("home")))
     judgment = make_judgment(project=project, verdict="first")

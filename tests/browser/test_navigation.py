@@ -100,6 +100,17 @@ def test_the_compare_page_keeps_its_one_line_on_a_phone(browse, manager):
     expect(link(page, "Compare")).to_be_in_viewport()
 
 
+@pytest.mark.parametrize("name", ["annotator", "a-name-that-no-phone-has-room-for"])
+def test_a_long_name_leaves_the_menus_arrow_in_sight_on_a_phone(
+    browse, transactional_db, name
+):
+    page = browse(make_user(name, project=make_project(slug="k")), "/", size=NARROW)
+    cut = """(css) => { const box = document.querySelector(css);
+      return box.scrollWidth > box.clientWidth; }"""
+    assert not page.evaluate(cut, ".menu > summary")
+    assert page.evaluate(cut, ".menu > summary > span") == (name != "annotator")
+
+
 def test_a_reviewers_groups_are_all_in_sight_on_a_phone(browse, manager):
     project = Project.objects.get()
     for _number in range(3):

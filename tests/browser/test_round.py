@@ -66,6 +66,24 @@ def test_the_axis_of_a_single_step_reads_1(browse, manager, running):
     assert [label for label in page.evaluate(labels) if label] == ["1"]
 
 
+def test_the_two_small_charts_begin_at_one_height(browse, manager, running):
+    page = browse(manager, f"/rounds/{running.pk}/")
+    tops = "[...document.querySelectorAll('.grid .canvas')].map((c) => c.offsetTop)"
+    wait_until(page, f"{POINTS} === 12")
+    accuracy, loss = page.evaluate(tops)
+    assert accuracy == loss
+
+
+def test_nothing_moves_when_the_button_to_cancel_goes(browse, manager, running):
+    page = browse(manager, f"/rounds/{running.pk}/")
+    height = "document.querySelector('.page-head').offsetHeight"
+    expect(page.get_by_text("Cancel the round …")).to_be_visible()
+    with_button = page.evaluate(height)
+    TrainingRound.objects.update(cancel_requested=True)
+    expect(page.get_by_text("Stopping …")).to_be_visible()
+    assert page.evaluate(height) == with_button
+
+
 LABELS_THAT_TOUCH = """() => Object.values(charts).flatMap((chart) => {
   const x = chart.scales.x;
   chart.ctx.font = x._resolveTickFontOptions(0).string;

@@ -1,12 +1,16 @@
 """What happens between installing and starting."""
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from annotation import nudging
+from annotation.tasks import fill_stock
 from config.ops import prepare
 from config.ops.checks import ROOT
 
@@ -43,6 +47,26 @@ def test_collected_files_that_vanished_are_collected_again(source, settings):
     settings.STATIC_ROOT.rmdir()
     prepare.collect_static()
     assert (settings.STATIC_ROOT / "one.css").exists()
+
+
+def test_the_first_start_does_not_warn_that_redis_is_not_there_yet(
+    source, settings, monkeypatch, caplog
+):
+    def command(name, **options):
+        if name == "setup_demo":
+            assert not nudging.send(fill_stock, 1)
+
+    nobody = Mock(side_effect=ConnectionError("No such file or directory: redis.sock"))
+    monkeypatch.setattr(nudging, "_producers", nobody)
+    monkeypatch.setattr(nudging, "_quiet_until", 0.0)
+    monkeypatch.setattr(prepare, "call_command", command)
+    monkeypatch.setattr(prepare, "collect_static", lambda: None)
+    (settings.DATA_DIR / "run").mkdir(exist_ok=True)
+    try:
+        prepare.prepare()
+    finally:
+        nudging.logger.setLevel(logging.NOTSET)
+    assert nobody.called and not caplog.messages
 
 
 def test_a_database_that_does_not_answer_is_one_sentence():

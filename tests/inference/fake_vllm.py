@@ -1,8 +1,8 @@
 """Stub servers that remember adapters as vLLM does, for promotion on several replicas.
 
 What a policy answers is taken from the canary in the folder it was loaded from; the
-base answers with the canary's base log-probs. `refuse_loading`, `ignore_adapters` and
-`shifted` are faults. The real vLLM is in test_real_vllm.py.
+base answers with the canary's base log-probs. `refuse_loading`, `ignore_adapters`,
+`numberless` and `shifted` are faults. The real vLLM is in test_real_vllm.py.
 """
 
 import json
@@ -21,6 +21,8 @@ class FakeVLLM:
         self.base = base
         self.adapters = {}
         self.refuse_loading = self.ignore_adapters = False
+        self.numberless = False
+        """Adapters come to log-probs that are no numbers."""
         self.shifted = 0.0
         """Added to every log-prob of an adapter."""
         self.before_loading = lambda: None
@@ -69,6 +71,9 @@ class FakeVLLM:
             return refusal
         ids = body["prompt"]
         is_base = body["model"] == self.base.name or self.ignore_adapters
+        if self.numberless and not is_base:
+            words = "Out of range float values are not JSON compliant"
+            return 400, {"error": {"message": words}}
         canary = CANARY
         if body["model"] in self.adapters:
             folder = Path(self.adapters[body["model"]])

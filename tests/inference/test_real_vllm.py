@@ -189,6 +189,22 @@ def test_an_adapter_without_effect_is_refused(vllm, tiny_model, runs, tmp_path):
         deploy_policy(policy)
 
 
+def test_an_adapter_whose_answers_are_no_numbers_is_refused(vllm, runs, tmp_path):
+    """Its weights are finite, but what they make of an answer is not."""
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(runs / "1" / "adapter", tmp_path / "adapter")
+    shutil.copy(runs / "1" / "canary.json", tmp_path)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({k: np.full_like(v, 1e38) for k, v in load_file(file).items()}, file)
+    channel = create_channel("demo")
+    policy = register_policy(channel, channel.serving, tmp_path / "adapter")
+    with pytest.raises(AdapterRefused, match="its weights are damaged"):
+        deploy_policy(policy)
+    assert policy.name not in loaded(vllm)
+
+
 def test_no_pair_fails_while_policies_are_promoted_and_rolled_back(vllm, runs):
     channel = create_channel("demo")
     base = channel.serving

@@ -61,6 +61,16 @@ def test_a_serving_policy_that_fails_its_canary_is_left_out_and_blocks_nobody(
     assert fake.adapters.keys() == {served.name}
 
 
+def test_a_serving_policy_of_damaged_weights_is_left_out_and_blocks_nobody(
+    look, fake, served
+):
+    fake.numberless = True
+    row = look()
+    assert (row.state, row.refused.keys()) == ("ready", {served.name})
+    assert "its weights are damaged" in row.refused[served.name]
+    assert not fake.adapters
+
+
 def test_a_serving_policy_whose_files_are_gone_comes_back_with_them(look, fake, served):
     folder = served.adapter_path
     folder.rename(folder.with_name("elsewhere"))

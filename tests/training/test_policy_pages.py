@@ -5,7 +5,14 @@ from django.urls import reverse
 
 from inference.errors import InferenceError
 from inference.models import Channel
-from tests.factories import make_policy, make_prompt, make_server, make_user
+from tests.factories import (
+    make_comparison,
+    make_judgment,
+    make_policy,
+    make_prompt,
+    make_server,
+    make_user,
+)
 from tests.training.conftest import make_pairs
 from training import promotion
 from training.rounds import start_round
@@ -116,3 +123,21 @@ def test_only_a_manager_deploys(client, project, name):
 def test_a_name_that_no_policy_can_have_is_404(client, project, manager):
     client.force_login(manager)
     assert client.post("/policies/a%00b/deploy/").status_code == 404
+
+
+def test_the_overview_leads_whoever_waits_in_vain_to_the_policy_that_cannot_load(
+    as_manager, project
+):
+    annotator = make_user("alice", project=project)
+    make_judgment(comparison=make_comparison(project=project), annotator=annotator)
+    policy = make_policy(project=project)
+    Channel.objects.filter(pk=project.channel_id).update(serving=policy)
+    server = make_server(base=project.base)
+    overview = reverse("project", args=[project.slug])
+    more, cannot = "Keep more ready", "serving policy can’t be loaded"
+    page = as_manager.get(overview).content.decode()
+    assert more in page and cannot not in page
+    server.refused = {policy.name: "Its files are gone: adapter_config.json"}
+    server.save()
+    page = as_manager.get(overview).content.decode()
+    assert cannot in page and more not in page

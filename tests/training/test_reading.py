@@ -146,6 +146,7 @@ def test_held_out_pairs_are_read_against_the_start():
     fresh = words(rows(0.0, 0.8, margin=0.0), n_held_out=40)
     assert has(fresh, "good", "80 %") and not has(fresh, "good", "start")
     assert has(words(rows(0.5, 0.8), n_held_out=4), "", "4 such pairs")
+    assert has(words(rows(0.5, 0.8), n_held_out=1), "", "1 such pair that")
     assert has(words(with_rewards(0.8, -1.0)), "", "No pairs are held out")
 
 

@@ -106,6 +106,13 @@ def test_the_list_offers_the_start_with_the_number_of_pairs(as_manager, project)
     assert "Start the round" in page
 
 
+def test_few_pairs_are_warned_of_where_there_are_any(as_manager, project):
+    url = reverse("rounds", args=[project.slug])
+    assert "few: expect small gains" not in as_manager.get(url).content.decode()
+    make_pairs(project, 1)
+    assert "few: expect small gains" in as_manager.get(url).content.decode()
+
+
 def test_a_reviewer_reads_the_list_but_is_offered_no_start(as_reviewer, project):
     response = as_reviewer.get(rounds_url(project))
     assert response.status_code == 200
@@ -339,6 +346,15 @@ def test_a_page_of_a_finished_round_names_its_policy_and_hardest_pairs(
     assert page.index("0.500") < page.index("1.500") < page.index("2.500")
     assert str(pairs[0].prompt) in page
     assert "eval_rewards/accuracies" in page
+
+
+def test_each_setting_stands_once_and_as_the_trainer_takes_it(as_reviewer, running):
+    running.config = {"batch_size": 1, "loss": {"sigmoid": 1.0, "sft": 1.0}}
+    running.summary = {"chosen": {"batch_size": {"value": 1, "why": "given"}}}
+    running.save()
+    page = html.unescape(as_reviewer.get(f"/rounds/{running.pk}/").content.decode())
+    assert page.count('<dt class="mono">batch_size</dt>') == 1
+    assert '<dd class="mono">{"sigmoid": 1.0, "sft": 1.0}</dd>' in page
 
 
 def test_untrusted_text_is_escaped(as_manager, project, manager):

@@ -1,5 +1,6 @@
 """Words and figures of rounds and policies for templates."""
 
+import json
 from typing import Any
 
 from django import template
@@ -184,6 +185,12 @@ def duration(seconds: float | None) -> str:
 def figure(value: Any) -> str:
     """A metric with four significant digits; a dash where there is none."""
     return f"{value:.4g}" if is_number(value) else "–"
+
+
+@register.filter
+def as_given(value: Any) -> str:
+    """A setting of the trainer as config.json and the API take it; a text as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @register.filter

@@ -149,7 +149,8 @@ def _ways(project: Project, form: RoundForm | None) -> list[dict[str, Any]]:
                 "label": label,
                 "text": text,
                 "count": count,
-                "is_few": count < FEW_PAIRS,
+                # What has nothing to train on is not started at all.
+                "is_few": 0 < count < FEW_PAIRS,
                 "is_checked": name == usual,
             }
         )

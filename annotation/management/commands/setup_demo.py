@@ -57,14 +57,14 @@ GUIDELINES = """\
 **Pick the answer you would rather get.** Read the question, then both answers to the end.
 
 - The better answer is about the question, correct, and easy to read.
-- Take **equally good** only if you would really not mind which one you got, and
+- Take **tie** only if you would really not mind which one you got, and
   **both bad** if you would give neither to anybody.
 - Skip what you cannot judge. You can undo until a training round has used a judgment.
 
 **选出您更愿意得到的回答。** 先读问题，再把两个回答都读完。
 
 - 更好的回答切题、正确、易读。
-- 只有确实觉得两个都可以时才选**一样好**；两个都不愿给别人看时选**都不好**。
+- 只有确实觉得两个都可以时才选**平局**；两个都不愿给别人看时选**都不好**。
 - 无法判断的请跳过。在某一轮训练用到您的判断之前，都可以撤销。
 """
 

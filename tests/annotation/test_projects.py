@@ -57,6 +57,7 @@ def test_a_project_on_the_starter_begins_with_what_was_measured_on_it(
     mine = of(create_project("A", make_user(), settings={"sampling": {"top_p": 0.9}}))
     assert (mine.sampling["temperature"], mine.sampling["top_p"]) == (0.8, 0.9)
     assert mine.round == {"preset": "cumulative", "config": {"loss": loss}}
+    assert mine.rules["chosen_width"] == {"on": True, "min_columns": 20}
     asked = {"sampling": {"temperature": 1.2}, "round": {"config": {"beta": 0.3}}}
     other = of(create_project("B", make_user(), settings=asked))
     assert other.sampling["temperature"] == 1.2

@@ -336,12 +336,12 @@ def test_signing_in_with_a_wrong_password_says_so(client, db):
 def test_the_navigation_shows_what_the_role_may_open(
     client, project, annotator, manager
 ):
-    prompts = reverse("prompts", args=[project.slug])
+    pairs = reverse("pairs", args=[project.slug])
     url = reverse("project", args=[project.slug])
     client.force_login(annotator)
-    assert f'href="{prompts}"' not in html(client.get(url))
+    assert f'href="{pairs}"' not in html(client.get(url))
     client.force_login(manager)
-    assert f'href="{prompts}"' in html(client.get(url))
+    assert f'href="{pairs}"' in html(client.get(url))
 
 
 def test_a_fault_of_ours_is_a_calm_page_without_a_traceback(client, db, monkeypatch):

@@ -1,11 +1,17 @@
-"""Mends the LoRA operators of vLLM 0.32's CPU build, in vLLM's own processes.
+"""Mends the LoRA operators and the cache of vLLM 0.32's CPU build, in vLLM's own processes.
 
-They have one fault and one cost. A batch may mix requests of the base and of adapters: rows
+The operators have one fault and one cost. A batch may mix requests of the base and of adapters: rows
 of the base carry adapter index -1, which the operators use as an index, so the base answers
 with the adapter in the last slot (vllm pull requests 48421 and 49656, both open). And they
 copy an adapter's matrix once for each row, to multiply it with that row alone. Here the rows
-of one adapter are one product, in place, and rows of the base none. test_real_vllm.py
-fails without the former; delete what vLLM no longer needs. GPUs have kernels of their own.
+of one adapter are one product, in place, and rows of the base none.
+
+What is no number stays in the cache of keys and values after its request has ended, and
+attention reads a block of it whole, times zero beyond a request's end, which is no number
+again: one damaged adapter, and the base answers nothing any more. So none gets in.
+
+test_real_vllm.py fails without either; delete what vLLM no longer needs. GPUs have kernels
+of their own.
 """
 
 import importlib.abc
@@ -16,15 +22,17 @@ from types import ModuleType
 from typing import Any
 
 OPERATORS = "vllm.lora.ops.torch_ops.lora_ops"
+CACHE = "vllm._custom_ops"
 
 
 class Mending(importlib.abc.MetaPathFinder):
-    """Put first in sys.meta_path, it mends OPERATORS as soon as they are imported."""
+    """Put first in sys.meta_path, it mends the modules as soon as they are imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: object = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != OPERATORS:
+        mend = {OPERATORS: _mend_operators, CACHE: _mend_cache}.get(fullname)
+        if mend is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is None or spec.loader is None:
@@ -33,11 +41,24 @@ class Mending(importlib.abc.MetaPathFinder):
 
         def execute_and_mend(module: ModuleType) -> None:
             execute(module)
-            for operator in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
-                setattr(module, operator.__name__, operator)
+            mend(module)
 
         spec.loader.exec_module = execute_and_mend  # type: ignore[method-assign]
         return spec
+
+
+def _mend_operators(module: ModuleType) -> None:
+    for operator in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
+        setattr(module, operator.__name__, operator)
+
+
+def _mend_cache(module: ModuleType) -> None:
+    write = module.cpu_attn_reshape_and_cache
+
+    def write_numbers(key: Any, value: Any, *args: Any, **options: Any) -> None:
+        write(key.nan_to_num_(), value.nan_to_num_(), *args, **options)
+
+    module.cpu_attn_reshape_and_cache = write_numbers  # type: ignore[attr-defined]
 
 
 def bgmv_shrink(

@@ -136,7 +136,10 @@ class VLLMServer:
             assert self.process.poll() is None, self.log.read_text()[-4000:]
             return all(ok for _part, ok, _detail in readiness())
 
-        wait_for(f"vLLM to be ready; {self.log.read_text()[-2000:]}", ready, seconds)
+        try:
+            wait_for("vLLM to be ready", ready, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.log.read_text()[-2000:]}") from None
 
     def family(self) -> list[psutil.Process]:
         """run_vllm and every process below it."""

@@ -190,7 +190,8 @@ def test_an_adapter_without_effect_is_refused(vllm, tiny_model, runs, tmp_path):
 
 
 def test_an_adapter_whose_answers_are_no_numbers_is_refused(vllm, runs, tmp_path):
-    """Its weights are finite, but what they make of an answer is not."""
+    """Its weights are finite, but what they make of an answer is not: vLLM's cache keeps
+    that, and the base and every policy would answer with it."""
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
@@ -200,9 +201,13 @@ def test_an_adapter_whose_answers_are_no_numbers_is_refused(vllm, runs, tmp_path
     save_file({k: np.full_like(v, 1e38) for k, v in load_file(file).items()}, file)
     channel = create_channel("demo")
     policy = register_policy(channel, channel.serving, tmp_path / "adapter")
+    ids = list(range(5, 25))
+    before = client_of(vllm.url).prompt_logprobs(channel.serving.name, ids)
     with pytest.raises(AdapterRefused, match="its weights are damaged"):
         deploy_policy(policy)
     assert policy.name not in loaded(vllm)
+    after = client_of(vllm.url).prompt_logprobs(channel.serving.name, ids)
+    assert after == pytest.approx(before, abs=1e-4)
 
 
 def test_no_pair_fails_while_policies_are_promoted_and_rolled_back(vllm, runs):

@@ -310,7 +310,7 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_nothing(vllm):
     assert vllm.sockets()
     client = client_of(vllm.url)
     with ThreadPoolExecutor(1) as pool:
-        long = {"temperature": 1.0, "max_tokens": 800, "ignore_eos": True}
+        long = {"temperature": 1.0, "max_tokens": 300, "ignore_eos": True}
         before = client.metrics()["prompt_tokens_total"]
         answer = pool.submit(client.chat, base.name, CHAT, 32, 1, long)
         wait_for(
@@ -321,7 +321,7 @@ def test_stopped_on_demand_it_finishes_its_answers_and_leaves_nothing(vllm):
         set_wanted("stopped", "a round needs the memory")
         wait_until("stopped", 90)
         lengths = [len(choice.token_ids) for choice in answer.result().choices]
-    assert lengths == [800] * 32
+    assert lengths == [300] * 32
     wait_for("run_vllm to be left alone", lambda: alive(family) == family[:1], 10)
     assert not vllm.sockets()
     replica = Replica.objects.get()

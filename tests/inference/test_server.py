@@ -71,7 +71,7 @@ def test_how_a_server_elsewhere_is_started_is_shown(base, settings, capsys):
     call_command("run_vllm", "--show")
     allow, *command = shlex.split(capsys.readouterr().out)
     assert allow == "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
-    assert command == vllm_command(base, 8001)
+    assert command == vllm_command(base, settings.VLLM_PORT)
     assert command[-2:] == ["--host", "0.0.0.0"]
     assert "a secret" not in command
     assert not Replica.objects.exists()  # nothing was started

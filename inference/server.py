@@ -4,6 +4,7 @@ Decides nothing: when it runs is supervisor.py's, what is loaded is tending.py's
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -21,9 +22,12 @@ from django.utils.translation import gettext as _
 from inference.adapters import lora_modules
 from inference.base import base_config, weight_files
 from inference.errors import InferenceError
+from inference.faults import told
 from inference.models import Policy
 from inference.replicas import has_cpu_build
 from inference.vllm_process import PARENT
+
+logger = logging.getLogger(__name__)
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
@@ -170,8 +174,10 @@ class Server:
         the disk has no room for the copy: an empty log frees some.
         """
         if self.log.stat().st_size > LOG_KEPT:
-            with contextlib.suppress(OSError):
+            try:
                 shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+            except OSError as error:
+                logger.warning("vllm-server.log begins anew, unkept: %s", told(error))
             os.truncate(self.log, 0)
             self._log_start = 0
 

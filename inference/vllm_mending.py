@@ -1,10 +1,10 @@
 """Mends the LoRA operators and the cache of vLLM 0.32's CPU build, in vLLM's own processes.
 
-The operators have one fault and one cost. A batch may mix requests of the base and of adapters: rows
-of the base carry adapter index -1, which the operators use as an index, so the base answers
-with the adapter in the last slot (vllm pull requests 48421 and 49656, both open). And they
-copy an adapter's matrix once for each row, to multiply it with that row alone. Here the rows
-of one adapter are one product, in place, and rows of the base none.
+The operators have one fault and one cost. A batch may mix requests of the base and of
+adapters: rows of the base carry adapter index -1, which the operators use as an index, so
+the base answers with the adapter in the last slot (vllm pull requests 48421 and 49656, both
+open). And they copy an adapter's matrix once for each row, to multiply it with that row
+alone. Here the rows of one adapter are one product, in place, and rows of the base none.
 
 What is no number stays in the cache of keys and values after its request has ended, and
 attention reads a block of it whole, times zero beyond a request's end, which is no number

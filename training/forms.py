@@ -33,7 +33,7 @@ class RoundForm(forms.Form):
     """Empty fields leave the choice to the project, the preset or the trainer."""
 
     preset = forms.ChoiceField(
-        label=_("Way"), choices=[(name, name) for name in PRESETS], required=False
+        label=_("Preset"), choices=[(name, name) for name in PRESETS], required=False
     )
     start = forms.ChoiceField(
         label=_("Start from"),

@@ -31,12 +31,12 @@ from annotation.batches import in_batches
 from annotation.clocks import not_lately
 from annotation.dataset_folder import holds_no_new_pair, holds_no_prompt
 from annotation.errors import ImportRefused, ImportState
+from annotation.files import compared, tables
 from annotation.files import messages as chats
-from annotation.files import tables
-from annotation.files.faults import BadRow, Row, shown
-from annotation.files.pair_reading import is_pair
+from annotation.files.faults import BadRow, Placed, Row, shown
+from annotation.files.pair_reading import is_pair, told_apart
 from annotation.files.pair_rows import Labelled, PairRow
-from annotation.files.parts import Placed, Reading
+from annotation.files.parts import Reading
 from annotation.models import ImportFault, ImportJob, Project
 from annotation.nudging import send
 
@@ -61,6 +61,7 @@ FIELDS = {
     "pairs": (
         *("prompt", "chosen", "rejected", "system", "weight"),
         *("completion", "label"),
+        *(*compared.OURS, compared.WINNER),
     ),
 }
 """What a column can be said to be."""
@@ -73,6 +74,9 @@ FIELD_LABELS = {
     "weight": gettext_lazy("Weight"),
     "completion": gettext_lazy("Answer (KTO)"),
     "label": gettext_lazy("Label (KTO)"),
+    "answer_a": gettext_lazy("First answer"),
+    "answer_b": gettext_lazy("Second answer"),
+    "winner": gettext_lazy("Which answer is better"),
 }
 
 
@@ -166,7 +170,7 @@ class Preview:
     kind_found: str = "prompts"
     columns: list[str] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
-    items: list[tuple[importing.Place, Any]] = field(default_factory=list)
+    items: list[importing.Item] = field(default_factory=list)
     """The first ones: place and Messages, PairRow, Labelled or BadRow."""
     n_good: int = 0
     n_bad: int = 0
@@ -179,7 +183,7 @@ def preview(job: ImportJob, kind: str = "", mapping: dict | None = None) -> Prev
     mapping = job.mapping if mapping is None else mapping
     # Without `needs`: a CSV without our columns is what a mapping is for.
     reading, rows, is_all = _reading(job, kind), [], True
-    for placed in reading:
+    for placed in importing.opened(reading):
         if len(rows) == PREVIEW_ROWS or rows and reading.unpacked > PREVIEW_BYTES:
             is_all = False
             break
@@ -192,21 +196,35 @@ def preview(job: ImportJob, kind: str = "", mapping: dict | None = None) -> Prev
                 for name in row
                 if name not in found.columns and name == shown(name)
             ]
-            if is_pair(row):
+            if is_pair(row) or compared.is_compared(row):
                 found.kind_found = "pairs"
     del found.columns[100:]
     kind = kind or found.kind_found
-    items = list(importing.items_of(kind, _mapped(rows, mapping)))
-    for _place, item in items:
-        format = getattr(item, "format", "")
-        if format and format not in found.formats:
-            found.formats.append(format)
+    mapped = list(_mapped(rows, mapping))
+    items = list(importing.items_of(kind, mapped))
+    found.formats = _formats(mapped, items)
     found.n_bad = sum(isinstance(item, BadRow) for _place, item in items)
     found.n_good = len(items) - found.n_bad
     bad = [one for one in items if isinstance(one[1], BadRow)]
     good = [one for one in items if not isinstance(one[1], BadRow)]
     found.items = (good[: max(SHOWN_ROWS - len(bad), 4)] + bad)[:SHOWN_ROWS]
     return found
+
+
+def _formats(rows: list[Placed], items: list[importing.Item]) -> list[str]:
+    """What their rows are, each once: two answers and a winner, or a format of pairs."""
+    compares = {
+        place
+        for place, row in rows
+        if not isinstance(row, BadRow) and not told_apart(row)
+        if compared.is_compared(row)
+    }
+    formats = (
+        "compared" if place in compares else item.format
+        for place, item in items
+        if isinstance(item, PairRow | Labelled)
+    )
+    return list(dict.fromkeys(formats))
 
 
 def _reading(job: ImportJob, kind: str = "") -> Reading:
@@ -352,7 +370,8 @@ def _fail(job: ImportJob, reason: str) -> None:
 
 def _take_in(job: ImportJob) -> None:
     reading = _reading(job)
-    items = importing.items_of(job.kind, _mapped(reading, job.mapping))
+    rows = _mapped(importing.opened(reading), job.mapping)
+    items = importing.items_of(job.kind, rows)
     _skip(job, items)
     for batch in in_batches(items, importing.batch_size(job.kind)):
         _store(job, batch, reading.share)

@@ -14,10 +14,10 @@ from django.utils.translation import gettext as _
 
 from annotation.batches import in_batches
 from annotation.errors import ImportRefused
-from annotation.files import pair_reading, tables
-from annotation.files.faults import BadRow, Row
+from annotation.files import compared, pair_reading, tables
+from annotation.files.faults import BadRow, Place, Placed, Row
 from annotation.files.lines import Damaged, Lines, Unpacked, buffered
-from annotation.files.pair_rows import Labelled
+from annotation.files.pair_rows import Labelled, PairRow
 from annotation.files.pairing import Pairing
 from annotation.files.prompt_rows import prompt_of
 from annotation.models import Project
@@ -32,9 +32,8 @@ MAX_PROMPT_LINE = 1024 * 1024
 MAX_PAIR_LINE = tables.MAX_CELL
 
 Kind = Literal["prompts", "pairs"]
-Place = tuple[str, int]
 Item = tuple[Place, Any]
-"""Where it is (part of an archive, line) and the Messages, PairRow, Labelled or BadRow there."""
+"""Where it is and the Messages, PairRow, Labelled or BadRow there."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def _import(
     needs = "prompt" if kind == "prompts" else ""
     rows = ((("", n), row) for n, row in tables.text_rows(lines, format, needs))
     report = ImportReport()
-    for batch in in_batches(items_of(kind, rows), batch_size(kind)):
+    items = items_of(kind, opened(rows))
+    for batch in in_batches(items, batch_size(kind)):
         good = []
         for (_part, line), item in batch:
             if not isinstance(item, BadRow):
@@ -119,12 +119,22 @@ def batch_size(kind: str) -> int:
 
 
 # --- Rows as prompts or pairs ------------------------------------------------------------
-def items_of(kind: str, rows: Iterable[tuple[Place, Row | BadRow]]) -> Iterator[Item]:
-    """What each row means, the same each time; two labelled answers may be one pair."""
+def opened(rows: Iterable[Placed]) -> Iterator[Placed]:
+    """Other tools' records as the flat rows in them; what a mapping then names."""
+    for place, row in rows:
+        if isinstance(row, BadRow):
+            yield place, row
+        else:
+            yield from ((place, flat) for flat in compared.opened(row))
+
+
+def items_of(kind: str, rows: Iterable[Placed]) -> Iterator[Item]:
+    """What each row means, the same each time; two labelled answers may be one pair, and
+    a tie is two of them."""
     return _prompt_items(rows) if kind == "prompts" else _pair_items(rows)
 
 
-def _prompt_items(rows: Iterable[tuple[Place, Row | BadRow]]) -> Iterator[Item]:
+def _prompt_items(rows: Iterable[Placed]) -> Iterator[Item]:
     for place, row in rows:
         try:
             yield place, row if isinstance(row, BadRow) else prompt_of(row)
@@ -132,16 +142,24 @@ def _prompt_items(rows: Iterable[tuple[Place, Row | BadRow]]) -> Iterator[Item]:
             yield place, bad
 
 
-def _pair_items(rows: Iterable[tuple[Place, Row | BadRow]]) -> Iterator[Item]:
+def _pair_items(rows: Iterable[Placed]) -> Iterator[Item]:
     pairing = Pairing()
     for place, row in rows:
-        try:
-            item = row if isinstance(row, BadRow) else pair_reading.read(row)
-        except BadRow as bad:
-            item = bad
-        if isinstance(item, Labelled):
-            # What waits too long for its partner, or has none, is given back alone.
-            yield from pairing.put(place, item)
-        else:
-            yield place, item
+        for item in _read(row):
+            if isinstance(item, Labelled):
+                # What waits too long for its partner, or has none, is given back alone.
+                yield from pairing.put(place, item)
+            else:
+                yield place, item
     yield from pairing.leave()
+
+
+def _read(row: Row | BadRow) -> list[PairRow | Labelled | BadRow]:
+    try:
+        if isinstance(row, BadRow):
+            return [row]
+        is_pair = pair_reading.told_apart(row)
+        rows = [row] if is_pair else compared.settled(row)
+        return [pair_reading.read(one) for one in rows]
+    except BadRow as bad:
+        return [bad]

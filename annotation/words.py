@@ -33,6 +33,8 @@ FORMATS = {
     "kto": "KTO",
 }
 """Rows of pairs, as their makers write themselves in any language."""
+READ_AS = {**FORMATS, "compared": gettext_lazy("two answers and which is better")}
+"""What an import's rows can be."""
 
 
 LOST = {

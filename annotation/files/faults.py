@@ -25,6 +25,9 @@ KNOWN = {
 
 Row = dict[str, Any]
 Messages = list[dict[str, Any]]
+Place = tuple[str, int]
+"""Part of an archive (empty for a file that stands alone) and line."""
+Placed = tuple[Place, Row | BadRow]
 
 
 def shown(text: str) -> str:

@@ -13,12 +13,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 from annotation import texts
+from annotation.files.faults import Place
 from annotation.files.pair_rows import Labelled, PairRow
 
 WAITING = 20_000
 WAITING_CHARS = 50_000_000
 
-Place = tuple[str, int]
 Found = tuple[Place, PairRow | Labelled]
 
 _OF_A_PAIR = re.compile(r"(.+)-(chosen|rejected)")

@@ -24,7 +24,7 @@ from django.utils.translation import gettext as _
 
 from annotation.errors import ImportRefused
 from annotation.files import columnar, tables
-from annotation.files.faults import BadRow, Row, shown
+from annotation.files.faults import BadRow, Placed, Row, shown
 from annotation.files.lines import (
     CHUNK,
     UNPACK_FAULTS,
@@ -56,9 +56,6 @@ PACKED: dict[bytes, Callable[[BinaryIO], Any]] = {
 DATA = {".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow"}
 ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 """Of a dataset's folder: they describe it and hold no rows."""
-
-Place = tuple[str, int]
-Placed = tuple[Place, Row | BadRow]
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _preview(
         "job": job,
         "kind": kind,
         "found": found,
-        "formats": [words.FORMATS[name] for name in found.formats],
+        "formats": [words.READ_AS[name] for name in found.formats],
         "form": MappingForm(plain.columns, mapping),
         "mapping": mapping,
         "rows": [_shown(place, item) for place, item in found.items],

@@ -68,17 +68,33 @@ def test_every_setting_of_a_project_is_among_the_managers_with_its_default():
     }
 
 
+def _targets(page):
+    return re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+
+
+def _anchor(heading):
+    """As GitHub makes them: lower case, punctuation left out, hyphens for spaces."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _headings(page, marks="#+"):
+    return re.findall(rf"^{marks} (.+)$", page.read_text(), re.M)
+
+
+def test_every_decision_is_in_the_contents():
+    page = ROOT / "docs" / "decisions.md"
+    entries = [_anchor(title) for title in _headings(page, "##") if title[:2] == "20"]
+    assert entries and set(entries) == {t[1:] for t in _targets(page) if t[0] == "#"}
+
+
 @pytest.mark.parametrize(
     "page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name
 )
 def test_links_within_the_documents_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+    for target in _targets(page):
         if target.startswith("http"):
             continue
         name, _, anchor = target.partition("#")
         found = page.parent / name if name else page
         assert found.exists(), target
-        heads = re.findall(r"^#+ (.+)$", found.read_text(), re.M) if anchor else []
-        # As GitHub makes them: lower case, punctuation left out, hyphens for spaces.
-        anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in heads}
-        assert not anchor or anchor in anchors, target
+        assert not anchor or anchor in map(_anchor, _headings(found)), target

@@ -3,6 +3,7 @@
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
+from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.http import Http404
 from django.test import RequestFactory
@@ -302,7 +303,6 @@ def test_the_demo_is_made_once_and_never_changed_again(
     base, settings, tmp_path, capsys, monkeypatch
 ):
     from django.contrib.auth import get_user_model
-    from django.core.management import call_command
 
     settings.DATA_DIR = tmp_path
     monkeypatch.setattr(
@@ -349,6 +349,15 @@ def test_the_demo_is_made_once_and_never_changed_again(
     assert other.memberships.count() == 3
     with pytest.raises(CommandError, match="slug"):
         call_command("setup_demo", slug="no spaces!")
+
+
+def test_without_a_model_the_demo_says_how_to_make_one_and_keeps_its_passwords(
+    tmp_path, settings, capsys
+):
+    settings.DATA_DIR, settings.MODELS_DIR, settings.MODEL = tmp_path, tmp_path, ""
+    with pytest.raises(CommandError, match="run manage.py build_starter_model"):
+        call_command("setup_demo")
+    assert (tmp_path / "passwords.txt").read_text() in capsys.readouterr().out
 
 
 def test_the_admin_lists_every_model_and_changes_none_that_services_keep(client):

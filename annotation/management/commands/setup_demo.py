@@ -21,6 +21,7 @@ from annotation.importing import import_prompts
 from annotation.models import Membership, Project, Role
 from annotation.projects import create_project
 from annotation.texts import canonical
+from inference.errors import InferenceError
 
 SLUG = "demo"
 USERS = {
@@ -78,15 +79,15 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, slug: str, **options) -> None:
-        passwords = self._users()
-        try:
-            project = self._project(slug)
-        except SettingsError as error:
-            raise CommandError(str(error)) from error
-        if passwords:
+        # Before what may fail: they are made only once.
+        if passwords := self._users():
             for username, password in passwords.items():
                 self.stdout.write(f"{username}: {password}")
             self.stdout.write(f"Kept in {_passwords_file()}, readable by you alone.")
+        try:
+            project = self._project(slug)
+        except (SettingsError, InferenceError) as error:
+            raise CommandError(str(error)) from error
         count = project.prompts.count()
         self.stdout.write(f"Project “{project.slug}” has {count} prompts.")
 

@@ -4,7 +4,8 @@ Both on gunicorn as `make run` starts it and on the same database server, SQLite
 PostgreSQL, both up the whole time, asked in turns by 8 and by 50 annotators who never
 think. Redis is there to be nudged; workers and a model are not. Afterwards what was
 acknowledged must be what is stored, and no comparison may have more judgments and
-leases than its quota. `scale` asks the same of a large project and a small one.
+leases than its quota. A third server tells what the stack alone leaves (floor.py). `scale`
+asks the same of a large project and a small one.
 """
 
 import json
@@ -87,15 +88,19 @@ def _measure(options: Options, database: str, crowd: int) -> Iterator[Figure]:
         made = _made(options, env, "tests.bench.stock", waiting, crowd)
         site = stack.enter_context(_site(options, env, made, crowd))
         bare, strangers = stack.enter_context(_rival(options, env, crowd))
+        floor, voters = stack.enter_context(_floor(options, env, made, crowd))
         busy = load()
         ours = [work(site.port, site.people, WARM_UP)]
         theirs = [work(bare, strangers, WARM_UP)]
+        stacks = [work(floor, voters, WARM_UP)]
         for turn in range(1, turns + 1):
             options.say(f"{name}: {count} each, turn {turn} of {turns}")
             theirs.append(work(bare, strangers, count))
+            stacks.append(work(floor, voters, count))
             ours.append(work(site.port, site.people, count))
         told = list(ours)
         yield from figures_of(name, ours[1:], theirs[1:], crowd, f"{busy} at the start")
+        yield _floor_of(name, stacks[1:], theirs[1:])
         if crowd == CROWDS[0]:
             options.say(f"{name}: one annotator alone, then {crowd} who pause")
             alone = work(site.port, site.people[:1], ALONE)
@@ -205,6 +210,17 @@ def figures_of(
     yield _time(f"{name}/p95", mine, 0.95, other, budget)
 
 
+def _floor_of(name: str, stacks: list[Turn], theirs: list[Turn]) -> Figure:
+    return Figure(
+        f"{name}/the stack alone",
+        max(map(_per_second, stacks)),
+        "requests/s",
+        RIVAL,
+        max(map(_per_second, theirs)),
+        note="our middleware, sign-in and REST framework around one SELECT and one INSERT",
+    )
+
+
 def _time(
     name: str,
     ours: Turn,
@@ -252,10 +268,10 @@ def _judge(project: str, pause: float = 0.0) -> Person:
     return person
 
 
-def _vote(item: int) -> Person:
+def _vote(path: str) -> Person:
     def person(ask: Ask, turn: Turn) -> None:
         while turn.take() is not None:
-            turn.timed(ask, f"/items/{item}/vote", {"verdict": "first"})
+            turn.timed(ask, path, {"verdict": "first"})
 
     return person
 
@@ -341,7 +357,21 @@ def _rival(
     log = Path(env["DATA_DIR"]) / "bare-tables.log"
     run_to_end([sys.executable, "-m", "tests.bench.bare", str(crowd)], log, env)
     with _web(options, "tests.bench.bare:application", env) as port:
-        yield port, [("", _vote(number)) for number in range(1, crowd + 1)]
+        paths = [f"/items/{number}/vote" for number in range(1, crowd + 1)]
+        yield port, [("", _vote(path)) for path in paths]
+
+
+@contextmanager
+def _floor(
+    options: Options, env: Mapping[str, str], made: dict[str, Any], crowd: int
+) -> Iterator[tuple[int, list[tuple[str, Person]]]]:
+    log = Path(env["DATA_DIR"]) / "floor-tables.log"
+    run_to_end([sys.executable, "-m", "tests.bench.floor"], log, env)
+    query = f"SELECT id FROM annotation_prompt LIMIT {crowd}"
+    paths = [f"/floor/{pk}" for (pk,) in _query(env["DATABASE_URL"], query)]
+    with _web(options, "tests.bench.floor:application", env) as port:
+        tokens = made["tokens"][:crowd]
+        yield port, [(t, _vote(p)) for t, p in zip(tokens, paths, strict=True)]
 
 
 def _query(url: str, query: str) -> list[tuple]:

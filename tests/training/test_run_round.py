@@ -5,12 +5,15 @@ Attempts that are broken off are in test_broken_off_attempts.py.
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from django.conf import settings as django_settings
 
 from inference.models import Policy
 from tests.training.conftest import (
+    STUB,
     in_background,
     lines,
     states,
@@ -121,6 +124,18 @@ def test_a_trainer_that_cannot_even_start_is_a_failure_with_its_last_words(
     run_round(queued.pk)
     queued.refresh_from_db()
     assert queued.state == "failed" and "no such model" in queued.error
+
+
+def test_torchrun_and_python_are_those_of_this_environment(
+    queued, settings, monkeypatch
+):
+    """`make run` activates none, so its bin folder is on nobody's PATH."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    settings.TRAINER_COMMAND = ["python", *STUB[1:]]
+    run_round(queued.pk)
+    queued.refresh_from_db()
+    assert (queued.state, queued.error) == ("succeeded", "")
+    assert (Path(sys.executable).parent / "torchrun").exists()
 
 
 def test_changed_pairs_are_not_trained_on(queued):

@@ -95,7 +95,7 @@ class _Sums:
             self.target_slope = torch.where(is_here, steep, self.target_slope)
         # Of equal logits the first counts: those of earlier blocks, then by place.
         leads = is_here & (here == highest)
-        if leads.is_cuda:
+        if not leads.is_cpu:
             leads &= logits.argmax(dim=-1) == places
         else:
             # Few rows: a CPU takes long over all, a GPU would have to wait for which.

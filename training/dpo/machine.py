@@ -11,12 +11,14 @@ from training.dpo.distributed import local_world_size
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory the device has in all (a container's limit counts).
+    """Bytes of memory the device has for this process.
 
-    Processes on one machine share its memory, but not their GPUs'.
+    Of the machine's, in all (a container's limit counts), its part of the run's
+    processes; of a GPU's what is free or its own: vLLM may hold the rest.
     """
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
     with open("/proc/meminfo", encoding="ascii") as file:
         total = int(file.readline().split()[1]) * 1024
     try:

@@ -10,6 +10,7 @@ from textwrap import shorten
 from typing import Any
 
 import peft
+import torch
 from peft.tuners.lora import LoraLayer
 
 from training.dpo.base import UNREADABLE
@@ -84,6 +85,8 @@ def _wrapped(model: Any, folder: str, settings: peft.LoraConfig) -> Any:
             wrapped = peft.PeftModel.from_pretrained(
                 model, folder, is_trainable=True, config=settings
             )
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, *UNREADABLE) as error:
         lines = str(error).strip().splitlines()
         # torch's first line only announces those with the names and shapes.

@@ -70,8 +70,14 @@ def check_folder(run_dir: Path, stop: StopFlag) -> None:
 
 def explained(error: Exception) -> Exception:
     """`error`, or a TrainerError in plain words where its cause is well known."""
+    if isinstance(error, torch.OutOfMemoryError):  # an accelerator's, no processor's
+        return TrainerError(
+            "Out of memory on the GPU: set micro_batch_size to 1 and"
+            " savings.checkpointing to true and resume, or lower max_length in a fresh"
+            " run folder."
+        )
     cpu_is_full = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    if cpu_is_full or isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if cpu_is_full or isinstance(error, MemoryError):
         return TrainerError(
             "Out of memory: set micro_batch_size to 1 and savings.side_by_side to false"
             " and resume, or lower max_length in a fresh run folder."

@@ -8,6 +8,8 @@ import torch
 from tests.training.dpo.families import build, build_adapter, chatml_tokenizer
 from tests.training.dpo.runs import PAIRS, write_run
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
@@ -16,6 +18,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Beside a GPU too: figures are held against those of a CPU in float32."""
+    for module in ("prepare", "canary"):
+        monkeypatch.setattr(f"training.dpo.{module}.pick_device", lambda: CPU)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of trainers that a test starts
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,11 @@ from training.dpo.tree import build_tree
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    """Not here: where there is a GPU it is wanted."""
+
+
 def uncompiled(q, k, v, *, block_mask, scale, enable_gqa):
     """torch's own operator on a CPU, gradients too, which `flex_attention` refuses."""
     assert enable_gqa == (q.shape[1] != k.shape[1])

@@ -1,14 +1,19 @@
 """How large passes may be follows from where they will run, not from where the base lies."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
 from training.dpo import layout, tuning
+from training.dpo.base import pick_dtype
 from training.dpo.config import parse_config
 from training.dpo.data import Answer, Pair
 from training.dpo.layout import plan_layout, weight_bytes
+from training.dpo.machine import device_memory
+from training.dpo.run import explained
 
 PAIR = Pair("a", 1, [1] * 8, [2] * 4, [3] * 4)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -54,6 +59,49 @@ def test_a_base_to_be_split_over_gpus_gets_a_gpus_passes(plan, monkeypatch):
     assert (given.max_tokens, given.lanes) == (16384, 1)
     given, _ = plan(CPU, 80 << 30, sharding="full")
     assert (given.max_tokens, given.lanes) == (1 << 16, 2)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """`gpu(major, free, own)`: one of 24 GiB, of CUDA's compute capability `major`."""
+
+    def make(major=9, free=0, own=0):
+        properties = SimpleNamespace(major=major, total_memory=24 << 30)
+        told = {
+            "is_available": True,
+            "current_device": 0,
+            "get_device_properties": properties,
+            "mem_get_info": (free, 24 << 30),
+            "memory_reserved": own,
+            # Any of them takes a tensor of bfloat16.
+            "_check_bf16_tensor_supported": True,
+        }
+        for name, value in told.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+
+    return make
+
+
+def test_beside_vllm_on_one_gpu_a_run_plans_with_what_that_leaves(gpu):
+    """vLLM has 12 GiB of 24, the run's base 1 of the others by now."""
+    gpu(free=11 << 30, own=1 << 30)
+    assert device_memory(GPU) == 12 << 30
+
+
+@pytest.mark.parametrize(
+    ("major", "dtype"), [(7, torch.float32), (8, torch.bfloat16), (9, torch.bfloat16)]
+)
+def test_bfloat16_is_for_gpus_that_have_it_not_for_those_that_emulate_it(
+    gpu, major, dtype
+):
+    gpu(major)
+    assert pick_dtype("auto", torch.bfloat16, GPU) == dtype
+
+
+def test_out_of_memory_on_a_gpu_is_told_with_what_helps_there():
+    told = str(explained(torch.OutOfMemoryError("CUDA out of memory. Tried …")))
+    assert "GPU" in told and "savings.checkpointing to true" in told
+    assert "side_by_side" not in told and "\n" not in told
 
 
 def test_weights_that_train_take_their_gradients_and_means_along(base, monkeypatch):

@@ -87,6 +87,14 @@ def test_other_errors_of_loading_are_not_taken_for_it(monkeypatch):
         load_base("x", "float32", CPU)
 
 
+def test_no_memory_for_a_parent_adapter_is_no_misfit(make_run, parent, monkeypatch):
+    def full(*of_call, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", full)
+    assert "Out of memory" in refused(make_run, parent_adapter=str(parent))
+
+
 @pytest.mark.parametrize(
     "name", ["/no/model", "./model", "../model", "~/model", "a/b/c"]
 )

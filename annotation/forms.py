@@ -4,6 +4,7 @@ They read what a browser sends and say what is wrong with it; what may be done w
 is for the services.
 """
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -14,10 +15,10 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation import export_filters, import_jobs, uploads, words
+from annotation import export_filters, import_jobs, projects, uploads, words
 from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
-from annotation.errors import InvalidJudgment
+from annotation.errors import InvalidJudgment, SettingsError
 from annotation.models import (
     Decision,
     ImportJob,
@@ -360,8 +361,8 @@ class NewProjectForm(forms.Form):
         max_length=80,
         required=False,
         help_text=gettext_lazy(
-            "Latin letters, digits, hyphens and underscores; left empty, it is made from"
-            " the name."
+            "Lower-case Latin letters, digits, hyphens and underscores; left empty, it is"
+            " made from the name."
         ),
     )
     guidelines = forms.CharField(
@@ -376,12 +377,19 @@ class NewProjectForm(forms.Form):
 
     def clean_slug(self) -> str:
         slug = self.cleaned_data["slug"]
-        # "new" is the address of this very form.
-        if slug == "new" or Project.objects.filter(slug=slug).exists():
-            raise forms.ValidationError(
-                _("There is a project with this short name already.")
-            )
-        return slug
+        return _checked_by(projects.checked_slug, slug) if slug else ""
+
+    def clean_guidelines(self) -> str:
+        guidelines = self.cleaned_data["guidelines"]
+        return _checked_by(projects.checked_guidelines, guidelines)
+
+
+def _checked_by(check: Callable[[str], str], text: str) -> str:
+    """What the service would refuse later is told at the field, with all else."""
+    try:
+        return check(text)
+    except SettingsError as error:
+        raise forms.ValidationError(error.message) from None
 
 
 class MemberForm(forms.Form):

@@ -187,22 +187,26 @@ def change_member(project: Project, username: str, role: str | None) -> None:
         set_members(project, members)
 
 
+def checked_slug(slug: str) -> str:
+    """One that a new project may have, unless somebody takes it meanwhile. Raises
+    SettingsError."""
+    if slug != slugify(slug) or len(slug) > 80:
+        wrong = _(
+            "A slug has up to 80 lower-case letters, digits, hyphens and underscores."
+        )
+    elif slug == RESERVED:
+        wrong = _("“new” is the address of a page; choose another slug.")
+    elif Project.objects.filter(slug=slug).exists():
+        wrong = _("There is a project “%(slug)s” already.") % {"slug": slug}
+    else:
+        return slug
+    raise SettingsError("slug", wrong)
+
+
 def _slugs(name: str, slug: str):
     """The one asked for, or ones made of the name until one is free."""
     if slug:
-        if slug != slugify(slug) or len(slug) > 80:
-            raise SettingsError(
-                "slug",
-                _(
-                    "A slug has up to 80 lower-case letters, digits, hyphens and"
-                    " underscores."
-                ),
-            )
-        if slug == RESERVED:
-            raise SettingsError(
-                "slug", _("“new” is the address of a page; choose another slug.")
-            )
-        yield slug
+        yield checked_slug(slug)
         return
     made = slugify(name)[:70].strip("-")
     if made and made != RESERVED:

@@ -68,6 +68,11 @@ class ReviewDesk:
     question: dict[str, Any] | None = None
     opinions: list[Opinion] = field(default_factory=list)
 
+    @property
+    def differ(self) -> bool:
+        """Whether annotators disagreed, so that it can be asked why."""
+        return len({opinion.verdict for opinion in self.opinions}) > 1
+
 
 def with_content(comparisons: QuerySet[Comparison]) -> QuerySet[Comparison]:
     """With what a page shows of them, without tokens and log-probs."""

@@ -212,6 +212,8 @@ function showPair() {
   // The place to read on from, for the keyboard and for screen readers; or what is asked for.
   (pair().querySelector("[autofocus]") ?? pair().querySelector("#answer-a, .pair-focus"))?.focus({ preventScroll: true });
   pair().querySelector(".pair-text")?.scrollTo(0, 0);
+  // At 200 % zoom the page scrolls.
+  if (pair().getBoundingClientRect().top < 0) pair().scrollIntoView();
 }
 
 document.addEventListener("htmx:afterSwap", (event) => {

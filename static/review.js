@@ -33,6 +33,8 @@ document.addEventListener("htmx:afterSwap", (event) => {
   // The place to read on from, for the keyboard and for screen readers.
   desk().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
   desk().querySelector(".pair-text")?.scrollTo(0, 0);
+  // At 200 % zoom the page scrolls.
+  if (desk().getBoundingClientRect().top < 0) desk().scrollIntoView();
 });
 
 document.addEventListener("keydown", (event) => {

@@ -50,7 +50,7 @@ def read_curves(
         return []
     remarks = [
         *_loss(curves, "stuck" in warned),
-        *_rewards(curves),
+        *_rewards(curves, "displacement" in warned),
         *_held_out(curves.evaluated, is_finished, n_held_out),
     ]
     if not is_finished:
@@ -149,7 +149,9 @@ def _loss(curves: Curves, is_stuck_told: bool) -> list[Remark]:
     return remarks
 
 
-def _rewards(curves: Curves) -> list[Remark]:
+def _rewards(curves: Curves, is_displacement_told: bool) -> list[Remark]:
+    """What the rewards say. Where the trainer warned that both answers lose, that both
+    fall is neither said twice nor called expected."""
     chosen, rejected, margins = (
         _ends(curves, f"rewards/{name}") for name in ("chosen", "rejected", "margins")
     )
@@ -159,6 +161,8 @@ def _rewards(curves: Curves) -> list[Remark]:
     if not grows:
         return []
     both_fall = chosen[1] < chosen[0] - 0.02 and rejected[1] < rejected[0] - 0.02
+    if both_fall and is_displacement_told:
+        return []
     if both_fall and chosen[1] < -1 and chosen[1] < 0.7 * rejected[1]:
         return [
             Remark(

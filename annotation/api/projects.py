@@ -139,6 +139,15 @@ class NewProjectBody(ChangedProjectBody):
         help_text="its name in addresses; made of the name if left out",
     )
 
+    def also_wrong(self, data: dict[str, Any]) -> dict[str, list[str]]:
+        wrong = super().also_wrong(data)
+        if isinstance(slug := data.get("slug"), str) and slug.strip():
+            try:
+                projects.checked_slug(slug.strip())
+            except SettingsError as error:
+                wrong["slug"] = [error.message]
+        return wrong
+
 
 def _answer(project: Project, user: Any, status: int = 200) -> Response:
     row = with_counts(Project.objects.filter(pk=project.pk), user).get()

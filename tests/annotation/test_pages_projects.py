@@ -242,6 +242,18 @@ def test_a_short_name_that_cannot_be_is_422_and_keeps_what_was_typed(
     assert Project.objects.count() == 1
 
 
+@pytest.mark.parametrize("slug", ["new", "taken", "Taken", "not a slug"])
+def test_all_that_is_wrong_with_a_new_project_is_told_at_once_at_its_field(
+    client, creator, slug
+):
+    make_project(slug="taken")
+    data = {"name": "", "slug": slug, "guidelines": "x" * 100_001}
+    text = html(client.post(reverse("new_project"), data))
+    for name in data:
+        assert f'id="id_{name}_error"' in text
+    assert 'notice bad" role="alert"' not in text
+
+
 def test_a_new_project_without_a_base_is_told_why(db, client, monkeypatch):
     def missing():
         raise InferenceError("There is no starter model.", permanent=True)

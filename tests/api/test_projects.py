@@ -241,6 +241,18 @@ def test_characters_that_no_database_keeps_are_refused(mona, text):
     assert_problem(response, 422, field="settings")
 
 
+@pytest.mark.parametrize("slug", ["demo", "Demo", "new"])
+def test_a_slug_that_cannot_be_is_told_with_all_else(charlie, base, slug):
+    """It was found out only once everything else had been mended."""
+    charlie.user.is_staff = True
+    charlie.user.save()
+    body = {"name": "", "slug": slug, "settings": {"quota": 99}}
+    response = charlie.post(f"{V1}/projects", body, format="json")
+    problem = assert_problem(response, 422)
+    fields = [error["field"] for error in problem["errors"]]
+    assert sorted(fields) == ["name", "quota", "slug"]
+
+
 def test_a_slug_in_use_is_refused(charlie, base):
     charlie.user.is_staff = True
     charlie.user.save()

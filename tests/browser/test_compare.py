@@ -1,11 +1,12 @@
 """Judging in a real browser: keys, undo, no JavaScript, a lost network, a lost session."""
 
+import pytest
 from django.contrib.sessions.models import Session
 from playwright.sync_api import expect
 
 from annotation.models import Completion, Judgment, Lease
 from tests.browser.conftest import NARROW
-from tests.browser.desk import KEPT, question, verdicts
+from tests.browser.desk import KEPT, question, verdicts, wait_for_next
 from tests.factories import make_comparison, make_prompt
 
 
@@ -237,6 +238,44 @@ def test_the_decision_bar_stays_on_screen_however_long_the_answers(desk):
         page.reload()
         for name in ("A is better", "B is better", "Tie", "Both bad", "Skip"):
             expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("width", [360, 390, 640])
+def test_on_a_phone_the_verdicts_stand_still_from_pair_to_pair(desk, width):
+    """What was saved took none, two or three lines beside them: a thumb that had learned
+    where “Tie” is pressed “A is better”."""
+    page = desk(pairs=5, size=(width, 844))
+    top = "document.querySelector('.verdict').getBoundingClientRect().top"
+    tops = [page.evaluate(top)]
+    for number, key in enumerate(("1", "0", "b", "s"), start=2):
+        page.keyboard.press(key)
+        wait_for_next(page, number)
+        expect(page.locator(".pair[aria-busy]")).to_have_count(0)
+        tops.append(page.evaluate(top))
+    assert len(set(tops)) == 1, tops
+    words = page.locator(".last .done")
+    assert words.evaluate("one => one.scrollWidth <= one.clientWidth")
+
+
+def test_at_200_per_cent_zoom_each_pair_begins_at_its_beginning(desk):
+    """There the page itself scrolls: the next pair came up in the middle of its answers."""
+    page = desk(size=(640, 400))
+    Completion.objects.update(html="<p>word</p>" * 100)
+    page.reload()
+    page.evaluate("scrollTo(0, 1500)")
+    page.keyboard.press("1")
+    wait_for_next(page, 2)
+    expect(page.locator(".prompt")).to_be_in_viewport()
+    # And what Tab leads to does not lie behind the verdicts.
+    for _control in range(12):
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            """() => {
+              const one = document.activeElement, box = one.getBoundingClientRect();
+              const bar = document.querySelector(".decision");
+              return bar.contains(one) || box.top < bar.getBoundingClientRect().top - 8;
+            }"""
+        )
 
 
 def test_swapping_the_pair_shifts_nothing_by_itself(desk):

@@ -48,6 +48,27 @@ def review(browse, project, rita):
     return open_page
 
 
+def test_why_they_disagreed_is_asked_only_where_they_did(browse, project, rita, review):
+    """Where a reviewer decides, what one person judged comes to review as well."""
+    page = review(pairs=1)
+    expect(page.get_by_role("radiogroup")).to_be_visible()
+    project.settings = {"quota": 1, "decide_by": "reviewer"}
+    project.save()
+    page.keyboard.press("3")
+    page.keyboard.press("1")
+    expect(page.get_by_text("Nothing waits for a reviewer")).to_be_visible()
+    alone = make_comparison(prompt=make_prompt("Alone?", project=project), quota=1)
+    make_judgment(comparison=alone, verdict="second")
+    decide(alone)
+    page.reload()
+    expect(question(page)).to_contain_text("Alone?")
+    expect(page.get_by_role("radiogroup")).to_have_count(0)
+    page.keyboard.press("3")  # of a question that is not there
+    page.keyboard.press("1")
+    expect(page.locator(".done")).to_contain_text("Decided")
+    assert [decision.category for decision in decided()] == ["ambiguous", ""]
+
+
 def question(page: Page):
     return page.locator(".question")
 

@@ -66,6 +66,41 @@ def test_the_axis_of_a_single_step_reads_1(browse, manager, running):
     assert [label for label in page.evaluate(labels) if label] == ["1"]
 
 
+def test_until_a_step_is_done_the_bar_is_striped_and_says_what_is_done(
+    browse, manager, running
+):
+    """It was an empty bar beside “Preparing”, as if nothing moved."""
+    rows = TrainingRound.objects
+    rows.update(state="queued", step=0, total_steps=0, activity={}, eta_seconds=None)
+    page = browse(manager, f"/rounds/{running.pk}/")
+    bar = page.get_by_role("progressbar")
+    expect(page.get_by_text("Waiting for a worker.")).to_be_visible()
+    expect(bar).to_have_count(0)
+    rows.update(state="preparing")
+    expect(page.get_by_text("Checking the frozen pairs")).to_be_visible()
+    assert colours(bar) > 1
+    rows.update(state="training", total_steps=40)
+    expect(page.get_by_text("Starting the trainer")).to_be_visible()
+    rows.update(activity={"phase": "reference", "done": 2, "of": 3})
+    expect(page.get_by_text("Measuring the reference: 2 / 3")).to_be_visible()
+    assert colours(bar) > 1
+    page.emulate_media(reduced_motion="no-preference")
+    moves = "(bar) => bar.getAnimations().length"
+    assert bar.evaluate(moves) == 1
+    page.emulate_media(reduced_motion="reduce")
+    assert bar.evaluate(moves) == 0 and colours(bar) > 1
+    rows.update(step=4, activity={"phase": "training"})
+    expect(bar).to_have_attribute("value", "4")
+
+
+def colours(locator) -> int:
+    """How many there are along its middle, the rounded ends left out."""
+    image = Image.open(io.BytesIO(locator.screenshot())).convert("RGB")
+    middle = image.height // 2
+    line = image.crop((20, middle, image.width - 20, middle + 1))
+    return len({color for count, color in line.getcolors() if count > 20})
+
+
 def test_the_two_small_charts_begin_at_one_height(browse, manager, running):
     page = browse(manager, f"/rounds/{running.pk}/")
     tops = "[...document.querySelectorAll('.grid .canvas')].map((c) => c.offsetTop)"

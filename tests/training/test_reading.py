@@ -125,6 +125,17 @@ def test_both_falling_alike_and_far_is_a_warning():
     assert has(remarks, "warn", "moves away from both")
 
 
+@pytest.mark.parametrize(("chosen", "rejected"), [(-2.9, -3.0), (-2.0, -5.0)])
+def test_what_the_trainer_says_of_both_falling_is_neither_said_twice_nor_called_good(
+    chosen, rejected
+):
+    rows = with_rewards(chosen, rejected)
+    said = words(rows)
+    assert has(said, "warn", "moves away from both") or has(said, "good", "expected")
+    told = words(rows, warned={"displacement"})
+    assert not has(told, "warn", "from both") and not has(told, "good", "expected")
+
+
 def test_a_margin_that_rises_with_the_chosen_is_simply_good():
     remarks = words(with_rewards(0.8, -1.0))
     assert has(remarks, "good", "The margin rose")

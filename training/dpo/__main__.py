@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from training.dpo.errors import FolderLocked, Stopped, TrainerError
+from training.dpo.errors import FolderLocked, Stopped, TrainerError, sentence_of
 from training.dpo.process import (
     PARENT_VARIABLE,
     TORCHRUN_VARIABLE,
@@ -54,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _end(str(failure), FAILED)
     except Exception as error:
         traceback.print_exc()
-        first = (str(error).strip() or "no message").splitlines()[0]
-        return _end(f"The trainer failed: {type(error).__name__}: {first}", FAILED)
+        return _end(sentence_of(error), FAILED)
     return DONE
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 import torch.distributed as dist
 
 from training.dpo.distributed import rank, world_size
-from training.dpo.errors import FolderLocked, PeerLost, Stopped, TrainerError
+from training.dpo.errors import (
+    FolderLocked,
+    PeerLost,
+    Stopped,
+    TrainerError,
+    sentence_of,
+)
 from training.dpo.lock import folder_lock
 from training.dpo.status import StatusFile, read_status
 
@@ -31,7 +37,7 @@ def common_ending(error: Exception) -> Exception:
         return error
     stopped = isinstance(error, Stopped)
     if stopped or isinstance(error, TrainerError) or not _lost_connection(error):
-        told = _tell("stopped" if stopped else "failed", _sentence(error))
+        told = _tell("stopped" if stopped else "failed", sentence_of(error))
         return error if told is None else told
     return _told() or PeerLost(
         f"another process of the run was lost, which process {rank()} noticed; start it"
@@ -55,13 +61,6 @@ def speak_for_main(run_dir: Path, ending: PeerLost) -> None:
                 return
         except FolderLocked:
             time.sleep(LOOK_SECONDS)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, Stopped | TrainerError):
-        return str(error)
-    first = (str(error).strip() or "no message").splitlines()[0]
-    return f"The trainer failed: {type(error).__name__}: {first}"
 
 
 def _lost_connection(error: Exception) -> bool:

@@ -15,3 +15,11 @@ class Stopped(Exception):
 
 class PeerLost(Stopped):
     """Another process of the run was killed; the newest checkpoint is on disk."""
+
+
+def sentence_of(error: Exception) -> str:
+    """How a run's end is told: in our words, or anybody else's first line in quotes."""
+    if isinstance(error, TrainerError | Stopped):
+        return str(error)
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"An unforeseen error, in its own words: “{type(error).__name__}: {first}”."

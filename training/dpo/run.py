@@ -14,7 +14,7 @@ from training.dpo.checkpoint import named_step
 from training.dpo.config import load_config
 from training.dpo.distributed import is_main, run_lock
 from training.dpo.ending import common_ending, speak_for_main
-from training.dpo.errors import PeerLost, Stopped, TrainerError
+from training.dpo.errors import PeerLost, Stopped, TrainerError, sentence_of
 from training.dpo.outputs import write_outputs
 from training.dpo.preflight import check_room, look_ahead
 from training.dpo.prepare import prepare
@@ -38,7 +38,7 @@ def run_folder(run_dir: Path, stop: StopFlag) -> None:
             ending = common_ending(explained(error))
             state = "stopped" if isinstance(ending, Stopped) else "failed"
             with suppress(OSError):  # a disk so full that stderr alone can tell
-                status.finish(state, str(ending))
+                status.finish(state, sentence_of(ending))
             if isinstance(ending, PeerLost) and not is_main():
                 speak_for_main(run_dir, ending)
             if ending is error:

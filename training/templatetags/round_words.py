@@ -141,6 +141,94 @@ TRAINER_WARNINGS = (
 """What training/dpo/guardrails.py warns of, but for what the curves' remarks say."""
 
 
+TRAINER_ENDS = (
+    gettext_noop("An unforeseen error, in its own words: “%(words)s”."),
+    gettext_noop(
+        "Out of memory: set micro_batch_size to 1 and savings.side_by_side to false and"
+        " resume, or lower max_length in a fresh run folder."
+    ),
+    gettext_noop("The disk is full; free some space and resume."),
+    gettext_noop(
+        "The disk has %(free)s free, but the run wants about %(wanted)s (checkpoints"
+        " %(checkpoints)s): free some space."
+    ),
+    gettext_noop(
+        "The disk is too full for a checkpoint: %(free)s free, %(wanted)s wanted; free"
+        " some space and resume."
+    ),
+    gettext_noop(
+        "The disk is too full for the adapter and the other outputs: %(free)s free, about"
+        " %(wanted)s wanted; free some space and start the same command again: training"
+        " is done and kept."
+    ),
+    gettext_noop(
+        "The checkpoint of step %(step)s could not be written (%(why)s); free some disk"
+        " space and resume."
+    ),
+    gettext_noop(
+        "The %(what)s of step %(step)s is not a finite number; nothing of that step was"
+        " kept. Pairs: %(pairs)s; learning rate of the step %(rate)s, gradient norm"
+        " %(norm)s, %(moved)s. Lower %(key)s (now %(now)s), say to a third, and start the"
+        " same command again: %(again)s; if that fails too, take a fresh run folder,"
+        " float32 as dtype, or these pairs out."
+    ),
+    gettext_noop("gradient"),
+    gettext_noop("no log-ratio to the base is finite: the weights have run away"),
+    gettext_noop(
+        "largest |log-ratio| to the base %(most)s per token: the weights had not moved"
+        " far, so look at these pairs first"
+    ),
+    gettext_noop(
+        "largest |log-ratio| to the base %(most)s per token: the weights have run away"
+    ),
+    gettext_noop("it begins again"),
+    gettext_noop("it goes on from step %(step)s"),
+    gettext_noop("pairs.jsonl holds no pair to train on (%(rows)s rows)."),
+    gettext_noop(
+        "pairs.jsonl holds no pair to train on (%(rows)s rows, dropped %(why)s)."
+    ),
+    gettext_noop('config.json: "base_model": there is no folder "%(folder)s".'),
+    gettext_noop(
+        'The model of base_model "%(model)s" could not be loaded (%(why)s); give a model'
+        " folder or a hub id."
+    ),
+    gettext_noop(
+        'The tokenizer of base_model "%(model)s" could not be loaded (%(why)s); give a'
+        " model folder or a hub id."
+    ),
+    gettext_noop(
+        'The weights of base_model "%(model)s" lack %(count)s of those that its'
+        " config.json asks for, such as %(name)s: take both from one model."
+    ),
+    gettext_noop(
+        "Log-probs under the base model, with the adapter at the start, are no finite"
+        " numbers: its weights are damaged, or too large for the dtype. Fetch base_model"
+        " (and parent_adapter) anew, or set dtype to float32."
+    ),
+    gettext_noop(
+        'config.json: "parent_adapter" %(folder)s has no %(file)s; give a folder saved by'
+        " PEFT as safetensors."
+    ),
+    gettext_noop(
+        'config.json: "parent_adapter" %(folder)s does not fit the base model: %(why)s'
+    ),
+    gettext_noop(
+        "The checkpoint %(name)s belongs to another config, other pairs or another model."
+        " What differs: %(keys)s. Use a fresh run folder or put that back as it was."
+    ),
+    gettext_noop(
+        "The checkpoint %(name)s was written by an earlier version of the trainer; use a"
+        " fresh run folder, or start a new round."
+    ),
+    gettext_noop("stopped after step %(step)s of %(total)s"),
+    gettext_noop(
+        "another process of the run was lost, which process %(rank)s noticed; start it"
+        " again to go on from the newest checkpoint"
+    ),
+)
+"""The usual reasons that status.json gives for an end, from all over training/dpo/."""
+
+
 @register.filter
 def badge(state: str) -> str:
     """The CSS class that goes with a state of a round or policy."""

@@ -147,6 +147,10 @@ TRAINER_ENDS = (
         "Out of memory: set micro_batch_size to 1 and savings.side_by_side to false and"
         " resume, or lower max_length in a fresh run folder."
     ),
+    gettext_noop(
+        "Out of memory on the GPU: set micro_batch_size to 1 and savings.checkpointing to"
+        " true and resume, or lower max_length in a fresh run folder."
+    ),
     gettext_noop("The disk is full; free some space and resume."),
     gettext_noop(
         "The disk has %(free)s free, but the run wants about %(wanted)s (checkpoints"

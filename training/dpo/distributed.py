@@ -25,8 +25,32 @@ PATIENCE = datetime.timedelta(hours=1)
 """What one process may be behind the others, reading or saving, before all give up. A
 process that dies is noticed at once: its connections close."""
 
+GLOO = "gloo_in_turn"
+"""gloo with one thread a group. With its usual two, torch (2.13 and before) has both write
+the name of what they did into one string without a lock, and a name of more than 15
+letters, as those of sharded weights have, is now and then freed twice."""
+
 _control: dist.ProcessGroup | None = None
 """Carries agreements and figures, on the CPU even where gradients go between GPUs."""
+
+
+def _gloo(
+    store: dist.Store, rank: int, size: int, timeout: datetime.timedelta
+) -> dist.ProcessGroupGloo:
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    named = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")
+    options._devices = [
+        dist.ProcessGroupGloo.create_device(interface=name)
+        if name
+        else dist.ProcessGroupGloo.create_default_device()
+        for name in named
+    ]
+    options._threads = 1
+    options._timeout = timeout
+    return dist.ProcessGroupGloo(store, rank, size, options)
+
+
+dist.Backend.register_backend(GLOO, _gloo, devices=["cpu"])
 
 
 def join() -> None:
@@ -37,7 +61,7 @@ def join() -> None:
     global _control
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
-    backend = "gloo"
+    backend = GLOO
     if torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -46,9 +70,9 @@ def join() -> None:
                 f" {torch.cuda.device_count()} GPUs; give --nproc-per-node at most that."
             )
         torch.cuda.set_device(local)
-        backend = "cpu:gloo,cuda:nccl"
+        backend = f"cpu:{GLOO},cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
-    _control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    _control = dist.new_group(backend=GLOO, timeout=PATIENCE)
 
 
 def leave() -> None:

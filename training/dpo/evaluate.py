@@ -5,15 +5,19 @@ policy equal to its reference gives margins of exactly 0 (within rounding where 
 come from a cache that other runs filled). Leaves out training.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from training.dpo.answer_figures import AnswerFigures
 from training.dpo.answer_step import evaluate_answers
-from training.dpo.data import Pair
+from training.dpo.batches import pair_rows
+from training.dpo.data import Answer, Pair
 from training.dpo.defaults import evaluation_steps
-from training.dpo.distributed import merge
+from training.dpo.distributed import merge, summed
 from training.dpo.forward import Engine, RowScores, score_set
 from training.dpo.loss import Objective, pair_losses
 from training.dpo.loss_inputs import PairLogps, everyones
@@ -22,6 +26,10 @@ from training.dpo.phases import Phase
 from training.dpo.reference import PairSet
 from training.dpo.run_state import Run
 from training.dpo.scored import held_out_intervals, keep_held_out
+from training.dpo.sharding import is_sharded
+
+UNLIKELY = 1e-3
+"""A token of less probability is one that the base all but never writes there."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,30 @@ def evaluation_interval(run: Run, phase: Phase) -> int:
     held_out = run.held_out.pairs if run.held_out is not None else []
     tokens = sum(pair.tokens for pair in held_out)
     return evaluation_steps(phase.schedule.total_steps, phase.tokens, tokens)
+
+
+def unlikely_held_out(run: Run) -> dict[str, float] | None:
+    """How often the policy would leave a held-out chosen answer for a token that the base
+    all but never writes there, and how often the base itself: means over the tokens of
+    {"policy", "base"}. None where there is no base beside the policy, no such pair, or
+    no number.
+    """
+    engine = run.engine
+    told = run.held_out.pairs if run.held_out is not None else []
+    chosen = [p for p in told if not isinstance(p, Answer) or p.label]
+    if not chosen or run.config.tuning == "full" or is_sharded(engine.causal_lm):
+        return None
+    rows = [pair_rows(pair)[0] for pair in chosen]
+    sums = torch.zeros(3, dtype=torch.float64)
+    for places in engine.split([[row] for row in rows]):
+        run.stop.check()
+        found = engine.unlikely([rows[place] for place in places], UNLIKELY)
+        policy, base = (float(masses.double().sum()) for masses in found)
+        sums += torch.tensor([policy, base, len(found[0])], dtype=torch.float64)
+    policy, base, tokens = summed(sums).tolist()
+    if not tokens or not math.isfinite(policy + base):
+        return None
+    return {"policy": policy / tokens, "base": base / tokens}
 
 
 def evaluate_held_out(run: Run) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from training.dpo.adapter import without_adapter
 from training.dpo.batches import (
     Layout,
     Row,
@@ -33,7 +34,7 @@ from training.dpo.batches import (
 from training.dpo.config import Savings
 from training.dpo.data import Pair
 from training.dpo.distributed import gathered, my_share
-from training.dpo.head import HeadLogps, logit_transform
+from training.dpo.head import HeadLogps, logit_transform, unlikely_mass
 from training.dpo.lanes import side_by_side
 from training.dpo.layers import Holder
 from training.dpo.linear import pick_product
@@ -221,28 +222,52 @@ class Engine:
     def _scored(
         self, model: Any, rows: Sequence[Row], call_tokens: int | None = None
     ) -> RowScores:
-        if self.kind == "rows":
-            with self._recomputing(model):
-                states, tree = _row_states(model, rows, self.layout.pad_id, call_tokens)
-        else:
-            states, tree = self._tree_states(rows)
-        head = model.get_output_embeddings()
-        # Mamba keeps them in float32.
-        states = states.to(head.weight.dtype)
-        scale, softcap = logit_transform(model.config)
-        fast = self.kind != "rows" and self.savings.fast_products
+        states, tree = self._states(model, rows, call_tokens)
         device = states.device
         spare = len(states) - len(tree.targets)
         targets = on_device(tree.targets + [0] * spare, device)
-        columns = HeadLogps.apply(
-            *(states, head.weight, getattr(head, "bias", None), targets),
-            *(scale, softcap, pick_product(device, states.dtype, fast)),
-        )
+        weight, bias, *how = self._head(model, states)
+        columns = HeadLogps.apply(states, weight, bias, targets, *how)
         if tree.owners != list(range(len(states))):
             owners = on_device(tree.owners, device)
             columns = tuple(column[owners] for column in columns)
         token_logps, entropy, mean_logit, is_top1 = columns
         return RowScores(token_logps, tree.lengths, entropy, mean_logit, is_top1)
+
+    def _states(
+        self, model: Any, rows: Sequence[Row], call_tokens: int | None = None
+    ) -> tuple[Tensor, Tree]:
+        """States that predict the answers, in the head's dtype: Mamba keeps float32."""
+        if self.kind == "rows":
+            with self._recomputing(model):
+                states, tree = _row_states(model, rows, self.layout.pad_id, call_tokens)
+        else:
+            states, tree = self._tree_states(rows)
+        return states.to(model.get_output_embeddings().weight.dtype), tree
+
+    def _head(self, model: Any, states: Tensor) -> tuple[Any, ...]:
+        """Weight, bias, scale, softcap and product: what `head.py` takes of a head."""
+        head = model.get_output_embeddings()
+        fast = self.kind != "rows" and self.savings.fast_products
+        product = pick_product(states.device, states.dtype, fast)
+        bias = getattr(head, "bias", None)
+        return head.weight, bias, *logit_transform(model.config), product
+
+    def unlikely(self, rows: Sequence[Row], limit: float) -> tuple[Tensor, Tensor]:
+        """At each answer token's place, what the policy and the base give together to
+        all tokens that the base gives less than `limit` each: (T,), (T,).
+
+        No gradients. Not of a sharded model, nor of a fully fine-tuned one, whose base
+        is gone.
+        """
+        model = self.causal_lm
+        with torch.no_grad():
+            states, tree = self._states(model, rows)
+            with without_adapter(self.model):
+                base, _ = self._states(model, rows)
+            found = unlikely_mass(states, base, limit, *self._head(model, states))
+        owners = on_device(tree.owners, states.device)
+        return found[0][owners], found[1][owners]
 
     def _recomputing(
         self, model: Any, again: Callable[[], Any] = nullcontext

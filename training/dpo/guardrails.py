@@ -51,6 +51,13 @@ LIMITS = {
         0.05,
         "of the held-out loss above its lowest; evaluations of 30 prompts differ by less",
     ),
+    "unlikely_times": Limit(
+        4,
+        "of 39 runs on the starter those that broke had 5 and more, none sound 3.4",
+    ),
+    "unlikely_more": Limit(
+        0.005, "of the tokens; so few may break one answer of 40 tokens in five"
+    ),
 }
 
 LOG_SIGMOID = {"sigmoid", "robust", "exo_pair", "bco_pair", "sigmoid_norm", "aot"}
@@ -154,6 +161,13 @@ SENTENCES = {
         "On held-out pairs the accuracy fell from %(before)s %% to %(now)s %%, more than"
         " chance explains: the training pairs may contradict them or be learned by"
         " heart."
+    ),
+    "unlikely_tokens": (
+        "Where held-out chosen answers go on, %(policy)s %% of the policy's probability is"
+        " on tokens that the base all but never writes there (of the base's own: %(base)s"
+        " %%): answers may break, however good accuracy and drift look. Read some. A loss"
+        ' that holds the chosen answers ({"sigmoid": 1, "sft": 1}), fewer epochs or a lower'
+        " learning rate helps."
     ),
 }
 """%-patterns, so that a page may tell them in another language."""
@@ -456,7 +470,26 @@ def _overfit(rows: Sequence[Mapping[str, Any]], prompts: int) -> list[Caution]:
 
 
 def held_out_cautions(held_out: Mapping[str, Any] | None) -> list[Caution]:
-    """From summary.json's "held_out": whether the end is worse than the start."""
+    """From summary.json's "held_out": whether the end is worse than the start, or the
+    policy writes what the base does not."""
+    return _worse(held_out) + _unlikely(held_out)
+
+
+def _unlikely(held_out: Mapping[str, Any] | None) -> list[Caution]:
+    found = (held_out or {}).get("unlikely/chosen")
+    if found is None:
+        return []
+    policy, base = found["policy"], found["base"]
+    times, more = LIMITS["unlikely_times"].value, LIMITS["unlikely_more"].value
+    # What is no number says nothing.
+    if not (policy >= times * base and policy - base >= more):
+        return []
+    shares = {"policy": policy, "base": base}
+    values = {name: f"{100 * share:.2g}" for name, share in shares.items()}
+    return [Caution("unlikely_tokens", values)]
+
+
+def _worse(held_out: Mapping[str, Any] | None) -> list[Caution]:
     name = "rewards/accuracies_ties_half"
     change = ((held_out or {}).get("difference") or {}).get(name) or {}
     if held_out is None or change.get("high") is None or change["high"] >= 0:

@@ -162,6 +162,40 @@ class HeadLogps(torch.autograd.Function):
         return *_trained_head(ctx, grads[0]), None, None, None, None
 
 
+def unlikely_mass(
+    policy: Tensor,
+    base: Tensor,
+    limit: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    *how: Any,
+) -> tuple[Tensor, Tensor]:
+    """Of T pairs of states (T, H): Σ p(v) and Σ q(v) over the tokens v with q(v) < limit,
+    p = softmax(head(policy)), q = softmax(head(base)): (T,), (T,).
+
+    Exact; the vocabulary is gone through twice, since q is not known before its end.
+    """
+    parts = _blocks(policy, weight)
+
+    def logits(hidden: Tensor, part: slice) -> Tensor:
+        here = None if bias is None else bias[part]
+        return _logits(hidden, weight[part], here, *how)[0]
+
+    def log_sum(hidden: Tensor) -> Tensor:
+        sums = [torch.logsumexp(logits(hidden, part), dim=-1) for part in parts]
+        return torch.logsumexp(torch.stack(sums), dim=0)[:, None]
+
+    of_policy, of_base = log_sum(policy), log_sum(base)
+    found = [of_policy.new_zeros(len(policy)), of_policy.new_zeros(len(policy))]
+    for part in parts:
+        q = (logits(base, part) - of_base).exp_()
+        p = (logits(policy, part) - of_policy).exp_()
+        is_unlikely = q < limit
+        found[0] += (p * is_unlikely).sum(dim=-1)
+        found[1] += (q * is_unlikely).sum(dim=-1)
+    return found[0], found[1]
+
+
 def _trained_head(
     ctx: Any, upstream: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -16,7 +16,7 @@ from training.dpo.canary import policy_canary
 from training.dpo.config import as_dict
 from training.dpo.data import RowReport
 from training.dpo.distributed import is_main, world_size
-from training.dpo.evaluate import evaluate
+from training.dpo.evaluate import evaluate, unlikely_held_out
 from training.dpo.files import read_jsonl, write_json, write_jsonl
 from training.dpo.full import save_model
 from training.dpo.guardrails import Caution, held_out_cautions
@@ -68,6 +68,7 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
         run.status.progress(phase_done=done)
 
     figures = evaluate(run.engine, run.data, run.objective, each)
+    unlikely = unlikely_held_out(run)
     run.status.phase("saving")
     canary = policy_canary(run.engine, prepared.canary_ids, prepared.base_logprobs)
     files = _save_weights(prepared)
@@ -80,7 +81,7 @@ def write_outputs(prepared: Prepared, position: Position, started: float) -> Non
         "training": position.seconds,
         "this_process": time.monotonic() - started,
     }
-    summary = _summary(prepared, position, figures, files)
+    summary = _summary(prepared, position, figures, unlikely, files)
     if summary["held_out"] is not None:
         say(held_out_line(summary["held_out"]))
     write_json(run.folder / "summary.json", summary)
@@ -105,10 +106,13 @@ def _summary(
     prepared: Prepared,
     position: Position,
     figures: Figures | AnswerFigures,
+    unlikely: dict[str, float] | None,
     files: dict[str, str],
 ) -> dict[str, Any]:
     run = prepared.run
     held_out = _compared(run)
+    if held_out is not None:
+        held_out["unlikely/chosen"] = unlikely
     cautions = [*prepared.cautions, *curves(run), *held_out_cautions(held_out)]
     warn(run, cautions)
     return {

@@ -137,6 +137,13 @@ TRAINER_WARNINGS = (
         "than chance explains: the training pairs may contradict them or be learned "
         "by heart."
     ),
+    gettext_noop(
+        "Where held-out chosen answers go on, %(policy)s %% of the policy's "
+        "probability is on tokens that the base all but never writes there (of the "
+        "base's own: %(base)s %%): answers may break, however good accuracy and drift "
+        'look. Read some. A loss that holds the chosen answers ({"sigmoid": 1, "sft": '
+        "1}), fewer epochs or a lower learning rate helps."
+    ),
 )
 """What training/dpo/guardrails.py warns of, but for what the curves' remarks say."""
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, MambaConfig
 from training.dpo import head
 from training.dpo.batches import Layout, Row
 from training.dpo.forward import Engine
-from training.dpo.head import HeadLogps
+from training.dpo.head import HeadLogps, unlikely_mass
 from training.dpo.linear import onednn_product, plain_product
 
 
@@ -111,6 +111,22 @@ def test_of_equal_logits_the_first_counts_as_top(monkeypatch):
     targets = torch.tensor([0, 3, 5])
     got = HeadLogps.apply(hidden, weight, None, targets, 1.0, None, plain_product)
     assert got[3].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("at_once", [4, 2], ids=["whole", "in blocks"])
+def test_what_goes_to_tokens_that_the_base_hardly_writes(monkeypatch, at_once):
+    """Under 0.01 the base has 0.006 + 0.004 in the first place, nothing in the second;
+    the policy gives those two tokens 0.25 + 0.15."""
+    monkeypatch.setattr(head, "LEAST_TOKENS", at_once)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", {"cpu": at_once})
+    base = torch.tensor([[0.5, 0.006, 0.49, 0.004], [0.25, 0.25, 0.25, 0.25]])
+    policy = torch.tensor([[0.3, 0.25, 0.3, 0.15], [0.97, 0.01, 0.01, 0.01]])
+    # logits that are the logs of these, after a shift, a bias and a factor
+    weight, bias = torch.eye(4), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    states = [2 * p.log() + 7 - bias for p in (policy, base)]
+    found = unlikely_mass(*states, 0.01, weight, bias, 0.5, None, plain_product)
+    torch.testing.assert_close(found[0], torch.tensor([0.4, 0.0]))
+    torch.testing.assert_close(found[1], torch.tensor([0.01, 0.0]))
 
 
 def test_onednns_product_is_torchs():

@@ -328,3 +328,18 @@ def test_held_out_accuracy_that_fell_beyond_chance_is_said():
     assert caution.code == "held_out_worse" and "from 60 % to 50 %" in caution.text
     held_out["difference"][name]["high"] = 0.01
     assert not held_out_cautions(held_out) and not held_out_cautions(None)
+
+
+def test_a_policy_that_writes_what_the_base_does_not_is_said():
+    """Four times the base's share and half a percent more, both."""
+
+    def said(policy, base):
+        held_out = {"unlikely/chosen": {"policy": policy, "base": base}}
+        return [caution.text for caution in held_out_cautions(held_out)]
+
+    (text,) = said(0.0387, 0.00394)
+    assert "3.9 % of the policy's" in text and "(of the base's own: 0.39 %)" in text
+    assert not said(0.0091, 0.00394)  # more than half a percent more, but 2.3 times
+    assert not said(0.005, 0.001)  # five times, but 0.4 percent more
+    assert said(0.006, 0.0009)
+    assert not held_out_cautions({"unlikely/chosen": None})

@@ -4,6 +4,9 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.dpo.runs import PAIRS, chat, read_json, read_rows, train_here
 from training.dpo.data import Pair
@@ -113,6 +116,38 @@ def test_the_end_says_accuracy_with_its_interval_and_drift(run):
         "held out, 4 pairs of 3 prompts: accuracy 1.00 (0.29 to 1.00)"
     )
     assert "drift from the base, log-ratio per token: chosen +" in line
+
+
+def test_the_summary_says_what_goes_to_tokens_that_the_base_hardly_writes(
+    run, base_model
+):
+    """As transformers' and PEFT's own logits have it, along the chosen answers."""
+    base, other = (AutoModelForCausalLM.from_pretrained(base_model) for _ in "ab")
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    policy = PeftModel.from_pretrained(other, run / "adapter")
+    found = {"policy": [], "base": []}
+    for row in HELD_OUT:
+        prompt, whole = (
+            tokenizer.apply_chat_template(
+                messages, add_generation_prompt=asks, return_dict=True
+            )["input_ids"]
+            for messages, asks in (
+                (row["prompt"], True),
+                (row["prompt"] + row["chosen"], False),
+            )
+        )
+        with torch.no_grad():
+            shares = [
+                model(torch.tensor([whole])).logits[0, len(prompt) - 1 : -1].softmax(-1)
+                for model in (policy, base)
+            ]
+        unlikely = shares[1] < 1e-3
+        found["policy"] += (shares[0] * unlikely).sum(-1).tolist()
+        found["base"] += (shares[1] * unlikely).sum(-1).tolist()
+    told = read_json(run / "summary.json")["held_out"]["unlikely/chosen"]
+    wanted = {name: sum(values) / len(values) for name, values in found.items()}
+    assert told == pytest.approx(wanted, rel=1e-4)
+    assert told["policy"] > told["base"] > 0.01
 
 
 def test_evaluations_of_another_run_give_no_difference(run, tmp_path):

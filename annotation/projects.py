@@ -191,11 +191,9 @@ def checked_slug(slug: str) -> str:
     """One that a new project may have, unless somebody takes it meanwhile. Raises
     SettingsError."""
     if slug != slugify(slug) or len(slug) > 80:
-        wrong = _(
-            "A slug has up to 80 lower-case letters, digits, hyphens and underscores."
-        )
+        wrong = _("Take up to 80 lower-case letters, digits, hyphens and underscores.")
     elif slug == RESERVED:
-        wrong = _("“new” is the address of a page; choose another slug.")
+        wrong = _("“new” is the address of a page; choose another.")
     elif Project.objects.filter(slug=slug).exists():
         wrong = _("There is a project “%(slug)s” already.") % {"slug": slug}
     else:

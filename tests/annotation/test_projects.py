@@ -347,7 +347,7 @@ def test_the_demo_is_made_once_and_never_changed_again(
     assert (other.name, other.prompts.count()) == ("Demo short", 2)
     assert other.channel != project.channel
     assert other.memberships.count() == 3
-    with pytest.raises(CommandError, match="slug"):
+    with pytest.raises(CommandError, match="^--slug: "):
         call_command("setup_demo", slug="no spaces!")
 
 

@@ -86,7 +86,9 @@ class Command(BaseCommand):
             self.stdout.write(f"Kept in {_passwords_file()}, readable by you alone.")
         try:
             project = self._project(slug)
-        except (SettingsError, InferenceError) as error:
+        except SettingsError as error:
+            raise CommandError(f"--{error.field}: {error}") from error
+        except InferenceError as error:
             raise CommandError(str(error)) from error
         count = project.prompts.count()
         self.stdout.write(f"Project “{project.slug}” has {count} prompts.")

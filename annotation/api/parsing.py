@@ -12,7 +12,6 @@ from django.utils.translation import gettext as _
 from rest_framework.exceptions import APIException, ParseError, UnsupportedMediaType
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser, JSONParser, get_encoding
-from rest_framework.renderers import JSONRenderer
 from rest_framework.utils.json import strict_constant
 
 from annotation.files.faults import MAX_ROW_DEPTH, BadRow
@@ -84,13 +83,6 @@ def refuse_large(request: Any) -> None:
             _("The body is larger than %(most)d bytes; send it in parts.")
             % {"most": most}
         )
-
-
-class JSONLinesRenderer(JSONRenderer):
-    """Names the type for the schema; the stream itself is made by the view."""
-
-    media_type = "application/jsonl"
-    format = "jsonl"
 
 
 class OneAnswer(DefaultContentNegotiation):

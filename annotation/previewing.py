@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from annotation import checking, neighbours, project_settings, queries, validation
+from annotation.batches import in_batches
 from annotation.models import LetThrough, PreferencePair, Project, RuleVerdict
 from annotation.validation import PairFacts, Verdict
 
@@ -102,8 +103,8 @@ def preview(
         is_near_asked=neighbours.asks_for_near(then),
     )
     changes: dict[str, RuleChange] = {}
-    for at in range(0, len(ids), BATCH):
-        _look(ids[at : at + BATCH], now, then, found, changes)
+    for some in in_batches(ids, BATCH):
+        _look(some, now, then, found, changes)
     _name_prompts(changes)
     found.rules = [changes[rule] for rule in _order(wanted) if rule in changes]
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from annotation.batches import in_batches
+from annotation.exporting import answer_messages
 from annotation.models import Completion, PreferencePair
 from annotation.stock import with_system
 from inference.models import Policy
@@ -44,8 +45,8 @@ def pair_row(pair: PreferencePair, start: Policy, system_prompt: str) -> dict[st
     row = {
         "id": str(pair.pk),
         "prompt": messages,
-        "chosen": _answer(pair.chosen),
-        "rejected": _answer(pair.rejected),
+        "chosen": answer_messages(pair.chosen),
+        "rejected": answer_messages(pair.rejected),
         "weight": pair.weight,
     }
     if _sampled_alike(pair.chosen, pair.rejected, start):
@@ -60,10 +61,6 @@ def _system_prompt(completion: Completion, system_prompt: str) -> str:
     if source.source == Completion.Source.SAMPLED:
         return source.sampling.get("system_prompt", "")
     return system_prompt
-
-
-def _answer(completion: Completion) -> list[dict[str, Any]]:
-    return completion.messages or [{"role": "assistant", "content": completion.text}]
 
 
 def _sampled_alike(chosen: Completion, rejected: Completion, start: Policy) -> bool:

@@ -233,15 +233,10 @@ def checked_guidelines(guidelines: Any) -> str:
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Rules and sampling are merged by name; a round's config is replaced whole."""
-    merged = dict(old)
-    for name, value in new.items():
-        if name == "rules":
-            rules = {rule: dict(params) for rule, params in old.get(name, {}).items()}
-            for rule, params in value.items():
-                rules[rule] = {**rules.get(rule, {}), **params}
-            merged[name] = rules
-        elif isinstance(value, dict):
-            merged[name] = {**old.get(name, {}), **value}
-        else:
-            merged[name] = value
-    return merged
+    return {
+        **old,
+        **{
+            name: project_settings.merged(name, old.get(name, {}), value)
+            for name, value in new.items()
+        },
+    }

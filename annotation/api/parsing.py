@@ -5,6 +5,7 @@ JSON for every call but the import, whose body is handed on as a stream.
 
 import codecs
 import json
+from io import BytesIO
 from typing import IO, Any
 
 from django.conf import settings
@@ -74,8 +75,9 @@ def refuse_pieces(request: Any) -> None:
         raise LengthNeeded(_("Send the body with its Content-Length, not in pieces."))
 
 
-def refuse_large(request: Any) -> None:
-    """413 above UPLOAD_MAX_BYTES, before a byte of the body is read; 411 in pieces."""
+def stream_of(request: Any) -> Any:
+    """The body as RawBodyParser hands it on: 413 above UPLOAD_MAX_BYTES, before a byte of
+    it is read; 411 in pieces."""
     refuse_pieces(request)
     most = settings.UPLOAD_MAX_BYTES
     if int(request.META.get("CONTENT_LENGTH") or 0) > most:
@@ -83,6 +85,8 @@ def refuse_large(request: Any) -> None:
             _("The body is larger than %(most)d bytes; send it in parts.")
             % {"most": most}
         )
+    # An empty body has no stream.
+    return request.data if hasattr(request.data, "readline") else BytesIO()
 
 
 class OneAnswer(DefaultContentNegotiation):

@@ -41,7 +41,7 @@ class Measure:
     cut_off: float
 
 
-def prompts_to_measure(project: Project, most: int = 30) -> list[list[dict[str, Any]]]:
+def prompts_to_measure(project: Project, most: int) -> list[list[dict[str, Any]]]:
     """Held-out prompts, evenly from all of them; any prompts where none is held out."""
     rows = project.prompts.filter(is_held_out=True)
     if not rows.exists():

@@ -20,7 +20,7 @@ from annotation.nudging import send
 from annotation.stock import nudge, wake_prompts
 from inference import services as inference
 
-MAX_GUIDELINES = 100_000
+MAX_NAME, MAX_GUIDELINES = 120, 100_000
 RESERVED = "new"
 """The page that makes a project has the address a project of this slug would have."""
 
@@ -214,7 +214,7 @@ def _slugs(name: str, slug: str):
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip():
         raise SettingsError("name", _("A project needs a name."))
-    problem = texts.problem(name, 120)
+    problem = texts.problem(name, MAX_NAME)
     if problem:
         raise SettingsError("name", _("“name” %(what)s.") % {"what": problem})
     return name.strip()

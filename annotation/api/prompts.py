@@ -8,7 +8,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -87,7 +86,6 @@ def streams(*formats: str) -> dict[Any, OpenApiResponse]:
 
 class Prompts(APIView):
     parser_classes = [RawBodyParser]
-    renderer_classes = [JSONRenderer]
     content_negotiation_class = OneAnswer
 
     @extend_schema(

@@ -93,32 +93,33 @@ def update_project(
             given = project_settings.checked(settings)  # type: ignore[arg-type]
             before = project_settings.of(row)
             row.settings = _merged(row.settings, given)
-            if project_settings.of(row).sampling != before.sampling:
-                wake_prompts(row)
-            _ask_to_decide_again(row, before)
-            if checking.rules_version(
-                project_settings.of(row)
-            ) != checking.rules_version(before):
-                checking.check_again(row)
-                transaction.on_commit(ask_for_checks, robust=True)
-            nudge(row)
+            _follow(row, before, project_settings.of(row))
         row.save(update_fields=["name", "guidelines", "settings", "decide_again_since"])
     for field in ("name", "guidelines", "settings"):
         setattr(project, field, getattr(row, field))
     return project
 
 
-def _ask_to_decide_again(
-    project: Project, before: project_settings.ProjectSettings
+def _follow(
+    project: Project,
+    before: project_settings.ProjectSettings,
+    now: project_settings.ProjectSettings,
 ) -> None:
-    """By a task, once saved: a project may have a million decisions. The mark stays until
-    that is done, whatever becomes of the message."""
+    """Have done what changed settings ask for: prompts tried, comparisons decided and
+    pairs checked again, the stock filled."""
     from annotation.tasks import decide_again  # It imports services beside this one.
 
-    now = project_settings.of(project)
+    if now.sampling != before.sampling:
+        wake_prompts(project)
     if (now.decide_by, now.min_posterior) != (before.decide_by, before.min_posterior):
+        # By a task, once saved: a project may have a million decisions. The mark stays
+        # until that is done, whatever becomes of the message.
         project.decide_again_since = timezone.now()
         transaction.on_commit(partial(send, decide_again, project.pk), robust=True)
+    if checking.rules_version(now) != checking.rules_version(before):
+        checking.check_again(project)
+        transaction.on_commit(ask_for_checks, robust=True)
+    nudge(project)
 
 
 def set_members(project: Project, members: Mapping[str, str]) -> dict[str, str]:

@@ -25,6 +25,8 @@ from annotation.models import Project, Role
 PAIR_FORMATS = (*sorted(exporting.FORMATS), "csv", "parquet")
 PARAMETERS = ("format", *export_filters.NAMES, "names")
 """All that a download may be asked with; each takes those that mean something to it."""
+PIECE = 32 * 1024
+"""Bytes written to the socket together, at least."""
 
 
 def pairs(
@@ -143,9 +145,7 @@ def _file(
     )
 
 
-def _in_pieces(
-    content: Iterable[str | bytes], least: int = 32 * 1024
-) -> Iterator[bytes]:
+def _in_pieces(content: Iterable[str | bytes]) -> Iterator[bytes]:
     """Lines put together: a write to the socket for each would be most of the work."""
     pieces: list[bytes] = []
     size = 0
@@ -153,7 +153,7 @@ def _in_pieces(
         data = piece.encode() if isinstance(piece, str) else piece
         pieces.append(data)
         size += len(data)
-        if size >= least:
+        if size >= PIECE:
             yield b"".join(pieces)
             pieces, size = [], 0
     yield b"".join(pieces)

@@ -18,14 +18,19 @@ class Refused(Exception):
         self.message = message
 
 
-class InvalidJudgment(Refused):
-    """What was submitted makes no judgment; `field` says where."""
+class WrongField(Refused):
+    """What was sent is wrong: `field` names where, `errors` are all such (field, message)."""
 
     status = 422
 
     def __init__(self, field: str, message: str):
         super().__init__(message)
         self.field = field
+        self.errors = [(field, message)]
+
+
+class InvalidJudgment(WrongField):
+    """What was submitted makes no judgment; `field` says where."""
 
 
 class OtherBody(Refused):
@@ -64,36 +69,21 @@ class NothingToDo(Refused):
     """The pair is not, or no longer, in a state that this act is for."""
 
 
-class InvalidRepair(Refused):
+class InvalidRepair(WrongField):
     """A note or an edited answer can't be taken; `field` says which."""
 
-    status = 422
 
-    def __init__(self, field: str, message: str):
-        super().__init__(message)
-        self.field = field
-
-
-class SettingsError(Refused):
+class SettingsError(WrongField):
     """Settings of a project are wrong: `errors` has the dotted name and the message of
     each, `field` and `message` are the first one's."""
 
-    status = 422
-
     def __init__(self, field: str, message: str, *more: tuple[str, str]):
-        super().__init__(message)
-        self.field = field
-        self.errors = [(field, message), *more]
+        super().__init__(field, message)
+        self.errors += more
 
 
-class MembersError(Refused):
+class MembersError(WrongField):
     """A member is wrong; `field` is the username."""
-
-    status = 422
-
-    def __init__(self, field: str, message: str):
-        super().__init__(message)
-        self.field = field
 
 
 class ImportRefused(Refused):
@@ -106,21 +96,12 @@ class GoldRefused(Refused):
     """What would be gold is gold already, or can't be."""
 
 
-class BadExplanation(Refused):
+class BadExplanation(WrongField):
     """The explanation of a gold item can't be stored."""
 
-    status = 422
-    field = "explanation"
 
-
-class ExportRefused(Refused):
+class ExportRefused(WrongField):
     """A parameter of an export is wrong; `field` names it."""
-
-    status = 422
-
-    def __init__(self, field: str, message: str):
-        super().__init__(message)
-        self.field = field
 
 
 class ImportState(Refused):

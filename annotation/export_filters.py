@@ -232,7 +232,7 @@ def _dated(found: Any, asked: Wanted) -> Any:
 
 def judgments(project: Project, asked: Wanted) -> QuerySet[Judgment]:
     """The standing ones, by annotator and date."""
-    found = export_rows.standing_judgments(project)
+    found = Judgment.objects.filter(project=project, undone_at=None)
     if asked.annotator:
         found = found.filter(annotator=asked.judge)
     return _dated(found, asked)

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 from collections.abc import Iterator
-from typing import Any
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -69,15 +68,8 @@ def prompt_rows(prompts: QuerySet[Prompt]) -> Iterator[Row]:
         }
 
 
-def standing_judgments(project: Project) -> QuerySet[Judgment]:
-    return Judgment.objects.filter(project=project, undone_at=None)
-
-
 def file_name(project: Project, what: str, format: str) -> str:
     suffix = format if format in ("csv", "parquet", "zip") else "jsonl"
-    return f"{project.slug}-{what}{_mark(what, format)}.{suffix}"
-
-
-def _mark(what: str, format: str) -> str:
-    is_named: Any = what == "pairs" and format in exporting.FORMATS
-    return f"-{format}" if is_named else ""
+    is_named = what == "pairs" and format in exporting.FORMATS
+    mark = f"-{format}" if is_named else ""
+    return f"{project.slug}-{what}{mark}.{suffix}"

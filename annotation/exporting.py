@@ -51,7 +51,7 @@ def rows(
 
 
 def sharegpt_rows(
-    pairs: Iterable[PreferencePair], left_out: Counter[str] | None = None
+    pairs: Iterable[PreferencePair], left_out: Counter[str]
 ) -> Iterator[Row]:
     """LLaMA-Factory's rows, all of the one form that a dataset_info.json describes: what
     was imported in another of its forms, too."""

@@ -15,10 +15,18 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation import export_filters, import_jobs, projects, uploads, words
+from annotation import (
+    export_filters,
+    import_jobs,
+    projects,
+    reviewing,
+    uploads,
+    words,
+)
 from annotation.adjudicating import MAX_NOTE, VERDICTS
 from annotation.desk import Typed
 from annotation.errors import InvalidJudgment, SettingsError
+from annotation.judgment_body import MAX_COMMENT
 from annotation.models import (
     Decision,
     ImportJob,
@@ -29,6 +37,7 @@ from annotation.models import (
     RuleVerdict,
     Verdict,
 )
+from annotation.projects import MAX_NAME
 from annotation.validation import RULES
 
 CRITERION = "criterion:"
@@ -61,7 +70,7 @@ class JudgmentForm(forms.Form):
         required=False,
     )
     reasons = Texts(required=False)
-    comment = forms.CharField(max_length=10_000, required=False, strip=False)
+    comment = forms.CharField(max_length=MAX_COMMENT, required=False, strip=False)
     flag = forms.CharField(required=False)
     flag_text = forms.CharField(required=False, strip=False)
 
@@ -353,7 +362,7 @@ class GoldImportForm(forms.Form):
 class NewProjectForm(forms.Form):
     name = forms.CharField(
         label=gettext_lazy("Name"),
-        max_length=120,
+        max_length=MAX_NAME,
         help_text=gettext_lazy("What the annotators will see, such as “Cooking help”."),
     )
     slug = forms.SlugField(
@@ -411,7 +420,7 @@ class MemberForm(forms.Form):
 class LetThroughForm(forms.Form):
     note = forms.CharField(
         label=gettext_lazy("Why this pair is good all the same"),
-        max_length=500,
+        max_length=reviewing.MAX_NOTE,
         error_messages={
             "required": gettext_lazy("Say why this pair is good all the same.")
         },
@@ -434,5 +443,7 @@ class RepairForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 10}),
     )
     note = forms.CharField(
-        label=gettext_lazy("What was wrong"), required=False, max_length=500
+        label=gettext_lazy("What was wrong"),
+        required=False,
+        max_length=reviewing.MAX_NOTE,
     )

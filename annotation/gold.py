@@ -289,5 +289,7 @@ def _gold_already() -> GoldRefused:
 def _checked(explanation: str) -> str:
     problem = texts.problem(explanation, MAX_EXPLANATION)
     if problem:
-        raise BadExplanation(_("The explanation %(what)s.") % {"what": problem})
+        raise BadExplanation(
+            "explanation", _("The explanation %(what)s.") % {"what": problem}
+        )
     return explanation.replace("\r\n", "\n").strip()

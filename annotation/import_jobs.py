@@ -203,10 +203,9 @@ def preview(job: ImportJob, kind: str = "", mapping: dict | None = None) -> Prev
     mapped = list(_mapped(rows, mapping))
     items = list(importing.items_of(kind, mapped))
     found.formats = _formats(mapped, items)
-    found.n_bad = sum(isinstance(item, BadRow) for _place, item in items)
-    found.n_good = len(items) - found.n_bad
     bad = [one for one in items if isinstance(one[1], BadRow)]
     good = [one for one in items if not isinstance(one[1], BadRow)]
+    found.n_good, found.n_bad = len(good), len(bad)
     found.items = (good[: max(SHOWN_ROWS - len(bad), 4)] + bad)[:SHOWN_ROWS]
     return found
 

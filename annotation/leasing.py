@@ -169,7 +169,7 @@ def claim_probe(
     annotator,
     own: ProjectSettings,
     now: datetime,
-    outcome: str = Lease.Outcome.ACTIVE,
+    outcome: str,
 ) -> uuid.UUID | None:
     """Make and lease a probe in this transaction, where one is due."""
     slot = probing.slot_for(project, annotator, own)

@@ -2,7 +2,7 @@
 
 Pace is seconds for each character of the two answers. A person is held against their
 own median, never against others, and a flag rejects nothing. Leaves out where the
-judgments come from (trust.py).
+judgments come from (hurrying.py).
 """
 
 import math

@@ -17,6 +17,7 @@ _BEAT_WORDS = {
     700: gettext_lazy("just over half a second"),
 }
 _KEY = "key_"
+_OTHERS = ("beat", "break_minutes", "text_size")
 
 
 class KeyField(forms.CharField):
@@ -63,11 +64,7 @@ class PreferencesForm(forms.Form):
     )
 
     def __init__(self, own: Preferences, data: Any = None) -> None:
-        initial: dict[str, Any] = {
-            "beat": own.beat,
-            "break_minutes": own.break_minutes,
-            "text_size": own.text_size,
-        }
+        initial = {name: getattr(own, name) for name in _OTHERS}
         for act, key in keys.keys_of(own.keys).items():
             initial[_KEY + act] = key
         super().__init__(data, initial=initial)
@@ -81,7 +78,7 @@ class PreferencesForm(forms.Form):
         return [self[_KEY + act] for act in keys.REASONS]
 
     def other_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in ("beat", "break_minutes", "text_size")]
+        return [self[name] for name in _OTHERS]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -102,5 +99,4 @@ class PreferencesForm(forms.Form):
         return {act: self.cleaned_data[_KEY + act] for act in keys.ACTS}
 
     def others(self) -> dict[str, Any]:
-        names = ("beat", "break_minutes", "text_size")
-        return {name: self.cleaned_data[name] for name in names}
+        return {name: self.cleaned_data[name] for name in _OTHERS}

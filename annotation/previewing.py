@@ -6,11 +6,12 @@ model server is asked.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from annotation import checking, neighbours, project_settings, queries, validation
+from annotation.batches import in_batches
 from annotation.models import LetThrough, PreferencePair, Project, RuleVerdict
 from annotation.validation import PairFacts, Verdict
 
@@ -81,10 +82,7 @@ def preview(
     project has it, `accept_unchecked` too where None.
     """
     now = project_settings.of(project)
-    wanted = {
-        rule: {**now.rules.get(rule, {}), **rules.get(rule, {})}
-        for rule in [*now.rules, *(rule for rule in rules if rule not in now.rules)]
-    }
+    wanted = project_settings.merged("rules", now.rules, rules)
     then = replace(
         now,
         rules=wanted,
@@ -102,16 +100,13 @@ def preview(
         is_near_asked=neighbours.asks_for_near(then),
     )
     changes: dict[str, RuleChange] = {}
-    for at in range(0, len(ids), BATCH):
-        _look(ids[at : at + BATCH], now, then, found, changes)
+    for some in in_batches(ids, BATCH):
+        _look(some, now, then, found, changes)
     _name_prompts(changes)
-    found.rules = [changes[rule] for rule in _order(wanted) if rule in changes]
+    found.rules = [
+        changes[rule] for rule in validation.in_order(wanted) if rule in changes
+    ]
     return found
-
-
-def _order(rules: Mapping[str, Any]) -> Iterator[str]:
-    yield from validation.RULES
-    yield from (rule for rule in rules if rule not in validation.RULES)
 
 
 def _look(
@@ -142,7 +137,8 @@ def _look(
             for rule, params in asked.items()
         ]
         found.uncounted += any(map(_is_uncounted, verdicts))
-        before = _blocking(_ordered(stored[pk]), now, words.get(pk))
+        known = [stored[pk][rule] for rule in validation.in_order(stored[pk])]
+        before = _blocking(known, now, words.get(pk))
         after = _blocking(verdicts, then, words.get(pk))
         found.accepted_now += not before
         found.accepted_then += not after
@@ -202,10 +198,6 @@ def _stored(ids: list[int]) -> dict[int, dict[str, Verdict]]:
     for pk, *said in rows:
         stored[pk][said[0]] = Verdict(*said)
     return stored
-
-
-def _ordered(verdicts: dict[str, Verdict]) -> list[Verdict]:
-    return [verdicts[rule] for rule in _order(verdicts) if rule in verdicts]
 
 
 def _facts(

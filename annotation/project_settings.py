@@ -145,19 +145,22 @@ _NAMES = [known.name for known in fields(ProjectSettings)]
 def of(project: Project) -> ProjectSettings:
     """The project's settings, defaults filled in."""
     own = project.settings or {}
-    # Only what is given is merged: this is read in every request of an annotator.
-    merged = {name: own[name] for name in _NAMES if name in own}
     defaults = ProjectSettings()
-    for name, given in merged.items():
-        usual = getattr(defaults, name)
-        if name == "rules":
-            merged[name] = usual | {
-                rule: {**usual.get(rule, {}), **params}
-                for rule, params in given.items()
-            }
-        elif isinstance(usual, dict):
-            merged[name] = {**usual, **given}
-    return ProjectSettings(**merged)
+    # Only what is given is merged: this is read in every request of an annotator.
+    given = [name for name in _NAMES if name in own]
+    return ProjectSettings(
+        **{name: merged(name, getattr(defaults, name), own[name]) for name in given}
+    )
+
+
+def merged(name: str, old: Any, new: Any) -> Any:
+    """The setting `old` changed to `new`: of an object, what `new` doesn't name stays; of
+    the rules, which are objects of objects, each rule's parameters likewise."""
+    if not isinstance(new, dict):
+        return new
+    if name == "rules":
+        new = {rule: {**old.get(rule, {}), **params} for rule, params in new.items()}
+    return {**old, **new}
 
 
 def checked(settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from annotation.nudging import send
 from annotation.stock import nudge, wake_prompts
 from inference import services as inference
 
-MAX_GUIDELINES = 100_000
+MAX_NAME, MAX_GUIDELINES = 120, 100_000
 RESERVED = "new"
 """The page that makes a project has the address a project of this slug would have."""
 
@@ -93,32 +93,33 @@ def update_project(
             given = project_settings.checked(settings)  # type: ignore[arg-type]
             before = project_settings.of(row)
             row.settings = _merged(row.settings, given)
-            if project_settings.of(row).sampling != before.sampling:
-                wake_prompts(row)
-            _ask_to_decide_again(row, before)
-            if checking.rules_version(
-                project_settings.of(row)
-            ) != checking.rules_version(before):
-                checking.check_again(row)
-                transaction.on_commit(ask_for_checks, robust=True)
-            nudge(row)
+            _follow(row, before, project_settings.of(row))
         row.save(update_fields=["name", "guidelines", "settings", "decide_again_since"])
     for field in ("name", "guidelines", "settings"):
         setattr(project, field, getattr(row, field))
     return project
 
 
-def _ask_to_decide_again(
-    project: Project, before: project_settings.ProjectSettings
+def _follow(
+    project: Project,
+    before: project_settings.ProjectSettings,
+    now: project_settings.ProjectSettings,
 ) -> None:
-    """By a task, once saved: a project may have a million decisions. The mark stays until
-    that is done, whatever becomes of the message."""
+    """Have done what changed settings ask for: prompts tried, comparisons decided and
+    pairs checked again, the stock filled."""
     from annotation.tasks import decide_again  # It imports services beside this one.
 
-    now = project_settings.of(project)
+    if now.sampling != before.sampling:
+        wake_prompts(project)
     if (now.decide_by, now.min_posterior) != (before.decide_by, before.min_posterior):
+        # By a task, once saved: a project may have a million decisions. The mark stays
+        # until that is done, whatever becomes of the message.
         project.decide_again_since = timezone.now()
         transaction.on_commit(partial(send, decide_again, project.pk), robust=True)
+    if checking.rules_version(now) != checking.rules_version(before):
+        checking.check_again(project)
+        transaction.on_commit(ask_for_checks, robust=True)
+    nudge(project)
 
 
 def set_members(project: Project, members: Mapping[str, str]) -> dict[str, str]:
@@ -216,7 +217,7 @@ def _slugs(name: str, slug: str):
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip():
         raise SettingsError("name", _("A project needs a name."))
-    problem = texts.problem(name, 120)
+    problem = texts.problem(name, MAX_NAME)
     if problem:
         raise SettingsError("name", _("“name” %(what)s.") % {"what": problem})
     return name.strip()
@@ -235,15 +236,10 @@ def checked_guidelines(guidelines: Any) -> str:
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Rules and sampling are merged by name; a round's config is replaced whole."""
-    merged = dict(old)
-    for name, value in new.items():
-        if name == "rules":
-            rules = {rule: dict(params) for rule, params in old.get(name, {}).items()}
-            for rule, params in value.items():
-                rules[rule] = {**rules.get(rule, {}), **params}
-            merged[name] = rules
-        elif isinstance(value, dict):
-            merged[name] = {**old.get(name, {}), **value}
-        else:
-            merged[name] = value
-    return merged
+    return {
+        **old,
+        **{
+            name: project_settings.merged(name, old.get(name, {}), value)
+            for name, value in new.items()
+        },
+    }

@@ -36,7 +36,7 @@ from annotation.models import (
 from annotation.models.comparisons import unseen
 from annotation.models.pairs import FROZEN
 from annotation.standing import standing
-from annotation.validation import BROKE, RULES
+from annotation.validation import BROKE, RULES, in_order
 
 TRAIN = Comparison.Purpose.TRAIN
 COULD_NOT_CHECK = RuleVerdict.Result.COULD_NOT_CHECK
@@ -305,8 +305,7 @@ def rule_counts(project: Project) -> dict[str, dict[str, int]]:
         )
     )
     counts = {row.pop("rule"): row for row in found}
-    known = [rule for rule in RULES if rule in counts]
-    return {rule: counts[rule] for rule in [*known, *(counts.keys() - set(known))]}
+    return {rule: counts[rule] for rule in in_order(counts)}
 
 
 def rule_label(rule: str) -> str:

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from annotation import project_settings
+from annotation.batches import in_batches, paged
 from annotation.deciding import (
     Method,
     Outcome,
@@ -28,8 +29,6 @@ from annotation.models import (
 from annotation.models.pairs import FROZEN
 from annotation.project_settings import DecideBy, ProjectSettings
 from annotation.weighing import Weights, newest_weights, weigh, weighing_due
-
-BATCH = 500
 
 
 def bring_up_to_date(project: Project) -> int:
@@ -73,10 +72,8 @@ def decide_again(project: Project) -> int:
         return 0
     weighs = own.decide_by == DecideBy.WEIGHTED
     weights = newest_weights(project.pk) if weighs else None
-    changed, last = 0, 0
-    decisions = _changeable(project)
-    while batch := list(decisions.filter(pk__gt=last).order_by("pk")[:BATCH]):
-        last = batch[-1].pk
+    changed = 0
+    for batch in in_batches(paged(_changeable(project))):
         changed += sum(map(_decided_anew, _stale(batch, own, weights)))
     return changed
 

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from annotation import project_settings
 from annotation.errors import SettingsError
 from annotation.models import Project
-from annotation.projects import checked_guidelines
+from annotation.projects import MAX_NAME, checked_guidelines
 from annotation.settings_fields import GROUPS, Setting, rule_groups
 
 _DEFAULTS = asdict(project_settings.ProjectSettings())
@@ -144,7 +144,9 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 class SettingsForm(_Fields):
-    name = forms.CharField(label=_("Name"), max_length=120, show_hidden_initial=True)
+    name = forms.CharField(
+        label=_("Name"), max_length=MAX_NAME, show_hidden_initial=True
+    )
     guidelines = forms.CharField(
         label=_("Guidelines"),
         required=False,

@@ -14,6 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from annotation import project_settings
+from annotation.batches import in_batches
 from annotation.models import (
     Comparison,
     Judgment,
@@ -124,8 +125,8 @@ def withdraw_stock(project: Project, keep: Policy) -> int:
             .order_by("pk")
             .values_list("pk", flat=True)
         )
-        for start in range(0, len(ids), 500):
-            _withdraw(ids[start : start + 500], now)
+        for some in in_batches(ids):
+            _withdraw(some, now)
     return len(ids)
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "Verdict",
     "blocking",
     "check",
+    "in_order",
     "run_rule",
     "state_of",
     "still_let_through",
@@ -135,14 +136,20 @@ BROKE = "the rule failed"
 """How the reason of a rule that raised begins."""
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """These rules in the order of RULES; those that are not there (of a later version,
+    say) come last."""
+    wanted = dict.fromkeys(names)
+    return [name for name in {**RULES, **wanted} if name in wanted]
+
+
 def asked(rules: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The rules that are on, in order, each with all its parameters (without "on").
 
-    `rules` is {name: {"on": bool, …params}}; what is absent has its default. A name that
-    is not in RULES (a rule of a later version, say) comes last.
+    `rules` is {name: {"on": bool, …params}}; what is absent has its default.
     """
     found = {}
-    for name in [*RULES, *(name for name in rules if name not in RULES)]:
+    for name in in_order([*RULES, *rules]):
         params = {**DEFAULTS.get(name, {}), **rules.get(name, {})}
         if params.pop("on", True):
             found[name] = params

@@ -1,4 +1,4 @@
-"""The API's schema (OpenAPI 3) and the page that shows it.
+"""The page that shows the API's schema.
 
 Swagger UI comes from an installed package and is started by a script file of ours, so
 the page needs no inline code. Its icons are data: images, which this page alone allows.
@@ -9,11 +9,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
 from django.views import View
-from drf_spectacular.views import SpectacularAPIView
-
-
-class Schema(SpectacularAPIView):
-    """YAML, or JSON where `Accept: application/vnd.oai.openapi+json` asks for it."""
 
 
 @method_decorator(csp_update({"img-src": ["data:"]}), name="dispatch")

@@ -26,7 +26,7 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from annotation.errors import Refused
+from annotation.errors import Refused, WrongField
 from annotation.retelling import retold
 from inference.errors import AdapterRefused, DeployRefused, InferenceError
 from training.errors import RoundRefused
@@ -81,9 +81,9 @@ def problem(
 
 def handle_exception(exc: Exception, context: dict[str, Any]) -> Response | None:
     """What the client is answered; None for a fault of ours, which Django then logs."""
+    if isinstance(exc, WrongField):
+        return invalid(exc.errors)
     if isinstance(exc, Refused):
-        if field := getattr(exc, "field", ""):
-            return invalid(getattr(exc, "errors", [(field, exc.message)]))
         return problem(exc.status, exc.message, _code(exc))
     if isinstance(exc, RoundRefused):
         return problem(exc.status, exc.message, _code(exc), funnel=exc.funnel or None)
@@ -169,10 +169,13 @@ def _flat(detail: Any, path: str = "") -> list[tuple[str, str]]:
 @csrf_exempt
 def api_not_found(request: HttpRequest) -> JsonResponse:
     """The last route of /api/: no page of HTML for a program."""
+    return _without_a_view(404, _("There is no such call; see /api/docs."))
+
+
+def _without_a_view(status: int, detail: str) -> JsonResponse:
+    """A problem where no call of the API was reached, or it broke."""
     return JsonResponse(
-        document(404, _("There is no such call; see /api/docs.")),
-        status=404,
-        content_type=CONTENT_TYPE,
+        document(status, detail), status=status, content_type=CONTENT_TYPE
     )
 
 
@@ -187,11 +190,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
             page.status_code = 503
             page["Retry-After"] = str(RETRY_SECONDS)
         return page
-    return JsonResponse(
-        document(500, _("Something went wrong here; it has been logged.")),
-        status=500,
-        content_type=CONTENT_TYPE,
-    )
+    return _without_a_view(500, _("Something went wrong here; it has been logged."))
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -201,8 +200,4 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE if is_too_large else None
         page = loader.render_to_string("400.html", {"most": most})
         return HttpResponse(page, status=413 if is_too_large else 400)
-    return JsonResponse(
-        document(400, _("The request could not be read.")),
-        status=400,
-        content_type=CONTENT_TYPE,
-    )
+    return _without_a_view(400, _("The request could not be read."))

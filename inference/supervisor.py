@@ -185,13 +185,13 @@ class Supervisor:
 
     def _fail(self, what: str) -> None:
         """Note a failure and when to start again: at once, then ever later."""
-        settled = self._ready_at is not None
-        if settled and time.monotonic() - (self._ready_at or 0) > SETTLED:
+        now = time.monotonic()
+        if self._ready_at is not None and now - self._ready_at > SETTLED:
             self._deaths = 0
         wait = min(LONGEST_BACKOFF, 2.0**self._deaths) if self._deaths else 0.0
         self._deaths += 1
         self._ready_at = None
-        self._start_at = time.monotonic() + wait
+        self._start_at = now + wait
         after = f" in {wait:g} s" if wait else ""
         logger.error("%s; starting it again%s", what, after)
         self._note(Replica.State.FAILED, what)
@@ -277,8 +277,9 @@ def supervise(base: Policy, stop: StopRequest) -> None:
     """Watch every server in use until told to stop; then end what was started.
 
     Call it without a language, as its threads have none: what they note is kept in
-    English and told again in the reader's. Each has a thread, so that one that hangs makes no other's heartbeat late. The first
-    is this one: vLLM dies with the thread that started it (vllm_process.py).
+    English and told again in the reader's. Each has a thread, so that one that hangs makes
+    no other's heartbeat late. The first is this one: vLLM dies with the thread that
+    started it (vllm_process.py).
     """
     is_managed = not settings.VLLM_URLS
     supervisors = [Supervisor(url, base, is_managed, stop) for url in replica_urls()]

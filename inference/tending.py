@@ -185,7 +185,6 @@ class RenderingCheck:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self._file = settings.DATA_DIR / "renderings" / f"{_fingerprint(folder)}.json"
         self._process: subprocess.Popen[str] | None = None
         if not self._file.exists():

@@ -22,11 +22,15 @@ NUMBERS = (
 WHOLE = ("batch_size", "micro_batch_size", "max_length", "seed")
 
 
-def _number(label: Any, help_text: Any, **limits: Any) -> forms.FloatField:
+def _number(label: Any, help_text: Any, most: float | None = None) -> forms.FloatField:
     widget = forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"})
-    return forms.FloatField(
-        label=label, help_text=help_text, required=False, widget=widget, **limits
-    )
+    common = {"label": label, "help_text": help_text, "required": False}
+    return forms.FloatField(min_value=0, max_value=most, widget=widget, **common)
+
+
+def _whole(label: Any, help_text: Any, least: int) -> forms.IntegerField:
+    common = {"label": label, "help_text": help_text, "required": False}
+    return forms.IntegerField(min_value=least, **common)
 
 
 class RoundForm(forms.Form):
@@ -55,7 +59,6 @@ class RoundForm(forms.Form):
     beta = _number(
         "Beta",
         _("Usually 0.1 to 0.5; 0.1 if empty. Larger stays nearer to the reference."),
-        min_value=0,
     )
     learning_rate = _number(
         _("Learning rate"),
@@ -63,7 +66,6 @@ class RoundForm(forms.Form):
             "Chosen by the model's size if empty: 5e-4 for the starter model, 2e-5 to"
             " 1e-4 for 0.5 to 8 billion weights."
         ),
-        min_value=0,
     )
     epochs = _number(
         _("Epochs"),
@@ -71,7 +73,6 @@ class RoundForm(forms.Form):
             "Passes over the pairs. If empty, enough for 100 updates; 1 to 3 on thousands"
             " of pairs."
         ),
-        min_value=0,
     )
     sft_epochs = _number(
         _("Supervised epochs first"),
@@ -80,51 +81,43 @@ class RoundForm(forms.Form):
             " 1 or 2 help where people edited or imported answers; the policy’s own"
             " hardly need it."
         ),
-        min_value=0,
     )
     sft_learning_rate = _number(
         _("Supervised learning rate"),
         _("Of those epochs; chosen by the model’s size if empty."),
-        min_value=0,
     )
-    batch_size = forms.IntegerField(
-        label=_("Batch size"),
-        help_text=_("Pairs per update; chosen by their number if empty."),
-        required=False,
-        min_value=1,
+    batch_size = _whole(
+        _("Batch size"),
+        _("Pairs per update; chosen by their number if empty."),
+        least=1,
     )
-    micro_batch_size = forms.IntegerField(
-        label=_("Pairs at a time"),
-        help_text=_(
+    micro_batch_size = _whole(
+        _("Pairs at a time"),
+        _(
             "In one forward pass; chosen by memory if empty. Lower it when memory runs"
             " out: the result stays the same."
         ),
-        required=False,
-        min_value=1,
+        least=1,
     )
-    lora_r = forms.IntegerField(
-        label=_("LoRA rank"),
-        help_text=_("Usually 8 to 64; 16 if empty. How much an adapter can hold."),
-        required=False,
-        min_value=1,
+    lora_r = _whole(
+        _("LoRA rank"),
+        _("Usually 8 to 64; 16 if empty. How much an adapter can hold."),
+        least=1,
     )
-    max_length = forms.IntegerField(
-        label=_("Longest pair, in tokens"),
-        help_text=_("Prompt and answer; 1024 if empty. What is longer is cut."),
-        required=False,
-        min_value=2,
+    max_length = _whole(
+        _("Longest pair, in tokens"),
+        _("Prompt and answer; 1024 if empty. What is longer is cut."),
+        least=2,
     )
     warmup_ratio = _number(
         _("Warm-up"),
         _("Share of the steps in which the learning rate rises; 0.1 if empty."),
-        min_value=0,
-        max_value=0.99,
+        most=0.99,
     )
-    seed = forms.IntegerField(
-        label=_("Seed"),
-        help_text=_("The same seed and pairs give the same policy; 42 if empty."),
-        required=False,
-        min_value=0,
+    seed = _whole(
+        _("Seed"),
+        _("The same seed and pairs give the same policy; 42 if empty."),
+        least=0,
     )
 
     def __init__(self, *args: Any, policies: list[Policy], **kwargs: Any):

@@ -13,6 +13,7 @@ from django.db import connection
 
 from annotation import project_settings
 from annotation.models import Project
+from annotation.stock import with_system
 from inference.errors import InferenceError
 from inference.models import Policy
 from inference.sampling import SamplingParams
@@ -40,7 +41,7 @@ class Measure:
     cut_off: float
 
 
-def prompts_to_measure(project: Project, most: int = 30) -> list[list[dict[str, Any]]]:
+def prompts_to_measure(project: Project, most: int) -> list[list[dict[str, Any]]]:
     """Held-out prompts, evenly from all of them; any prompts where none is held out."""
     rows = project.prompts.filter(is_held_out=True)
     if not rows.exists():
@@ -67,11 +68,9 @@ def measure(
         raise SimulationError(f"the project cannot be sampled: {error}") from error
     prompts = prompts_to_measure(project, samples)
     each = -(-samples // len(prompts))
-    system = settings.get("system_prompt")
 
     def ask(messages: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-        if system and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": system}, *messages]
+        messages = with_system(messages, settings.get("system_prompt", ""))
         answers = _patiently(lambda: sample(policy, messages, each, params))
         progress(len(answers))
         question = str(messages[-1]["content"])

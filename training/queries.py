@@ -33,6 +33,9 @@ MOST_POINTS = 300
 MOST_ROWS = 60
 """Rows of the table of numbers."""
 
+HARDEST = 10
+"""Pairs listed of those that the policy still gets wrong, or nearly."""
+
 MOST_OF_A_TENTH = 200
 """Rows whose mean stands for that of a tenth of a curve: of 2,000 steps all."""
 
@@ -225,8 +228,8 @@ def held_out_count(training_round: TrainingRound) -> int | None:
     return (rows.get("held_out.jsonl") or {}).get("used")
 
 
-def hardest_pairs(training_round: TrainingRound, most: int = 10) -> list[Any]:
-    """The pairs with the lowest margin after training, lowest first.
+def hardest_pairs(training_round: TrainingRound) -> list[RoundPair]:
+    """The HARDEST pairs with the lowest margin after training, lowest first.
 
     Below 0 the policy still prefers the rejected answer: a hard pair, or a slip of
     the annotator.
@@ -235,7 +238,7 @@ def hardest_pairs(training_round: TrainingRound, most: int = 10) -> list[Any]:
         training_round.round_pairs.filter(final_margin__isnull=False)
         .select_related("pair__prompt", "pair__chosen", "pair__rejected")
         .defer(*unseen("pair__chosen", "pair__rejected", also=["html"]))
-        .order_by("final_margin", "pair_id")[:most]
+        .order_by("final_margin", "pair_id")[:HARDEST]
     )
 
 

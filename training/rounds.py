@@ -28,6 +28,7 @@ from training import recipes, runfolder
 from training.errors import RoundRefused, StaleRound
 from training.figures import funnel
 from training.models import RoundPair, TrainingRound
+from training.queries import active_round
 from training.rows import pair_rows
 from training.states import move, note
 
@@ -125,10 +126,7 @@ def _came_between() -> RoundRefused:
 
 
 def _refuse_second(project: Project) -> None:
-    running = TrainingRound.objects.filter(
-        project=project, state__in=TrainingRound.ACTIVE
-    ).first()
-    if running:
+    if running := active_round(project):
         raise RoundRefused(
             _(
                 "Round %(number)d of this project is %(state)s. One round at a time"

@@ -4,15 +4,13 @@ Leaves out which pairs a round takes; see recipes.py.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
+from annotation.batches import in_batches
+from annotation.exporting import answer_messages
 from annotation.models import Completion, PreferencePair
 from annotation.stock import with_system
 from inference.models import Policy
-
-CHUNK = 500
-"""Pairs read together; SQLite's oldest limit on values in one statement is 999."""
 
 _SIDES = ("chosen", "rejected")
 _READ = [f"{side}__{what}" for side in _SIDES for what in ("policy", "edited_from")]
@@ -28,9 +26,8 @@ def pair_rows(
     ids: list[int], start: Policy, system_prompt: str
 ) -> Iterator[dict[str, Any]]:
     """pair_row of each of these pairs, in the order of `ids`, which is that of ids."""
-    rest = iter(ids)
-    while chunk := list(islice(rest, CHUNK)):
-        pairs = PreferencePair.objects.filter(pk__in=chunk).order_by("pk")
+    for some in in_batches(ids):
+        pairs = PreferencePair.objects.filter(pk__in=some).order_by("pk")
         for pair in pairs.select_related("prompt", *_READ).defer(*_UNREAD):
             yield pair_row(pair, start, system_prompt)
 
@@ -48,8 +45,8 @@ def pair_row(pair: PreferencePair, start: Policy, system_prompt: str) -> dict[st
     row = {
         "id": str(pair.pk),
         "prompt": messages,
-        "chosen": _answer(pair.chosen),
-        "rejected": _answer(pair.rejected),
+        "chosen": answer_messages(pair.chosen),
+        "rejected": answer_messages(pair.rejected),
         "weight": pair.weight,
     }
     if _sampled_alike(pair.chosen, pair.rejected, start):
@@ -64,10 +61,6 @@ def _system_prompt(completion: Completion, system_prompt: str) -> str:
     if source.source == Completion.Source.SAMPLED:
         return source.sampling.get("system_prompt", "")
     return system_prompt
-
-
-def _answer(completion: Completion) -> list[dict[str, Any]]:
-    return completion.messages or [{"role": "assistant", "content": completion.text}]
 
 
 def _sampled_alike(chosen: Completion, rejected: Completion, start: Policy) -> bool:

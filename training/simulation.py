@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from django.contrib.auth import get_user_model
 from knox.models import AuthToken
@@ -160,10 +161,9 @@ def judge(
 
     def work(person: Persona, index: int) -> None:
         rng = random.Random(f"{seed}:{index}")
+        pick = partial(verdict_of, TASTES[prefer], rng=rng, noise=noise)
         try:
-            _judge_alone(
-                people, person, TASTES[prefer], rng, noise, speed, budget, note, say
-            )
+            _judge_alone(people, person, pick, speed, budget, note, say)
         except BaseException:
             people.stopped.set()
             raise
@@ -186,9 +186,7 @@ def judge(
 def _judge_alone(
     people: Crew,
     person: Persona,
-    score: Callable[[str], float],
-    rng: random.Random,
-    noise: float,
+    pick: Callable[[str, str], str],
     speed: float,
     budget: _Budget,
     note: Callable[[str], None],
@@ -204,9 +202,7 @@ def _judge_alone(
                     return
                 if speed:
                     people.stopped.wait(1 / speed)
-                verdict = verdict_of(
-                    score, lease.first.text, lease.second.text, rng, noise
-                )
+                verdict = pick(lease.first.text, lease.second.text)
                 submitted = person.client.judge(lease, verdict)
                 lease = submitted.next
                 note(verdict)

@@ -2,7 +2,6 @@
 
 from django.http import StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -23,7 +22,6 @@ DATED = [p for p in PAIR_FILTERS if p.name in ("annotator", "since", "until")]
 
 
 class Judgments(APIView):
-    renderer_classes = [JSONRenderer]
     content_negotiation_class = OneAnswer
 
     @extend_schema(
@@ -43,7 +41,6 @@ class Judgments(APIView):
 
 
 class Dataset(APIView):
-    renderer_classes = [JSONRenderer]
     content_negotiation_class = OneAnswer
 
     @extend_schema(

@@ -1,7 +1,5 @@
 """GET and POST gold, retire an item, and let a person's waiting judgments count."""
 
-from io import BytesIO
-
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -13,7 +11,7 @@ from rest_framework.views import APIView
 from annotation import gold, trust
 from annotation.access import needs, user_of
 from annotation.api.leases import MessageSerializer
-from annotation.api.parsing import RawBodyParser, refuse_large
+from annotation.api.parsing import RawBodyParser, stream_of
 from annotation.api.prompts import ImportReportSerializer
 from annotation.api.serializers import (
     PAGES,
@@ -79,10 +77,7 @@ class GoldItems(APIView):
     )
     @needs(Role.MANAGER)
     def post(self, request: Request, slug: str) -> Response:
-        refuse_large(request)
-        # An empty body has no stream.
-        stream = request.data if hasattr(request.data, "readline") else BytesIO()
-        report = gold.import_gold(request.project, request.user, stream)
+        report = gold.import_gold(request.project, request.user, stream_of(request))
         return Response(ImportReportSerializer(report).data)
 
 

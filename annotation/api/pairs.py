@@ -3,7 +3,6 @@
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -59,7 +58,6 @@ PAIR_FILTERS = [
 
 class Pairs(APIView):
     parser_classes = [RawBodyParser]
-    renderer_classes = [JSONRenderer]
     content_negotiation_class = OneAnswer
 
     @extend_schema(

@@ -5,6 +5,7 @@ JSON for every call but the import, whose body is handed on as a stream.
 
 import codecs
 import json
+from io import BytesIO
 from typing import IO, Any
 
 from django.conf import settings
@@ -12,7 +13,6 @@ from django.utils.translation import gettext as _
 from rest_framework.exceptions import APIException, ParseError, UnsupportedMediaType
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser, JSONParser, get_encoding
-from rest_framework.renderers import JSONRenderer
 from rest_framework.utils.json import strict_constant
 
 from annotation.files.faults import MAX_ROW_DEPTH, BadRow
@@ -75,8 +75,9 @@ def refuse_pieces(request: Any) -> None:
         raise LengthNeeded(_("Send the body with its Content-Length, not in pieces."))
 
 
-def refuse_large(request: Any) -> None:
-    """413 above UPLOAD_MAX_BYTES, before a byte of the body is read; 411 in pieces."""
+def stream_of(request: Any) -> Any:
+    """The body as RawBodyParser hands it on: 413 above UPLOAD_MAX_BYTES, before a byte of
+    it is read; 411 in pieces."""
     refuse_pieces(request)
     most = settings.UPLOAD_MAX_BYTES
     if int(request.META.get("CONTENT_LENGTH") or 0) > most:
@@ -84,13 +85,8 @@ def refuse_large(request: Any) -> None:
             _("The body is larger than %(most)d bytes; send it in parts.")
             % {"most": most}
         )
-
-
-class JSONLinesRenderer(JSONRenderer):
-    """Names the type for the schema; the stream itself is made by the view."""
-
-    media_type = "application/jsonl"
-    format = "jsonl"
+    # An empty body has no stream.
+    return request.data if hasattr(request.data, "readline") else BytesIO()
 
 
 class OneAnswer(DefaultContentNegotiation):

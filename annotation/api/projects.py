@@ -108,12 +108,12 @@ class ProjectSerializer(serializers.Serializer):
 
 
 class ChangedProjectBody(Body):
-    name = serializers.CharField(max_length=120, required=False)
+    name = serializers.CharField(max_length=projects.MAX_NAME, required=False)
     guidelines = serializers.CharField(
         required=False,
         allow_blank=True,
         trim_whitespace=False,
-        max_length=100_000,
+        max_length=projects.MAX_GUIDELINES,
         help_text="Markdown",
     )
     settings = JSONObject(
@@ -131,7 +131,7 @@ class ChangedProjectBody(Body):
 
 
 class NewProjectBody(ChangedProjectBody):
-    name = serializers.CharField(max_length=120)
+    name = serializers.CharField(max_length=projects.MAX_NAME)
     slug = serializers.SlugField(
         max_length=80,
         required=False,

@@ -1,7 +1,6 @@
 """POST prompts: a JSONL or CSV file as the body, read a line at a time. GET: them back."""
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 from django.http import StreamingHttpResponse
@@ -9,7 +8,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -19,7 +17,7 @@ from annotation.access import needs
 from annotation.api.parsing import (
     OneAnswer,
     RawBodyParser,
-    refuse_large,
+    stream_of,
 )
 from annotation.api.serializers import problems
 from annotation.errors import ExportRefused
@@ -61,11 +59,8 @@ class ImportReportSerializer(serializers.Serializer):
 
 def imported(request: Request, take: Callable[..., ImportReport]) -> Response:
     """The body taken in by `take`, and what came of it."""
-    refuse_large(request)
     kind = (request.content_type or "").split(";")[0].strip().lower()
-    # An empty body has no stream.
-    stream = request.data if hasattr(request.data, "readline") else BytesIO()
-    report = take(request.project, stream, FORMATS.get(kind))
+    report = take(request.project, stream_of(request), FORMATS.get(kind))
     return Response(ImportReportSerializer(report).data)
 
 
@@ -91,7 +86,6 @@ def streams(*formats: str) -> dict[Any, OpenApiResponse]:
 
 class Prompts(APIView):
     parser_classes = [RawBodyParser]
-    renderer_classes = [JSONRenderer]
     content_negotiation_class = OneAnswer
 
     @extend_schema(

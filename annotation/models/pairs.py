@@ -181,7 +181,10 @@ class LabelledAnswer(models.Model):
 class PromptBand(models.Model):
     """One of the numbers that prompts which are nearly the same have in common."""
 
-    project = models.ForeignKey(Project, models.CASCADE, related_name="+")
+    # Without an index of its own: bands are found by the unique one, or by their prompt.
+    project = models.ForeignKey(
+        Project, models.CASCADE, related_name="+", db_index=False
+    )
     prompt = models.ForeignKey(Prompt, models.CASCADE, related_name="+")
     value = models.BigIntegerField()
 

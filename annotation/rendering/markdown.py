@@ -34,35 +34,13 @@ MAX_HTML = 2_000_000
 
 MATHML = {
     *("math", "mrow", "mi", "mo", "mn", "mtext", "mspace", "mfrac", "msqrt", "mroot"),
-    *(
-        "msub",
-        "msup",
-        "msubsup",
-        "munder",
-        "mover",
-        "munderover",
-        "mtable",
-        "mtr",
-        "mtd",
-    ),
+    *("msub", "msup", "msubsup", "munder", "mover"),
+    *("munderover", "mtable", "mtr", "mtd"),
     *("mpadded", "mphantom", "mmultiscripts", "mprescripts", "menclose"),
 }
 TAGS = MATHML | {
-    *(
-        "p",
-        "br",
-        "hr",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "strong",
-        "em",
-        "s",
-        "sup",
-        "span",
-        "div",
-    ),
+    *("p", "br", "hr", "h3", "h4", "h5", "h6"),
+    *("strong", "em", "s", "sup", "span", "div"),
     *("blockquote", "ul", "ol", "li", "code", "pre", "a"),
     *("table", "thead", "tbody", "tr", "th", "td"),
 }

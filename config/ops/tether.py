@@ -72,12 +72,12 @@ def send(pids: list[int], signum: int) -> None:
             os.kill(pid, signum)
 
 
-def kill_below(root: int, seconds: float = 5.0) -> None:
-    """SIGKILL everything below `root` until nothing is left (or `seconds` passed).
+def kill_below(root: int) -> None:
+    """SIGKILL everything below `root` until nothing is left, for five seconds at most.
 
     Whoever waits for these children still can: they are not reaped here.
     """
-    until = time.monotonic() + seconds
+    until = time.monotonic() + 5.0
     while time.monotonic() < until:
         left = descendants(root)
         if not left:

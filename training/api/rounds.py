@@ -5,7 +5,6 @@ from typing import Any
 from django.http import StreamingHttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_field
 from rest_framework import serializers
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -161,7 +160,6 @@ _MOVED = OpenApiResponse(RoundSerializer, "The round.")
 
 
 class RoundPairs(APIView):
-    renderer_classes = [JSONRenderer]
     content_negotiation_class = OneAnswer
 
     @extend_schema(

@@ -6,29 +6,31 @@ Leaves out which pairs a round takes; see recipes.py.
 from collections.abc import Iterator
 from typing import Any
 
+from django.db.models import Prefetch
+
 from annotation.batches import in_batches
 from annotation.exporting import answer_messages
 from annotation.models import Completion, PreferencePair
 from annotation.stock import with_system
 from inference.models import Policy
 
-_SIDES = ("chosen", "rejected")
-_READ = [f"{side}__{what}" for side in _SIDES for what in ("policy", "edited_from")]
-_UNREAD = [
-    f"{side}__{what}"
-    for side in _SIDES
-    for what in ("logprobs", "html", "edited_from__logprobs", "edited_from__html")
-]
+_UNREAD = ("logprobs", "html")
 """Large, and not trained on."""
 
 
 def pair_rows(
     ids: list[int], start: Policy, system_prompt: str
 ) -> Iterator[dict[str, Any]]:
-    """pair_row of each of these pairs, in the order of `ids`, which is that of ids."""
+    """pair_row of each of these pairs, in the order of `ids`, which is that of ids.
+
+    Answers are looked up by their ids, not joined, as `exporting.in_full` has them.
+    """
+    edited = Prefetch("edited_from", Completion.objects.defer(*_UNREAD))
+    answers = Completion.objects.defer(*_UNREAD).prefetch_related("policy", edited)
+    both = [Prefetch(side, answers) for side in ("chosen", "rejected")]
     for some in in_batches(ids):
         pairs = PreferencePair.objects.filter(pk__in=some).order_by("pk")
-        for pair in pairs.select_related("prompt", *_READ).defer(*_UNREAD):
+        for pair in pairs.prefetch_related("prompt", *both):
             yield pair_row(pair, start, system_prompt)
 
 

@@ -22,6 +22,7 @@ from tests.factories import (
     make_policy,
     make_prompt,
 )
+from tests.plans import assert_sought_by_keys
 from tests.threads import together
 from tests.training.conftest import make_pairs
 from training import recipes, runfolder
@@ -29,6 +30,7 @@ from training.errors import RoundRefused
 from training.models import RoundPair, TrainingRound
 from training.reconcile import reconcile
 from training.rounds import cancel_round, start_round
+from training.rows import pair_rows
 
 pytestmark = pytest.mark.django_db
 
@@ -202,6 +204,17 @@ def test_a_pair_that_changes_while_the_files_are_written_refuses_the_round(
         start_round(project, manager)
     assert not TrainingRound.objects.exists() and not RoundPair.objects.exists()
     assert folders(settings) == []
+
+
+@pytest.mark.both_databases
+def test_a_rounds_rows_are_read_by_keys_while_statistics_are_wrong(project):
+    """On PostgreSQL a start took minutes, until the tables were analysed again."""
+    ids = sorted(pair.pk for pair in make_pairs(project, 20))
+    with CaptureQueriesContext(connection) as asked:
+        rows = list(pair_rows(ids, make_policy(project=project), ""))
+    assert [int(row["id"]) for row in rows] == ids
+    reads = [q["sql"] for q in asked if q["sql"].startswith("SELECT")]
+    assert_sought_by_keys(reads)
 
 
 @pytest.mark.both_databases

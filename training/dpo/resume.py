@@ -22,9 +22,13 @@ from training.dpo.distributed import from_main, is_main
 from training.dpo.errors import TrainerError
 from training.dpo.full import set_weights
 from training.dpo.optim import optimizer_tensors, restore_optimizer
+from training.dpo.phases import DPO, SFT
 from training.dpo.run_state import Position, Run
 from training.dpo.scored import bring_held_out
 from training.dpo.sharding import gathered_on_main
+
+RATE_KEYS = {SFT: "sft_learning_rate", DPO: "learning_rate"}
+"""The config key of a phase's rate."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def save_run(run: Run, optimizer: torch.optim.AdamW, position: Position) -> None
         "lanes": run.engine.layout.lanes,
         "after_sft": run.after_sft,
         "started_with": run.started_with,
+        "trained_with": _rates(run),
     }
     if is_main():
         save_checkpoint(run.folder / "checkpoints", position.step, tensors, state)
@@ -92,6 +97,7 @@ def open_checkpoint(run: Run) -> Checkpoint | None:
         return None
     tensors, state = load_checkpoint(source)
     _refuse_another_run(source.name, state["fingerprint"], run.fingerprint)
+    _refuse_a_rate_too_late(run, state)
     elsewhere = source.parent.parent / "metrics.jsonl"
     own = source.parent == run.folder / "checkpoints"
     run.log.keep_until(state["step"], None if own else elsewhere)
@@ -116,6 +122,34 @@ def _refuse_another_run(
             f" model. What differs: {', '.join(differs)}. Use a fresh run folder or put"
             " that back as it was."
         )
+
+
+def _rates(run: Run) -> dict[str, float | None]:
+    """{config key: its value}, of those that say how far a step goes."""
+    rates: dict[str, float | None] = {
+        RATE_KEYS[phase.name]: phase.learning_rate for phase in run.phases
+    }
+    return rates | {"max_grad_norm": run.config.max_grad_norm}
+
+
+def _refuse_a_rate_too_late(run: Run, state: dict[str, Any]) -> None:
+    """Once its steps are done, another rate would train nothing, and summary.json would
+    tell it as the one that did.
+    """
+    last = {RATE_KEYS[phase.name]: phase.last for phase in run.phases}
+    trained_with = state.get("trained_with", {})  # earlier versions kept none
+    for key, now in _rates(run).items():
+        then = trained_with.get(key, now)
+        if now != then and state["step"] >= last.get(key, run.total_steps):
+            raise TrainerError(
+                f'config.json: "{key}" is now {_told(now)}, but its steps are done, with'
+                f" {_told(then)}. Use a fresh run folder to train with another, or put"
+                " that back as it was."
+            )
+
+
+def _told(rate: float | None) -> str:
+    return "null" if rate is None else f"{rate:g}"
 
 
 def resume_source(folder: Path, config: TrainingConfig) -> Path | None:

@@ -49,6 +49,10 @@ from training.dpo.sweep_options import (
 from training.dpo.sweep_report import Trial, rank, table
 
 PAIRS, HELD_OUT = "pairs.jsonl", "held_out.jsonl"
+MODELS = ("base_model", "parent_adapter")
+MODEL_FILES = {".json", ".safetensors", ".bin", ".jinja", ".model", ".txt"}
+"""Suffixes of weights, settings, tokenizer and chat template."""
+
 TICK_SECONDS = 0.2
 LOCKED_SECONDS = 60.0
 """How long a trial's trainer of an earlier, killed sweep gets to write its checkpoint."""
@@ -107,12 +111,14 @@ def _share_rows(
         "config": dict(config),
         "hold_out": options.hold_out,
         **{name: sha256_of_file(path) for name, path in sources.items()},
+        "models": {key: _files_of(config.get(key)) for key in MODELS},
     }
     about = folder / "made_of.json"
     if about.exists() and read_json_object(about) != made_of:
         raise TrainerError(
-            f"{folder} holds trials of another config.json, other rows or another"
-            " --hold-out; move it away or delete it to sweep anew."
+            f"{folder} holds trials of another config.json, other rows, another model in"
+            " the folder it names or another --hold-out; move it away or delete it to"
+            " sweep anew."
         )
     if not about.exists():
         rows = {name: _tokenized(path, config, stop) for name, path in sources.items()}
@@ -131,6 +137,16 @@ def _share_rows(
             write_text(folder / name, "".join(_at_their_lines(numbered)))
         write_json(about, made_of)
     return {line: _prompt_of(row) for line, row in read_jsonl(folder / HELD_OUT)}
+
+
+def _files_of(folder: str | None) -> dict[str, str]:
+    """{file: sha256} of a model's folder; nothing of a hub id, whose files may come later."""
+    if folder is None or not Path(folder).is_dir():
+        return {}
+    files = sorted(
+        path for path in Path(folder).iterdir() if path.suffix in MODEL_FILES
+    )
+    return {path.name: sha256_of_file(path) for path in files}
 
 
 def _sources(options: SweepOptions) -> dict[str, Path]:

@@ -2,8 +2,9 @@
 
     sweep RUN_DIR --beta 0.05,0.1,0.3 --learning-rate 1e-4,5e-4 --lora.r 8,16
 
-Any key of config.json that holds one value can be given, with values set apart by
-commas; every combination is a trial. Leaves out running them; see `sweep.py`.
+Any key of config.json can be given, with values set apart by commas; a comma within
+brackets belongs to its value, as in --loss 'sigmoid,{"sigmoid":1,"sft":0.2}'. Every
+combination is a trial. Leaves out running them; see `sweep.py`.
 """
 
 import argparse
@@ -46,7 +47,7 @@ class SweepOptions:
 
 
 def sweepable_keys() -> list[str]:
-    """Every key that holds one value, those of `lora` with "lora." before them."""
+    """Every key, those of `lora` with "lora." before them."""
     keys = [f.name for f in fields(TrainingConfig) if f.name not in SAME_IN_ALL]
     keys.remove("lora")
     lora = [f"lora.{f.name}" for f in fields(LoraConfig)]
@@ -124,7 +125,7 @@ def _number(option: str, text: str, fits: Any, wanted: str) -> float:
 
 def _values(key: str, text: str) -> list[Any]:
     values = []
-    for part in text.split(","):
+    for part in _parts(text):
         if not part.strip():
             raise TrainerError(
                 f'{_option(key)} "{text}" has an empty value; write --key a,b,c'
@@ -137,6 +138,18 @@ def _values(key: str, text: str) -> list[Any]:
         if value not in values:
             values.append(value)
     return values
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between commas, but for those within [] or {}."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def trials_of(

@@ -255,3 +255,20 @@ def test_a_run_may_go_on_at_a_lower_rate(make_run):
     assert [row["step"] for row in rows] == list(range(1, 25))
     assert max(row["learning_rate"] for row in rows[10:]) <= 1e-5
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "max_grad_norm", "sft_learning_rate"])
+def test_another_rate_for_steps_that_are_done_is_refused(key, make_run):
+    """It trained nothing, ended as done, and summary.json told the new rate as the run's."""
+    run = make_run(batch_size=6, epochs=2, sft_epochs=1)
+    train_here(run)
+    summary = (run / "summary.json").read_text()
+    config = read_json(run / "config.json")
+    (run / "config.json").write_text(json.dumps(config | {key: 0.0625}))
+    with pytest.raises(
+        TrainerError, match=f'"{key}" is now 0.0625, .* fresh run folder'
+    ):
+        train_here(run)
+    assert (run / "summary.json").read_text() == summary
+    (run / "config.json").write_text(json.dumps(config))
+    train_here(run)  # put back: it ends as it did

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -365,6 +366,41 @@ def test_trials_are_all_combinations_under_lasting_names():
     assert sorted(trials_of(config, two.swept)) == names
     (odd,) = trials_of(config, {"parent_adapter": ["some where/else"]})
     assert "/" not in odd and " " not in odd
+
+
+def test_mixes_and_lists_are_values_too():
+    """Their commas were taken for those between values: no mix could be swept."""
+    given = ["--loss", 'sigmoid,{"sigmoid":1,"sft":0.2}, ipo']
+    given += ["--lora.target-modules", '["q_proj","v_proj"],all-linear']
+    swept = parse_options(["x", *given]).swept
+    mix = {"sigmoid": 1, "sft": 0.2}
+    modules = [["q_proj", "v_proj"], "all-linear"]
+    assert swept == {"loss": ["sigmoid", mix, "ipo"], "lora.target_modules": modules}
+    trials = trials_of({"base_model": "base"}, swept)
+    assert len(trials) == 6 and {
+        "loss": mix,
+        "lora.target_modules": modules[0],
+    } in list(trials.values())
+
+
+def test_another_model_under_the_same_name_is_another_sweep(
+    make_run, base_model, tmp_path
+):
+    """Its trials were ranked beside those of the first, on rows that the first one's
+    tokenizer had made. Stopped before a trial starts."""
+    base = tmp_path / "base"
+    shutil.copytree(base_model, base)
+    run = make_run(held_out=LEARNT, base_model=str(base))
+    stop = StopFlag()
+    stop.check = lambda: None
+    stop.requested = True
+    for _ in range(2):  # the same model goes on
+        with pytest.raises(Stopped):
+            sweep([str(run), "--beta", "0.1"], stop)
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# #}")
+    with pytest.raises(TrainerError, match="another model in the folder it names"):
+        sweep([str(run), "--beta", "0.1"], stop)
 
 
 def test_without_held_out_pairs_it_says_how_to_get_some(make_run, capsys):

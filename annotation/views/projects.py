@@ -19,7 +19,7 @@ from annotation.pages import page, safe_html
 from annotation.retelling import retold
 from annotation.words import RULES, lost_words
 from inference.errors import InferenceError
-from inference.queries import readiness, why_refused
+from inference.queries import readiness, stopped_on_purpose, why_refused
 from inference.replicas import replicas
 
 
@@ -58,9 +58,15 @@ def _whole(project: Project, known: figures.Figures) -> dict:
     serving = project.channel.serving
     servers = replicas()
     why = why_refused(serving, servers)
+    parts = readiness(servers)
+    is_away = not any(is_ready for _name, is_ready, _detail in parts)
     context: dict = {
         "serving": serving,
-        "parts": [*readiness(servers), *([(serving.name, False, why)] if why else [])],
+        "parts": [*parts, *([(serving.name, False, why)] if why else [])],
+        # Where a round stopped it on purpose, more stock is what would have helped.
+        "model_away": parts[0][2]
+        if is_away and not stopped_on_purpose(servers)
+        else "",
         "cannot_serve": bool(why),
         "other_base": other_base(project, servers),
     }

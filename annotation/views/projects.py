@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
@@ -125,7 +126,9 @@ def new_project(request: HttpRequest) -> HttpResponse:
         else:
             return redirect("prompts", made.slug)
     status = 422 if request.method == "POST" else 200
-    return page(request, "annotation/new_project.html", {"form": form}, status=status)
+    # MODEL empty: it will be made on the starter, which knows the demo's topics alone.
+    context = {"form": form, "is_on_starter": not settings.MODEL}
+    return page(request, "annotation/new_project.html", context, status=status)
 
 
 def _with_words(step: dict) -> dict:

@@ -167,6 +167,13 @@ def waited_for(project: Project) -> list[str]:
     """Why no pair is there, as sentences; what is not ready comes first."""
     if not project.prompts.filter(is_gold=False).exists():
         return [_("No prompts have been imported yet. A manager can import some.")]
+    if not project.prompts.filter(is_asked=True).exists():
+        return [
+            _(
+                "Only pairs that were judged elsewhere have been imported, and the model"
+                " does not answer their prompts. A manager can import them as prompts."
+            )
+        ]
     servers = replicas()
     stopped = stopped_on_purpose(servers)
     if stopped:

@@ -113,7 +113,9 @@ class Supervisor:
         else:
             with contextlib.suppress(OSError):  # An operator may have taken it away.
                 self.server.bound_log()
-            self._tend(starting=_("starting: %d s") % self.server.age())
+            # Named, or it could not be told again in another language.
+            age = {"seconds": self.server.age()}
+            self._tend(starting=_("starting: %(seconds)d s") % age)
             self._check_stuck()
 
     def close(self) -> None:

@@ -218,6 +218,8 @@ def _held_out(rows: Rows, is_finished: bool, n_held_out: int | None) -> list[Rem
             )
         ]
     accuracy, margin = scored[0]
+    if len(scored) == 1 and margin == 0 and not is_finished:
+        return []  # All ties so far: 50 %, and an interval from 50 to 50.
     # A fresh adapter has no preference yet: every margin is 0 and none counts as right.
     before = 50.0 if margin == 0 else 100 * accuracy
     now = 100 * scored[-1][0]

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
@@ -19,7 +20,7 @@ from annotation.pages import page, safe_html
 from annotation.retelling import retold
 from annotation.words import RULES, lost_words
 from inference.errors import InferenceError
-from inference.queries import readiness, why_refused
+from inference.queries import readiness, stopped_on_purpose, why_refused
 from inference.replicas import replicas
 
 
@@ -58,9 +59,15 @@ def _whole(project: Project, known: figures.Figures) -> dict:
     serving = project.channel.serving
     servers = replicas()
     why = why_refused(serving, servers)
+    parts = readiness(servers)
+    is_away = not any(is_ready for _name, is_ready, _detail in parts)
     context: dict = {
         "serving": serving,
-        "parts": [*readiness(servers), *([(serving.name, False, why)] if why else [])],
+        "parts": [*parts, *([(serving.name, False, why)] if why else [])],
+        # Where a round stopped it on purpose, more stock is what would have helped.
+        "model_away": parts[0][2]
+        if is_away and not stopped_on_purpose(servers)
+        else "",
         "cannot_serve": bool(why),
         "other_base": other_base(project, servers),
     }
@@ -119,7 +126,9 @@ def new_project(request: HttpRequest) -> HttpResponse:
         else:
             return redirect("prompts", made.slug)
     status = 422 if request.method == "POST" else 200
-    return page(request, "annotation/new_project.html", {"form": form}, status=status)
+    # MODEL empty: it will be made on the starter, which knows the demo's topics alone.
+    context = {"form": form, "is_on_starter": not settings.MODEL}
+    return page(request, "annotation/new_project.html", context, status=status)
 
 
 def _with_words(step: dict) -> dict:

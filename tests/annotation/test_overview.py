@@ -11,6 +11,8 @@ from django.utils.formats import date_format
 from annotation import annotators, overview
 from annotation.models import Decision, Judgment, PreferencePair
 from annotation.standing import last_full_hour
+from inference.models import Replica
+from inference.replicas import replica_urls
 from tests.factories import (
     make_comparison,
     make_gold,
@@ -132,6 +134,33 @@ def test_who_has_nothing_to_judge_is_named_to_managers(
     assert "annotator has nothing to judge: alice" in page
     page = text(page_for(reviewer))
     assert "annotator has nothing to judge" in page and "alice" not in page
+
+
+def test_more_stock_is_not_advised_while_the_model_is_away(
+    project, annotator, manager, page_for
+):
+    """What stood there, while vLLM started again, was to keep more ready."""
+    make_prompt(project=project)
+    replica = Replica.objects.create(
+        url=replica_urls()[0],
+        is_managed=True,
+        base=project.base,
+        state=Replica.State.STARTING,
+        heartbeat_at=timezone.now(),
+    )
+    page = text(page_for(manager))
+    assert "nothing to judge: alice" in page
+    assert "The model is not ready: starting" in page and "Keep more ready" not in page
+
+    replica.wanted, replica.wanted_reason = Replica.Wanted.STOPPED, "A round trains."
+    replica.save()
+    page = text(page_for(manager))
+    assert "The model is not ready" not in page and "Keep more ready" in page
+
+    replica.wanted, replica.state = Replica.Wanted.RUNNING, Replica.State.READY
+    replica.save()
+    page = text(page_for(manager))
+    assert "The model is not ready" not in page and "Keep more ready" in page
 
 
 def test_an_annotator_on_a_comparison_does_not_wait(project, annotator):

@@ -193,6 +193,14 @@ def test_an_empty_desk_says_what_it_waits_for_and_asks_again(signed_in, project)
     assert 'hx-trigger="every 3s"' in text
 
 
+def test_where_only_pairs_were_imported_no_answers_are_promised(signed_in, project):
+    """The model "is writing two new answers" there, and never did."""
+    make_prompt(project=project, is_asked=False)
+    text = html(signed_in.get(compare_url(project)))
+    assert "Only pairs that were judged elsewhere have been imported" in text
+    assert "vllm" not in text and "is writing" not in text
+
+
 def test_asking_again_in_vain_swaps_nothing(signed_in, project):
     text = html(signed_in.get(compare_url(project)))
     again = re.search(r'hx-get="([^"]+)"', text)[1].replace("&amp;", "&")

@@ -230,6 +230,16 @@ def test_staff_make_a_project_and_become_its_manager(client, creator, monkeypatc
     assert made.memberships.get().user == creator
 
 
+@pytest.mark.parametrize("model", ["", "Qwen/Qwen2.5-0.5B-Instruct"])
+def test_who_makes_a_project_reads_what_the_starter_model_cannot_do(
+    client, creator, settings, model
+):
+    """Asked about weddings it told of chess, and no page said why."""
+    settings.MODEL = model
+    page = html(client.get(reverse("new_project")))
+    assert ("It knows the topics of the demo’s prompts" in page) == (not model)
+
+
 @pytest.mark.parametrize("slug", ["new", "taken", "not a slug"])
 def test_a_short_name_that_cannot_be_is_422_and_keeps_what_was_typed(
     client, creator, slug

@@ -85,6 +85,8 @@ def test_sentences_within_sentences_are_told_too():
     assert retold("5 pairs frozen, 2 of them replayed; 1 held out") == (
         "已冻结5个偏好对，其中重放2个；预留1个"
     )
+    refused = "A vLLM server is not ready (starting: 206 s). Try again when it is."
+    assert "starting" not in retold(refused)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,18 @@ def with_rewards(chosen, rejected, **more):
     return curves(20, loss=(0.69, 0.4), **named, **more)
 
 
+def test_a_fresh_adapter_is_not_held_against_people_yet():
+    """Before its first update all held-out pairs are ties: it "could be 50 to 50 %"."""
+    rows = with_rewards(0.8, -1.0)
+    name = "eval_rewards/accuracies"
+    ties = {f"{name}_ties_half{end}": 0.5 for end in ("", "/low", "/high")}
+    rows[0][1].update({name: 0.0, **ties, "eval_rewards/margins": 0.0})
+    so_far = words(rows, is_finished=False)
+    assert so_far and not any("never trains on" in text for _tone, text in so_far)
+    rows[9][1].update({name: 0.7, "eval_rewards/margins": 0.2})
+    assert has(words(rows, is_finished=False), "good", "ranks 70 %")
+
+
 def test_held_out_accuracy_counts_ties_half_and_tells_its_reach():
     rows = with_rewards(0.8, -1.0)
     name = "eval_rewards/accuracies"

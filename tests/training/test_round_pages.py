@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from inference import services
 from inference.models import Deployment, Replica
@@ -332,6 +333,37 @@ def test_polling_ends_with_286_once_the_round_is_over(as_manager, running):
     # Also for a page that was opened when it was over already.
     page = as_manager.get(reverse("round", args=[running.pk]))
     assert b"hx-trigger" not in page.content
+
+
+def test_the_page_goes_on_until_the_policy_that_deploys_itself_serves(
+    as_manager, project, running
+):
+    """It stayed "candidate" there with "Deploy it …", while the policy served."""
+    project.settings = {"auto_deploy": True}
+    project.save()
+    policy = make_policy(project=project)
+    succeeded = {"state": "succeeded", "policy": policy, "deploys_itself": True}
+    TrainingRound.objects.filter(pk=running.pk).update(
+        **succeeded, finished_at=timezone.now()
+    )
+    url = reverse("round_status", args=[running.pk])
+    waiting = as_manager.get(url, HTTP_HX_REQUEST="true")
+    assert waiting.status_code == 200 and b"hx-trigger" in waiting.content
+    assert b"serves by itself" in waiting.content
+    assert b"Deploy it" not in waiting.content
+    same = as_manager.get(
+        url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=waiting["ETag"]
+    )
+    assert same.status_code == 304
+
+    channel = project.channel
+    Deployment.objects.create(channel=channel, policy=policy, previous=project.base)
+    type(channel).objects.filter(pk=channel.pk).update(serving=policy)
+    over = as_manager.get(
+        url, HTTP_HX_REQUEST="true", HTTP_IF_NONE_MATCH=waiting["ETag"]
+    )
+    assert over.status_code == 286 and b"hx-trigger" not in over.content
+    assert b">serving<" in over.content and b"by itself" not in over.content
 
 
 def test_a_page_of_a_finished_round_names_its_policy_and_hardest_pairs(

@@ -138,11 +138,12 @@ TRAINER_WARNINGS = (
         "by heart."
     ),
     gettext_noop(
-        "Where held-out chosen answers go on, %(policy)s %% of the policy's "
-        "probability is on tokens that the base all but never writes there (of the "
-        "base's own: %(base)s %%): answers may break, however good accuracy and drift "
-        'look. Read some. A loss that holds the chosen answers ({"sigmoid": 1, "sft": '
-        "1}), fewer epochs or a lower learning rate helps."
+        "The policy may write broken sentences, however good accuracy and drift look:"
+        " read some of its answers before people get them. Fewer epochs, a lower learning"
+        ' rate or a loss that holds the chosen answers ({"sigmoid": 1, "sft": 1}) helps.'
+        " Measured along held-out chosen answers: %(policy)s %% of its probability goes"
+        " to tokens that the base all but never writes there (of the base's own:"
+        " %(base)s %%)."
     ),
 )
 """What training/dpo/guardrails.py warns of, but for what the curves' remarks say."""

@@ -34,6 +34,7 @@ from training import queries, recipes, rounds
 from training.errors import RoundRefused
 from training.forms import RoundForm
 from training.models import TrainingRound
+from training.promotion import is_waiting_for_auto_deploy
 from training.reading import (
     read_curves,
     read_supervised,
@@ -181,7 +182,7 @@ def round_status(request: HttpRequest, pk: int) -> HttpResponse:
     """What changes while the round runs; 304 if nothing did, 286 once it is over."""
     training_round = _round(pk)
     etag = _etag(request, training_round)
-    is_over = not training_round.is_active
+    is_over = not _moves(training_round)
     if not is_over and request.headers.get("If-None-Match") == etag:
         response: HttpResponse = HttpResponseNotModified()
     else:
@@ -254,6 +255,7 @@ def _round_context(
     channel = request.project.channel
     return {
         "round": training_round,
+        "is_moving": _moves(training_round),
         "export_formats": EXPORTED_AS,
         "silent": queries.is_silent(training_round),
         "series": json.dumps(queries.chart_series(curves)),
@@ -275,6 +277,11 @@ def _round_context(
         "policy_state": policy_state(policy, channel) if policy else "",
         "vllm_stopped": _vllm_stopped(training_round),
     }
+
+
+def _moves(training_round: TrainingRound) -> bool:
+    """Whether its page changes by itself: also while its policy is about to be deployed."""
+    return training_round.is_active or is_waiting_for_auto_deploy(training_round)
 
 
 def _vllm_stopped(training_round: TrainingRound) -> str:

@@ -75,11 +75,11 @@ def read_stamp(stamp: Path) -> dict[str, str]:
     return content if isinstance(content, dict) else {}
 
 
-def is_current(files: list[Path], stamp: Path = STAMP) -> bool:
+def is_current(files: list[Path], stamp: Path) -> bool:
     return wanted_stamp(files).items() <= read_stamp(stamp).items()
 
 
-def write_stamp(files: list[Path], stamp: Path = STAMP) -> None:
+def write_stamp(files: list[Path], stamp: Path) -> None:
     """Atomically, and only after everything else: it is the proof of completeness."""
     engines = ("requirements-vllm-cpu.txt", "requirements-vllm-cuda.txt")
     kept = {k: v for k, v in read_stamp(stamp).items() if k not in engines}
@@ -138,10 +138,10 @@ def ensure(dev: bool = False) -> None:
     """
     gpu = has_gpu()
     files = requirement_files(gpu, dev)
-    if PYTHON.exists() and is_current(files):
+    if PYTHON.exists() and is_current(files, STAMP):
         return
     with _one_at_a_time():
-        if PYTHON.exists() and is_current(files):
+        if PYTHON.exists() and is_current(files, STAMP):
             return
         begun = time.monotonic()
         stamp = read_stamp(STAMP)
@@ -169,7 +169,7 @@ def ensure(dev: bool = False) -> None:
         _pip(["-r" + str(file) for file in files], len(pins(files)))
         if stamp:
             STAMP.write_text(json.dumps(stamp))
-        write_stamp(files)
+        write_stamp(files, STAMP)
         terminal.line(f"Installed {len(pins(files))} packages in {seconds(begun)}.")
 
 

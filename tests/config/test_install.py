@@ -75,7 +75,7 @@ def machine(files, tmp_path: Path, monkeypatch):
         _make(site)
         for package in packages:
             (site / f"{package}.dist-info").mkdir()
-        install.write_stamp(wanted(not gpu, dev=True, root=tmp_path))
+        install.write_stamp(wanted(not gpu, dev=True, root=tmp_path), install.STAMP)
         monkeypatch.setattr(install, "has_gpu", lambda: gpu)
         monkeypatch.setattr(
             install,

@@ -215,7 +215,7 @@ def _kto(pair: PreferencePair) -> list[Row]:
 def labelled_of(pair: PreferencePair) -> list[tuple[Messages, Messages, bool]]:
     """What a pair says of its answers one by one: (prompt, completion, label)."""
     prompt, chosen, rejected = _three(pair)
-    if pair.kind == PreferencePair.Kind.EDITED:
+    if pair.is_edit:
         # What was edited had won its own pair; it is not undesirable.
         return [(prompt, chosen, True)]
     return [(prompt, chosen, True), (prompt, rejected, False)]
@@ -253,7 +253,7 @@ def table_row(pair: PreferencePair) -> Row:
         "chosen": chosen,
         "rejected": rejected,
         "weight": pair.weight,
-        "kind": pair.kind,
+        "kind": "edited" if pair.is_edit else pair.kind,
         "original": original,
     }
 

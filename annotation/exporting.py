@@ -34,8 +34,19 @@ def export(project: Project, format: str) -> Iterator[str]:
     the labelled answers that were imported and make no pair."""
     yield from jsonl(queries.sound_pairs(project), format)
     if format == "kto":
-        yield from map(line, labelled_alike(queries.alike_decisions(project)))
-        yield from map(line, labelled_alone(queries.labelled_answers(project)))
+        alike, alone = (
+            queries.alike_decisions(project),
+            queries.labelled_answers(project),
+        )
+        yield from labelled_beside(alike, alone)
+
+
+def labelled_beside(
+    alike: QuerySet[Decision], alone: QuerySet[LabelledAnswer]
+) -> Iterator[str]:
+    """Lines of labelled answers that no pair says: of such decisions, and imported."""
+    yield from map(line, labelled_alike(alike))
+    yield from map(line, labelled_alone(alone))
 
 
 def rows(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from django.db.models import Prefetch, QuerySet
 
-from annotation import queries
 from annotation.batches import paged
 from annotation.files import llamafactory, pair_restoring, pair_writing
 from annotation.files.faults import Messages, Row
@@ -23,22 +22,9 @@ from annotation.models import (
     Decision,
     LabelledAnswer,
     PreferencePair,
-    Project,
     Prompt,
 )
 from annotation.models.comparisons import TOKENS, unseen
-
-
-def export(project: Project, format: str) -> Iterator[str]:
-    """A project's sound pairs as lines of JSON; as "kto" its ties and both-bads too, and
-    the labelled answers that were imported and make no pair."""
-    yield from jsonl(queries.sound_pairs(project), format)
-    if format == "kto":
-        alike, alone = (
-            queries.alike_decisions(project),
-            queries.labelled_answers(project),
-        )
-        yield from labelled_beside(alike, alone)
 
 
 def labelled_beside(

@@ -23,6 +23,7 @@ from annotation.files.writing import written
 from annotation.importing import import_pairs
 from annotation.models import Decision, LabelledAnswer, PreferencePair, Prompt
 from annotation.queries import alike_decisions
+from tests.annotation import exported
 from tests.annotation.test_import_any_pairs import ASKED, SPOKEN
 from tests.factories import (
     make_comparison,
@@ -107,7 +108,7 @@ def load(project, rows):
 
 
 def export(project, format):
-    return [json.loads(line) for line in exporting.export(project, format)]
+    return [json.loads(line) for line in exported.export(project, format)]
 
 
 def canonical(row, *without):

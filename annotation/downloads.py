@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
@@ -42,10 +43,10 @@ def pairs(
     asked = _asked(params, project, user, role)
     found = export_filters.pairs(project, asked, within)
     if format in exporting.FORMATS:
-        if format == "kto" and not asked.is_narrowed and within is None:
-            content: Iterable[str | bytes] = exporting.export(project, format)
-        else:
-            content = exporting.jsonl(found, format)
+        content: Iterable[str | bytes] = exporting.jsonl(found, format)
+        if format == "kto" and not asked.is_of_pairs and within is None:
+            beside = export_filters.beside(project, asked)
+            content = chain(content, exporting.labelled_beside(*beside))
     else:
         content = written(export_rows.pair_table(found), columns.PAIRS, format)
     return _file(project, "pairs", format, content)

@@ -5,7 +5,7 @@ came. Rounds are training's: it hands in the ids of a round's pairs (`within`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -28,7 +28,9 @@ from django.utils.translation import gettext_lazy
 from annotation import export_rows, queries, texts
 from annotation.errors import ExportRefused
 from annotation.models import (
+    Decision,
     Judgment,
+    LabelledAnswer,
     PreferencePair,
     Project,
     Prompt,
@@ -68,6 +70,11 @@ class Wanted:
     @property
     def is_narrowed(self) -> bool:
         return self != Wanted()
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Narrowed by what only pairs have: by more than dates."""
+        return replace(self, since=None, until=None).is_narrowed
 
 
 def wanted(
@@ -228,6 +235,14 @@ def _dated(found: Any, asked: Wanted) -> Any:
     if asked.until:
         found = found.filter(created_at__lt=asked.until)
     return found
+
+
+def beside(
+    project: Project, asked: Wanted
+) -> tuple[QuerySet[Decision], QuerySet[LabelledAnswer]]:
+    """What KTO's form has beside pairs (exporting.labelled_beside), by date."""
+    found = queries.alike_decisions(project), queries.labelled_answers(project)
+    return _dated(found[0], asked), _dated(found[1], asked)
 
 
 def judgments(project: Project, asked: Wanted) -> QuerySet[Judgment]:

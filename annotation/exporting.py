@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from django.db.models import Prefetch, QuerySet
 
-from annotation import queries
 from annotation.batches import paged
 from annotation.files import llamafactory, pair_restoring, pair_writing
 from annotation.files.faults import Messages, Row
@@ -23,19 +22,17 @@ from annotation.models import (
     Decision,
     LabelledAnswer,
     PreferencePair,
-    Project,
     Prompt,
 )
 from annotation.models.comparisons import TOKENS, unseen
 
 
-def export(project: Project, format: str) -> Iterator[str]:
-    """A project's sound pairs as lines of JSON; as "kto" its ties and both-bads too, and
-    the labelled answers that were imported and make no pair."""
-    yield from jsonl(queries.sound_pairs(project), format)
-    if format == "kto":
-        yield from map(line, labelled_alike(queries.alike_decisions(project)))
-        yield from map(line, labelled_alone(queries.labelled_answers(project)))
+def labelled_beside(
+    alike: QuerySet[Decision], alone: QuerySet[LabelledAnswer]
+) -> Iterator[str]:
+    """Lines of labelled answers that no pair says: of such decisions, and imported."""
+    yield from map(line, labelled_alike(alike))
+    yield from map(line, labelled_alone(alone))
 
 
 def rows(
@@ -215,7 +212,7 @@ def _kto(pair: PreferencePair) -> list[Row]:
 def labelled_of(pair: PreferencePair) -> list[tuple[Messages, Messages, bool]]:
     """What a pair says of its answers one by one: (prompt, completion, label)."""
     prompt, chosen, rejected = _three(pair)
-    if pair.kind == PreferencePair.Kind.EDITED:
+    if pair.is_edit:
         # What was edited had won its own pair; it is not undesirable.
         return [(prompt, chosen, True)]
     return [(prompt, chosen, True), (prompt, rejected, False)]
@@ -253,7 +250,7 @@ def table_row(pair: PreferencePair) -> Row:
         "chosen": chosen,
         "rejected": rejected,
         "weight": pair.weight,
-        "kind": pair.kind,
+        "kind": "edited" if pair.is_edit else pair.kind,
         "original": original,
     }
 

@@ -12,6 +12,8 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
+from django.db.models import Exists, OuterRef
+
 from annotation import pace
 from annotation.models import Decision, Judgment, PreferencePair, Project, Role
 from annotation.standing import standing
@@ -31,11 +33,23 @@ class Hurried:
     """Seconds that this person usually takes for answers of this length."""
 
 
+def _judged_before(path: str = "") -> Exists:
+    """Whether the judgment at `path` replaces one that its annotator undid: the pair was
+    read before that one, so its seconds say nothing of haste."""
+    return Exists(
+        Judgment.objects.filter(
+            comparison=OuterRef(f"{path}comparison"),
+            annotator=OuterRef(f"{path}annotator"),
+            undone_at__lte=OuterRef(f"{path}created_at"),
+        )
+    )
+
+
 def paces(project: Project, at: datetime | None = None) -> dict[str, list[float]]:
     """{username: paces of their judgments among the project's latest}; one query.
     With `at`, as it was then."""
     rows = (
-        Judgment.objects.filter(standing(at), project=project)
+        Judgment.objects.filter(~_judged_before(), standing(at), project=project)
         .order_by("-created_at")
         .values_list(
             "annotator__username",
@@ -68,6 +82,7 @@ def of_pairs(
             pk__in=[pair.pk for pair in pairs],
         )
         .exclude(decision__method=Decision.Method.REVIEWER)
+        .annotate(again=_judged_before(f"{judgments}__"))
         .order_by(f"{judgments}__created_at")
         .values_list(
             "pk",
@@ -75,12 +90,13 @@ def of_pairs(
             f"{judgments}__seconds",
             "decision__comparison__a__characters",
             "decision__comparison__b__characters",
+            "again",
         )
     )
     found: dict[int, list[Hurried]] = defaultdict(list)
-    for pk, name, seconds, a, b in rows:
+    for pk, name, seconds, a, b, again in rows:
         limit = limits.get(name)
-        if limit is None or pace.pace(seconds, a + b) >= limit:
+        if again or limit is None or pace.pace(seconds, a + b) >= limit:
             continue
         is_own = name == user.get_username()
         hurried = Hurried()

@@ -133,7 +133,8 @@ def _store_whole(project: Project, batch: list[PairRow]) -> int:
             chosen=answers[2 * place],
             rejected=answers[2 * place + 1],
             weight=pair.weight,
-            extra={"format": pair.format, "kept": pair.kept},
+            extra={"format": pair.format, "kept": pair.kept}
+            | ({"edited": True} if pair.is_edit else {}),
             content_sha256=pair.sha256,
         )
         for place, (prompt, pair) in enumerate(rows)

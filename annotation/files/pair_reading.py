@@ -181,6 +181,7 @@ def _pair(
         format,
         json.dumps(kept, ensure_ascii=False),
         weight,
+        is_edit=PAIRS.keys() <= row.keys() and row["kind"] == "edited",
     )
 
 

@@ -20,6 +20,8 @@ class PairRow:
     format: str
     kept: str
     weight: float = 1.0
+    is_edit: bool = False
+    """Whether our own table says that the chosen answer is the other one, improved."""
 
     @property
     def sha256(self) -> str:

@@ -46,7 +46,8 @@ class PreferencePair(models.Model):
     """The rules were changed since: state and verdicts are as of the former ones until
     the pair's turn comes, and until then no round takes it."""
     extra = models.JSONField(default=dict, blank=True)
-    """{"format", "kept"} of an imported row, by which export gives the row back."""
+    """{"format", "kept"} of an imported row, by which export gives the row back; with
+    "edited" where our own table said that it was an edit."""
     content_sha256 = models.CharField(max_length=64, blank=True, editable=False)
     """Of prompt and both answers of an imported pair: the same is imported once."""
     created_at = models.DateTimeField(auto_now_add=True)
@@ -140,6 +141,11 @@ class PreferencePair(models.Model):
 
     def __str__(self) -> str:
         return f"pair {self.pk}"
+
+    @property
+    def is_edit(self) -> bool:
+        """Whether the chosen answer is the rejected one, improved; so of an import, too."""
+        return self.kind == self.Kind.EDITED or bool(self.extra.get("edited"))
 
 
 class LabelledAnswer(models.Model):

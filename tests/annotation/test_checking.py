@@ -11,7 +11,7 @@ from annotation import checking, tasks, validation
 from annotation.checking import check_again, check_pair, check_waiting
 from annotation.ending import skip
 from annotation.errors import PairsChanged
-from annotation.exporting import FORMATS, export, jsonl, rows
+from annotation.exporting import FORMATS, jsonl, rows
 from annotation.judging import submit_judgment
 from annotation.leasing import take_lease
 from annotation.models import Completion, Decision, PreferencePair, RuleVerdict
@@ -26,6 +26,7 @@ from annotation.queries import (
 from annotation.validation import CODE_VERSION, DEFAULTS
 from inference.errors import InferenceError
 from tests.acts import freeze
+from tests.annotation.exported import export
 from tests.factories import (
     make_comparison,
     make_completion,

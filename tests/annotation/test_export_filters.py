@@ -1,5 +1,7 @@
 """Which pairs an export holds: filters, wrong parameters, the pairs of a round."""
 
+import io
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +11,7 @@ from annotation import downloads, export_filters
 from annotation.errors import ExportRefused
 from annotation.export_filters import wanted
 from annotation.export_rows import pseudonym
+from annotation.importing import import_pairs
 from annotation.models import Decision, Judgment, PreferencePair, Role
 from tests.annotation.exported import body, rows
 from tests.factories import (
@@ -98,6 +101,29 @@ def test_pairs_are_narrowed_by_agreement_annotator_and_date(project):
     assert ids(project, until="2026-05-03") == set()
     assert ids(project, since="2026-05-05") == {split.pk, imported.pk}
     assert ids(project, since="2026-05-04T23:59:00Z", until="2026-05-05") == {alone.pk}
+
+
+def test_ties_and_lone_labels_leave_by_date_as_pairs_do(project):
+    """They are KTO's alone; what only pairs have (a state, an annotator) leaves them out."""
+    make_pair(project=project)
+    old, new = (make_comparison(project=project) for _ in range(2))
+    for comparison in (old, new):
+        Decision.objects.create(comparison=comparison, outcome="tie")
+    Decision.objects.filter(comparison=old).update(
+        created_at=datetime(2026, 1, 2, tzinfo=UTC)
+    )
+    lone = {"prompt": "Q", "completion": "fine", "label": True}
+    import_pairs(project, io.BytesIO(json.dumps(lone).encode()))
+
+    def exported(**params):
+        return rows(downloads.pairs(project, {"format": "kto", **params}))
+
+    assert len(exported()) == 2 + 4 + 1
+    found = exported(since="2026-06-01")
+    assert len(found) == 2 + 2 + 1
+    assert not [row for row in found if str(row.get("id")).startswith(f"tie-{old.pk}-")]
+    assert len(exported(until="2026-06-01")) == 2
+    assert len(exported(which="accepted")) == 2
 
 
 def test_only_managers_ask_by_others_names(project):

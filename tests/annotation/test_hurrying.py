@@ -4,8 +4,9 @@ import pytest
 from django.urls import reverse
 
 from annotation import hurrying
+from annotation.judging import submit_judgment, undo
 from annotation.models import Decision, Judgment, PreferencePair, Role
-from tests.factories import make_judgment, make_pair, make_user
+from tests.factories import make_comparison, make_judgment, make_pair, make_user
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.django_db]
 
@@ -52,6 +53,23 @@ def test_a_manager_learns_whose_how_fast_and_what_is_usual(client, pairs, manage
     assert "judged too fast" in text
     assert "alice judged it in 1.0 s" in text
     assert "too fast" not in page_of(client, manager, pairs["usual"])
+
+
+def test_a_slip_that_was_undone_and_judged_anew_is_no_haste(project, pairs, annotator):
+    """Ben judged that pair, too, and undid nothing; alice's other quick one stays marked."""
+    slip = make_comparison(project=project, quota=2)
+    ben = make_user("ben")
+    make_judgment(comparison=slip, annotator=ben, seconds=20)
+    first = make_judgment(comparison=slip, annotator=annotator, seconds=20)
+    before = hurrying.paces(project)
+    again = submit_judgment(undo(first), verdict="first").judgment
+    assert again.seconds < 2
+    pair = PreferencePair.objects.get(decision__comparison=slip, superseded_at=None)
+    found = hurrying.of_pairs(project, [pair, pairs["fast"]], Role.REVIEWER, ben)
+    assert found == {pairs["fast"].pk: [hurrying.Hurried()]}
+    known = hurrying.paces(project)
+    assert len(known["alice"]) == len(before["alice"]) - 1
+    assert known["ben"] == before["ben"]
 
 
 def test_a_reviewer_learns_that_it_was_too_fast_and_no_more(client, pairs, reviewer):

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from annotation import export_filters, export_rows, exporting, importing, storing
+from annotation.checking import check_waiting
 from annotation.export_filters import Wanted
 from annotation.files import columns
 from annotation.files.parts import Reading
@@ -22,6 +23,7 @@ from annotation.files.writing import written
 from annotation.importing import import_pairs
 from annotation.models import Decision, LabelledAnswer, PreferencePair, Prompt
 from annotation.queries import alike_decisions
+from tests.annotation import exported
 from tests.annotation.test_import_any_pairs import ASKED, SPOKEN
 from tests.factories import (
     make_comparison,
@@ -106,7 +108,7 @@ def load(project, rows):
 
 
 def export(project, format):
-    return [json.loads(line) for line in exporting.export(project, format)]
+    return [json.loads(line) for line in exported.export(project, format)]
 
 
 def canonical(row, *without):
@@ -296,6 +298,37 @@ def test_what_openai_and_together_get_has_no_field_that_they_refuse():
     for format in ("openai", "together"):
         (row,) = export(project, format)
         assert set(row) == {"input", "preferred_output", "non_preferred_output"}
+
+
+@pytest.mark.parametrize("way", ["csv", "jsonl", "parquet"])
+def test_an_improved_answer_stays_one_in_every_table_and_in_the_next(way, tmp_path):
+    """A near copy by design: the rule on likeness leaves it alone there, too, and what
+    was improved, which had won, is no bad answer. Said of itself by a file of another's,
+    it counts for nothing."""
+    good = "Put the eggs into boiling water for six minutes, then rinse them cold."
+    judged = [(0, "edited", good, "It depends. " * 5, good.replace("six", "seven"))]
+    rows = table(filled(["Q0", "Q1", "Q2"], judged))
+    for _ in range(2):
+        other = unmeasured()
+        path = tmp_path / f"{other.pk}.{way}"
+        path.write_bytes(b"".join(written(iter(rows), columns.PAIRS, way)))
+        items = [item for _place, item in importing.items_of("pairs", read(path))]
+        storing.store(other, "pairs", items)
+        check_waiting()
+        pairs = PreferencePair.objects.filter(project=other).order_by("pk")
+        assert [pair.state for pair in pairs] == ["accepted", "accepted"]
+        said = [
+            (row["completion"][0]["content"], row["label"])
+            for row in export(other, "kto")
+        ]
+        assert (good, True) in said and (good, False) not in said
+        rows = table(other)
+    other = unmeasured()
+    (row,) = (row for row in rows if row["kind"] == "edited")
+    foreign = {name: row[name] for name in ("prompt", "chosen", "rejected", "kind")}
+    import_pairs(other, io.BytesIO(json.dumps(foreign).encode()))
+    check_waiting()
+    assert PreferencePair.objects.get(project=other).state == "rejected"
 
 
 def read(path: Path):

@@ -10,13 +10,13 @@ from django.utils import timezone
 from annotation import quality, queries, sways, trust
 from annotation.adjudicating import queue
 from annotation.errors import NotYours
-from annotation.exporting import export
 from annotation.judging import submit_judgment, undo
 from annotation.leasing import take_lease
 from annotation.models import Decision, Judgment, PreferencePair
 from annotation.project_settings import ProjectSettings
 from annotation.stock import fresh
 from tests.acts import decide
+from tests.annotation.exported import export
 from tests.factories import (
     judge_gold,
     make_comparison,

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import pytest
 
 from annotation import weighing
+from annotation.adjudicating import settle, shown_to
 from annotation.judging import submit_judgment
 from annotation.leasing import take_lease
 from annotation.models import (
@@ -136,8 +137,6 @@ def test_somebody_whom_the_weights_have_not_seen_weighs_as_the_average(project, 
 
 
 def test_what_a_reviewer_settled_counts_as_true(project, people):
-    from annotation.adjudicating import settle, shown_to
-
     project.settings["decide_by"] = "majority"
     project.save()
     reviewer = make_user(project=project, role="reviewer")
@@ -149,6 +148,18 @@ def test_what_a_reviewer_settled_counts_as_true(project, people):
     verdict = "first" if first == split.a_id else "second"
     settle(project, split.pk, reviewer, verdict=verdict)
     assert weigh(project).settled == 1
+
+
+def test_what_a_reviewer_left_out_counts_as_nothing_known(project, people):
+    project.settings["decide_by"] = "majority"
+    project.save()
+    reviewer = make_user(project=project, role="reviewer")
+    history(project, people)
+    split = judged(project, people, ["first", "second", "tie"])
+    decide(split)
+    settle(project, split.pk, reviewer, verdict="undecidable")
+    made = weigh(project)
+    assert (made.comparisons, made.settled) == (61, 0)
 
 
 def test_a_judgment_reads_weights_and_never_fits_them(
@@ -221,8 +232,6 @@ def test_new_weights_supersede_what_they_change_and_nothing_else(project, people
 
 
 def test_a_reviewers_decision_is_never_decided_anew(project, people):
-    from annotation.adjudicating import settle
-
     history(project, people)
     reviewer = make_user(project=project, role="reviewer")
     comparison = judged(project, people, ["first", "second", "tie"])

@@ -34,7 +34,7 @@ NAMES = """
 Tiebreak JSONL CSV UTF JSON Markdown TRL OpenAI Together LLaMA Factory KTO LoRA vLLM vllm
 DPO GPU ln top alpha beta Beta token prompt messages EN English SFT PEFT HTTP NUL IBAN
 Parquet Azure zip gzip tar Arrow Hugging Face Label Studio Argilla chosen rejected answers tie
-temperature epochs json preflight Dawid Skene Ctrl Enter Esc Escape
+temperature epochs json preflight Dawid Skene Ctrl Enter Esc Escape MODEL
 """
 """Words that stay as they are: names, formats, units, keys and fields of files."""
 

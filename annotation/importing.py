@@ -158,8 +158,10 @@ def _read(row: Row | BadRow) -> list[PairRow | Labelled | BadRow]:
     try:
         if isinstance(row, BadRow):
             return [row]
-        is_pair = pair_reading.told_apart(row)
-        rows = [row] if is_pair else compared.settled(row)
+        format = pair_reading.told_apart(row)
+        if format in ("trl", "llamafactory"):
+            compared.refuse_overruled(row)
+        rows = [row] if format else compared.settled(row)
         return [pair_reading.read(one) for one in rows]
     except BadRow as bad:
         return [bad]

@@ -285,6 +285,56 @@ def test_a_word_that_could_mean_either_answer_is_refused_by_name(
     assert "either answer" in bad.reason
 
 
+@pytest.mark.parametrize("value", [1, 2, "1", 2.0])
+def test_of_a_scale_no_number_counts_as_an_answers(project, value):
+    """HelpSteer3's 1 and 2 both mean response2; its 1 came in the wrong way round."""
+    row = {"prompt": "Q?", "response1": "one", "response2": "two"}
+    report = load(project, [{**row, "overall_preference": value}])
+    assert report.accepted == 0 and "could mean either" in report.rejected[0].reason
+
+
+@pytest.mark.parametrize(
+    "columns, value",
+    [
+        (("response_0", "response_1"), [1, 2]),  # The first is first, or the second?
+        (("response_1", "response_2"), [2, 3, 1]),
+        (("response_1", "response_2"), ["2", "1"]),
+        (("response_a", "response_b"), ["b", "a", "a"]),  # Votes, and a has more.
+    ],
+)
+def test_a_list_that_may_be_no_order_is_refused(project, columns, value):
+    row = {"prompt": "Q?", **dict.fromkeys(columns, "text"), "vote": value}
+    report = load(project, [row])
+    assert report.accepted == 0 and "could mean either" in report.rejected[0].reason
+
+
+PAIR = {"prompt": "Q?", "chosen": "one", "rejected": "two"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"data": PAIR, "annotations": [annotation("right")]},
+        {**PAIR, "comparison": [{"selected": "right"}]},
+        {"fields": PAIR, "responses": {"preference": [{"value": "rejected"}]}},
+        {**PAIR, "preference.responses": ["rejected"]},
+        {**PAIR, "winner": "rejected"},
+    ],
+)
+def test_a_pair_whose_rejected_answer_won_is_not_taken_by_its_columns(project, row):
+    """It came in as if nobody had compared the two."""
+    report = load(project, [row])
+    assert report.accepted == 0
+    assert "says that “rejected” is the better" in report.rejected[0].reason
+
+
+def test_its_columns_can_be_named_as_the_two_that_were_compared(project, receive):
+    job = receive(jsonl([{**PAIR, "comparison": [{"selected": "right"}]}]), "x.jsonl")
+    mapping = {"answer_a": "chosen", "answer_b": "rejected"}
+    assert counts(done(job, "pairs", mapping)) == ("done", 1, 0, 0)
+    assert answers() == [("two", "one")]
+
+
 def test_words_that_differ_are_refused_until_one_is_named(project, receive):
     row = {"prompt": "Q?", "answer1": "one", "answer2": "two"}
     rows = jsonl([{**row, "preference": "answer1", "vote": "answer2"}])

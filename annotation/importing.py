@@ -122,7 +122,8 @@ def batch_size(kind: str) -> int:
 def opened(rows: Iterable[Placed]) -> Iterator[Placed]:
     """Other tools' records as the flat rows in them; what a mapping then names."""
     for place, row in rows:
-        if isinstance(row, BadRow):
+        # A pair's columns stay as they are, whatever people said of it besides.
+        if isinstance(row, BadRow) or pair_reading.told_apart(row):
             yield place, row
         else:
             yield from ((place, flat) for flat in compared.opened(row))

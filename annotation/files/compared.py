@@ -65,11 +65,13 @@ def opened(row: Row) -> list[Row]:
     """A record as its flat rows, which keep its id; whatever is none as it is."""
     data, annotations = row.get("data"), row.get("annotations")
     known = {"id": row["id"]} if "id" in row else {}
-    if isinstance(data, dict) and isinstance(annotations, list):
+    # A prompt or an answer beside them: columns that are only called so.
+    is_record = not KNOWN & row.keys()
+    if is_record and isinstance(data, dict) and isinstance(annotations, list):
         said = [_words_of(one) for one in annotations]
         return [{**words, **known, **data} for words in said if words] or [known | data]
     fields, responses = row.get("fields"), row.get("responses")
-    if isinstance(fields, dict) and isinstance(responses, dict):
+    if is_record and isinstance(fields, dict) and isinstance(responses, dict):
         return _by_person(known | fields, _nested(responses))
     if any(name.endswith((".responses", ".suggestion")) for name in row):
         own = {n: v for n, v in row.items() if not _is_about_a_question(n)}

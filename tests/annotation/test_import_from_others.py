@@ -335,6 +335,27 @@ def test_its_columns_can_be_named_as_the_two_that_were_compared(project, receive
     assert answers() == [("two", "one")]
 
 
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"status": "rejected", "tags": ["right"], "preference": "chosen"},
+        {"data": {"k": 1}, "annotations": []},
+        {"fields": {"k": 1}, "responses": {}},
+        {"quality.responses": [4, 5], "quality.responses.users": ["u", "v"]},
+    ],
+)
+def test_pairs_and_prompts_beside_columns_of_such_names_stay_what_they_were(
+    project, receive, also
+):
+    row = {**PAIR, **also}
+    report = load(project, [row])
+    assert (report.accepted, report.duplicates, report.rejected) == (1, 0, [])
+    assert given_back(project, "trl") == [row]
+    prompts = jsonl([{"prompt": "Another?", **also}])
+    assert counts(done(receive(prompts, "p.jsonl"), kind="prompts"))[3] == 0
+    assert Prompt.objects.filter(is_asked=True).count() == 1
+
+
 def test_words_that_differ_are_refused_until_one_is_named(project, receive):
     row = {"prompt": "Q?", "answer1": "one", "answer2": "two"}
     rows = jsonl([{**row, "preference": "answer1", "vote": "answer2"}])

@@ -9,7 +9,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from annotation import exporting, import_jobs
@@ -431,6 +431,7 @@ NAMES = st.sampled_from(
 
 
 @pytest.mark.django_db(False)
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first row, where it's busy
 @given(
     st.dictionaries(NAMES, VALUES | st.dictionaries(NAMES, VALUES) | st.lists(VALUES))
 )

@@ -118,6 +118,9 @@ def settled(row: Row) -> list[Row]:
         raise _not_understood(winners[0], row[winners[0]])
     question = next((name for name in _QUESTIONS if row.get(name)), None)
     asked = {"prompt": row[question]} if question else {}
+    about = row.get("input")
+    if question == "instruction" and isinstance(about, str) and about:
+        asked["prompt"] = f"{row[question]}\n{about}"  # As Alpaca's rows are asked.
     used = {*columns, *winners, *_READ, question}
     rest = {name: value for name, value in row.items() if name not in used}
     first, second = (row[name] for name in columns)

@@ -285,6 +285,15 @@ def test_a_word_that_could_mean_either_answer_is_refused_by_name(
     assert "either answer" in bad.reason
 
 
+def test_what_an_instruction_is_about_is_asked_with_it(project):
+    """AlpacaFarm's rows lost their input: the pair asked to sum up nothing."""
+    asked = {"instruction": "Sum up.", "input": "Once upon a time."}
+    row = {**asked, "output_1": "one", "output_2": "two", "preference": 2}
+    assert load(project, [row]).rejected == []
+    whole = user("Sum up.\nOnce upon a time.")
+    assert contents(project) == [([whole], [says("two")], [says("one")])]
+
+
 @pytest.mark.parametrize("value", [1, 2, "1", 2.0])
 def test_of_a_scale_no_number_counts_as_an_answers(project, value):
     """HelpSteer3's 1 and 2 both mean response2; its 1 came in the wrong way round."""
@@ -431,7 +440,7 @@ NAMES = st.sampled_from(
 
 
 @pytest.mark.django_db(False)
-@settings(suppress_health_check=[HealthCheck.too_slow])  # the first row, where it's busy
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     st.dictionaries(NAMES, VALUES | st.dictionaries(NAMES, VALUES) | st.lists(VALUES))
 )

@@ -122,7 +122,8 @@ def batch_size(kind: str) -> int:
 def opened(rows: Iterable[Placed]) -> Iterator[Placed]:
     """Other tools' records as the flat rows in them; what a mapping then names."""
     for place, row in rows:
-        if isinstance(row, BadRow):
+        # A pair's columns stay as they are, whatever people said of it besides.
+        if isinstance(row, BadRow) or pair_reading.told_apart(row):
             yield place, row
         else:
             yield from ((place, flat) for flat in compared.opened(row))
@@ -158,8 +159,10 @@ def _read(row: Row | BadRow) -> list[PairRow | Labelled | BadRow]:
     try:
         if isinstance(row, BadRow):
             return [row]
-        is_pair = pair_reading.told_apart(row)
-        rows = [row] if is_pair else compared.settled(row)
+        format = pair_reading.told_apart(row)
+        if format in ("trl", "llamafactory"):
+            compared.refuse_overruled(row)
+        rows = [row] if format else compared.settled(row)
         return [pair_reading.read(one) for one in rows]
     except BadRow as bad:
         return [bad]

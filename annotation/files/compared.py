@@ -46,6 +46,8 @@ _WINNERS = {
     *("better", "betterresponse", "betterresponseid", "betteranswer", "comparison"),
     *("pairwise", "selected", "vote", "ranking", "overallpreference"),
 }
+_SCALES = {"overallpreference"}
+"""Of those, where a number is of a scale: HelpSteer3's 1 means its response2."""
 _QUESTIONS = ("prompt", "question", "instruction", "query", "context", "messages")
 _READ = {*KNOWN, "input", "non_preferred_output", "rejected", "label", "kto_tag"}
 """Names that would mean something else to pair_reading.py."""
@@ -63,11 +65,13 @@ def opened(row: Row) -> list[Row]:
     """A record as its flat rows, which keep its id; whatever is none as it is."""
     data, annotations = row.get("data"), row.get("annotations")
     known = {"id": row["id"]} if "id" in row else {}
-    if isinstance(data, dict) and isinstance(annotations, list):
+    # A prompt or an answer beside them: columns that are only called so.
+    is_record = not KNOWN & row.keys()
+    if is_record and isinstance(data, dict) and isinstance(annotations, list):
         said = [_words_of(one) for one in annotations]
         return [{**words, **known, **data} for words in said if words] or [known | data]
     fields, responses = row.get("fields"), row.get("responses")
-    if isinstance(fields, dict) and isinstance(responses, dict):
+    if is_record and isinstance(fields, dict) and isinstance(responses, dict):
         return _by_person(known | fields, _nested(responses))
     if any(name.endswith((".responses", ".suggestion")) for name in row):
         own = {n: v for n, v in row.items() if not _is_about_a_question(n)}
@@ -98,7 +102,10 @@ def settled(row: Row) -> list[Row]:
             )
             % {"names": shown(", ".join([*columns, *_id_of(row)]))[:80]}
         )
-    sides = {_side(row[name], columns) for name in winners}
+    sides = {
+        "" if _is_of_a_scale(name, row[name]) else _side(row[name], columns)
+        for name in winners
+    }
     if len(sides) > 1:
         raise BadRow(
             _(
@@ -111,6 +118,9 @@ def settled(row: Row) -> list[Row]:
         raise _not_understood(winners[0], row[winners[0]])
     question = next((name for name in _QUESTIONS if row.get(name)), None)
     asked = {"prompt": row[question]} if question else {}
+    about = row.get("input")
+    if question == "instruction" and isinstance(about, str) and about:
+        asked["prompt"] = f"{row[question]}\n{about}"  # As Alpaca's rows are asked.
     used = {*columns, *winners, *_READ, question}
     rest = {name: value for name, value in row.items() if name not in used}
     first, second = (row[name] for name in columns)
@@ -128,6 +138,27 @@ def settled(row: Row) -> list[Row]:
         }
         for letter, answer in zip("ab", (first, second), strict=True)
     ]
+
+
+def refuse_overruled(row: Row) -> None:
+    """Raise BadRow where a pair's row also holds a word that its `rejected` won, as where
+    people compared the pairs of a file: by its columns it would teach the opposite.
+    Elsewhere “rejected” is a word like others, of a status say."""
+    for name, value in row.items():
+        bare = _bare(value)
+        if bare == "right" and _is_selection(value):
+            break
+        if bare == "rejected" and _plain(name.removesuffix(".responses")) in _WINNERS:
+            break
+    else:
+        return
+    raise BadRow(
+        _(
+            "“%(name)s” says that “rejected” is the better answer; call the two answer_a"
+            " and answer_b, or remove “%(name)s” if it doesn't count"
+        )
+        % {"name": shown(name)[:40]}
+    )
 
 
 def _id_of(row: Row) -> list[str]:
@@ -232,6 +263,10 @@ def _names_one(value: Any, columns: Columns) -> bool:
     return bare is not value and bool(_side(bare, columns))
 
 
+def _is_of_a_scale(name: str, value: Any) -> bool:
+    return _plain(name) in _SCALES and _plain(_bare(value)).isdigit()
+
+
 def _side(value: Any, columns: Columns) -> str:
     """Which answer it means: a, b, tie or both_bad; empty where that can't be told."""
     value = _bare(value)
@@ -261,6 +296,14 @@ def _is_selected(value: Any) -> bool:
     return str(_bare(value)) in ("left", "right") and _bare(value) is not value
 
 
+def _is_selection(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) == 1 and _is_selection(value[0])
+    if isinstance(value, dict):
+        return "selected" in value
+    return isinstance(value, str) and _SELECTED.match(value) is not None
+
+
 def _bare(value: Any) -> Any:
     """The word itself, out of what the tools put around it."""
     if isinstance(value, str) and len(value) <= MAX_WORD and _SELECTED.match(value):
@@ -279,10 +322,13 @@ def _bare(value: Any) -> Any:
 
 
 def _first_of(ranking: list[Any]) -> Any:
-    """Argilla's rankings: the best first, or each with its rank."""
+    """Argilla's rankings: the best first, or each with its rank. The list itself where it
+    may be something else: several people's votes, or a rank for each answer."""
     ranks = [one.get("rank") if isinstance(one, dict) else None for one in ranking]
     if not all(isinstance(rank, int) for rank in ranks):
-        return ranking[0]
+        names = {_plain(one) for one in ranking if isinstance(one, str)}
+        is_order = len(names) == len(ranking) and not any(map(str.isdigit, names))
+        return ranking[0] if is_order else ranking
     best = min(ranks)
     return "tie" if ranks.count(best) > 1 else ranking[ranks.index(best)].get("value")
 

@@ -9,7 +9,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from annotation import exporting, import_jobs
@@ -285,6 +285,86 @@ def test_a_word_that_could_mean_either_answer_is_refused_by_name(
     assert "either answer" in bad.reason
 
 
+def test_what_an_instruction_is_about_is_asked_with_it(project):
+    """AlpacaFarm's rows lost their input: the pair asked to sum up nothing."""
+    asked = {"instruction": "Sum up.", "input": "Once upon a time."}
+    row = {**asked, "output_1": "one", "output_2": "two", "preference": 2}
+    assert load(project, [row]).rejected == []
+    whole = user("Sum up.\nOnce upon a time.")
+    assert contents(project) == [([whole], [says("two")], [says("one")])]
+
+
+@pytest.mark.parametrize("value", [1, 2, "1", 2.0])
+def test_of_a_scale_no_number_counts_as_an_answers(project, value):
+    """HelpSteer3's 1 and 2 both mean response2; its 1 came in the wrong way round."""
+    row = {"prompt": "Q?", "response1": "one", "response2": "two"}
+    report = load(project, [{**row, "overall_preference": value}])
+    assert report.accepted == 0 and "could mean either" in report.rejected[0].reason
+
+
+@pytest.mark.parametrize(
+    "columns, value",
+    [
+        (("response_0", "response_1"), [1, 2]),  # The first is first, or the second?
+        (("response_1", "response_2"), [2, 3, 1]),
+        (("response_1", "response_2"), ["2", "1"]),
+        (("response_a", "response_b"), ["b", "a", "a"]),  # Votes, and a has more.
+    ],
+)
+def test_a_list_that_may_be_no_order_is_refused(project, columns, value):
+    row = {"prompt": "Q?", **dict.fromkeys(columns, "text"), "vote": value}
+    report = load(project, [row])
+    assert report.accepted == 0 and "could mean either" in report.rejected[0].reason
+
+
+PAIR = {"prompt": "Q?", "chosen": "one", "rejected": "two"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"data": PAIR, "annotations": [annotation("right")]},
+        {**PAIR, "comparison": [{"selected": "right"}]},
+        {"fields": PAIR, "responses": {"preference": [{"value": "rejected"}]}},
+        {**PAIR, "preference.responses": ["rejected"]},
+        {**PAIR, "winner": "rejected"},
+    ],
+)
+def test_a_pair_whose_rejected_answer_won_is_not_taken_by_its_columns(project, row):
+    """It came in as if nobody had compared the two."""
+    report = load(project, [row])
+    assert report.accepted == 0
+    assert "says that “rejected” is the better" in report.rejected[0].reason
+
+
+def test_its_columns_can_be_named_as_the_two_that_were_compared(project, receive):
+    job = receive(jsonl([{**PAIR, "comparison": [{"selected": "right"}]}]), "x.jsonl")
+    mapping = {"answer_a": "chosen", "answer_b": "rejected"}
+    assert counts(done(job, "pairs", mapping)) == ("done", 1, 0, 0)
+    assert answers() == [("two", "one")]
+
+
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"status": "rejected", "tags": ["right"], "preference": "chosen"},
+        {"data": {"k": 1}, "annotations": []},
+        {"fields": {"k": 1}, "responses": {}},
+        {"quality.responses": [4, 5], "quality.responses.users": ["u", "v"]},
+    ],
+)
+def test_pairs_and_prompts_beside_columns_of_such_names_stay_what_they_were(
+    project, receive, also
+):
+    row = {**PAIR, **also}
+    report = load(project, [row])
+    assert (report.accepted, report.duplicates, report.rejected) == (1, 0, [])
+    assert given_back(project, "trl") == [row]
+    prompts = jsonl([{"prompt": "Another?", **also}])
+    assert counts(done(receive(prompts, "p.jsonl"), kind="prompts"))[3] == 0
+    assert Prompt.objects.filter(is_asked=True).count() == 1
+
+
 def test_words_that_differ_are_refused_until_one_is_named(project, receive):
     row = {"prompt": "Q?", "answer1": "one", "answer2": "two"}
     rows = jsonl([{**row, "preference": "answer1", "vote": "answer2"}])
@@ -360,6 +440,7 @@ NAMES = st.sampled_from(
 
 
 @pytest.mark.django_db(False)
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     st.dictionaries(NAMES, VALUES | st.dictionaries(NAMES, VALUES) | st.lists(VALUES))
 )

@@ -147,7 +147,7 @@ def ensure(dev: bool = False) -> None:
         stamp = read_stamp(STAMP)
         if gpu and _holds(CPU_BUILD):
             terminal.line(f"Making {VENV.name} anew: there is a GPU now.")
-            shutil.rmtree(VENV)
+            _remove_venv()
             stamp = {}
         if not gpu and _holds(GPU_BUILD):
             # More often a driver's fault than a GPU that was taken out.
@@ -171,6 +171,11 @@ def ensure(dev: bool = False) -> None:
             STAMP.write_text(json.dumps(stamp))
         write_stamp(files, STAMP)
         terminal.line(f"Installed {len(pins(files))} packages in {seconds(begun)}.")
+
+
+def _remove_venv() -> None:
+    # A link's folder may be another checkout's.
+    VENV.unlink() if VENV.is_symlink() else shutil.rmtree(VENV)
 
 
 def _holds(build: tuple[str, ...]) -> bool:
@@ -201,7 +206,7 @@ def _make_venv(interrupted: bool) -> None:
         return
     if VENV.exists():
         terminal.line(f"{VENV.name} is broken: making it anew.")
-        shutil.rmtree(VENV)
+        _remove_venv()
     terminal.line(f"Making the virtual environment {VENV.name} …")
     made = subprocess.run(
         [sys.executable, "-m", "venv", VENV], capture_output=True, text=True

@@ -102,6 +102,14 @@ def test_nothing_of_the_cpu_build_stays_where_a_gpu_appears(machine, package: st
     assert "requirements-dev.txt" not in install.read_stamp(install.STAMP)
 
 
+def test_of_a_linked_environment_only_the_link_goes(tmp_path: Path, monkeypatch):
+    (tmp_path / "others").mkdir()
+    monkeypatch.setattr(install, "VENV", tmp_path / "venv")
+    install.VENV.symlink_to(tmp_path / "others")
+    install._remove_venv()
+    assert (tmp_path / "others").exists() and not install.VENV.is_symlink()
+
+
 def test_a_gpu_that_is_not_found_costs_no_environment(machine):
     """A driver's update makes nvidia-smi fail until the machine is started again."""
     with pytest.raises(Problem, match="restart of the machine.* rm -rf"):

@@ -287,7 +287,11 @@ def test_messages_at_once_leave_memory_in_order():
         )
         for rank in range(2)
     ]
-    assert [process.wait(300) for process in started] == [0, 0]
+    try:
+        assert [process.wait(300) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
 
 
 def test_pairs_are_shared_out_by_their_tokens():

@@ -244,7 +244,7 @@ def facts_of(
         chosen=_text(pair.chosen),
         rejected=_text(pair.rejected),
         prompt=neighbours.last_said(pair.prompt.messages),
-        kind="edited" if pair.is_edit else pair.kind,
+        kind=pair.first_kind,
         chosen_finish=pair.chosen.finish_reason,
         rejected_finish=pair.rejected.finish_reason,
         prompt_tokens=tokens[0],

@@ -250,7 +250,7 @@ def table_row(pair: PreferencePair) -> Row:
         "chosen": chosen,
         "rejected": rejected,
         "weight": pair.weight,
-        "kind": "edited" if pair.is_edit else pair.kind,
+        "kind": pair.first_kind,
         "original": original,
     }
 

@@ -11,8 +11,8 @@
 a flat row as pair_reading.py reads it: with `chosen` and `rejected`, or a tie as two labelled
 answers. A winner is believed only where the row says which answer it means: read the
 wrong way round, a file would teach the opposite. So a bare number counts where the answers'
-columns are numbered so, and scales from -3 to 3 are refused: they run either way. Left
-out: rankings of three and more answers, and marks given to one answer at a time.
+columns are numbered so, and never of a scale that is known as one. Left out: rankings of
+three and more answers, and marks given to one answer at a time.
 """
 
 import json
@@ -84,7 +84,7 @@ def is_compared(row: Row) -> bool:
     which columns they are."""
     columns = _answers(row)
     if columns is None:
-        return any(_is_selected(value) for value in row.values())
+        return any(_selected(value) for value in row.values())
     return bool(_winners(row, columns))
 
 
@@ -145,10 +145,8 @@ def refuse_overruled(row: Row) -> None:
     people compared the pairs of a file: by its columns it would teach the opposite.
     Elsewhere “rejected” is a word like others, of a status say."""
     for name, value in row.items():
-        bare = _bare(value)
-        if bare == "right" and _is_selection(value):
-            break
-        if bare == "rejected" and _plain(name.removesuffix(".responses")) in _WINNERS:
+        is_named = _plain(name.removesuffix(".responses")) in _WINNERS
+        if _selected(value) == "right" or is_named and _bare(value) == "rejected":
             break
     else:
         return
@@ -291,17 +289,14 @@ def _side(value: Any, columns: Columns) -> str:
     return SIDES[found[1]]
 
 
-def _is_selected(value: Any) -> bool:
-    """Whether it is Label Studio's word for one side of a comparison."""
-    return str(_bare(value)) in ("left", "right") and _bare(value) is not value
-
-
-def _is_selection(value: Any) -> bool:
+def _selected(value: Any) -> str:
+    """The side of a comparison in Label Studio's wrapping; empty where it is none."""
     if isinstance(value, list):
-        return len(value) == 1 and _is_selection(value[0])
-    if isinstance(value, dict):
-        return "selected" in value
-    return isinstance(value, str) and _SELECTED.match(value) is not None
+        return _selected(value[0]) if len(value) == 1 else ""
+    is_text = isinstance(value, str) and _SELECTED.match(value)
+    is_wrapped = is_text or isinstance(value, dict) and "selected" in value
+    side = _bare(value) if is_wrapped else ""
+    return side if side in ("left", "right") else ""
 
 
 def _bare(value: Any) -> Any:

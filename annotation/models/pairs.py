@@ -143,9 +143,14 @@ class PreferencePair(models.Model):
         return f"pair {self.pk}"
 
     @property
+    def first_kind(self) -> str:
+        """What it was where it was made: an import of ours may say that it was an edit."""
+        return self.Kind.EDITED.value if self.extra.get("edited") else self.kind
+
+    @property
     def is_edit(self) -> bool:
         """Whether the chosen answer is the rejected one, improved; so of an import, too."""
-        return self.kind == self.Kind.EDITED or bool(self.extra.get("edited"))
+        return self.first_kind == self.Kind.EDITED
 
 
 class LabelledAnswer(models.Model):

@@ -413,6 +413,10 @@ def test_answers_under_other_names_are_asked_for_not_taken_for_prompts(
     assert answers() == [("two", "one")]
 
 
+def test_a_label_beside_a_prompt_is_no_side_of_a_comparison():
+    assert not compared.is_compared({"prompt": "Q?", "tags": ["left"]})
+
+
 def test_our_own_judgments_are_not_taken_for_comparisons():
     row = {"prompt": "Q?", "first": "a", "second": "b", "winner": "first"}
     assert not compared.is_compared({**row, "comparison": "17", "verdict": "first"})

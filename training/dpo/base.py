@@ -4,13 +4,20 @@ Leaves out the adapter on it (`adapter.py`) and what of it trains (`tuning.py`).
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    modeling_utils,
+)
 
 from training.dpo.errors import TrainerError
 
@@ -49,7 +56,8 @@ def load_base(
     # Read as it will be where that is known: two copies would be the peak, and a later
     # conversion would round the rotary frequencies too.
     first = pick_dtype(dtype, torch.float32, device) if known else "auto"
-    model = _from_pretrained(base_model, dtype=first)
+    with _unmapped_unless(first):
+        model = _from_pretrained(base_model, dtype=first)
     if not known:
         model.to(pick_dtype(dtype, model.dtype, device))
     return model if keep_on_cpu else model.to(device)
@@ -87,6 +95,37 @@ def load_4bit_base(base_model: str, dtype: str, device: torch.device) -> Any:
             # input: what lies before would train on nothing, and nobody be told.
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+STORED = {torch.float32: "F32", torch.bfloat16: "BF16"}
+"""How safetensors files name dtypes."""
+
+
+@contextmanager
+def _unmapped_unless(dtype: torch.dtype | str) -> Iterator[None]:
+    """While it lasts, weights stored in another dtype are read one by one.
+
+    transformers maps every file. Of weights that stay as they are that spares a copy; of
+    those that are converted the file's pages would be held beside the outcome until all
+    are: the most memory of a whole run in bfloat16 on a small model.
+    """
+    library: Any = modeling_utils
+    opened = library.safe_open
+    wanted = STORED.get(dtype) if isinstance(dtype, torch.dtype) else None
+
+    def open_file(path: Any, *given: Any, **named: Any) -> Any:
+        with opened(path, framework="pt") as file:
+            names = file.keys()
+            stored = {file.get_slice(name).get_dtype() for name in names}
+        if wanted is not None and wanted not in stored:
+            named["backend"] = "pread"
+        return opened(path, *given, **named)
+
+    library.safe_open = open_file
+    try:
+        yield
+    finally:
+        library.safe_open = opened
 
 
 def _from_pretrained(base_model: str, **settings: Any) -> Any:

@@ -112,13 +112,16 @@ def check_rows(rows: Sequence[Row]) -> list[Row]:
     one, other = answers[0], answers[-1][::-1]
     half, whole = len(prompt) // 2, len(prompt)
     longer = [*prompt, *prompt]
+    # Of one length but for the first: a product keeps code for each it has met.
+    size = len(longer) + len(other) + len(one)
+    midway = [*longer[: whole + half], *other, *one, *prompt]
     return [
         Row(longer + one, 2 * whole),
         Row(longer + other + one, 2 * whole),
         Row(longer + one + other, 2 * whole),
-        Row(longer + one + one, 2 * whole),
-        Row(longer[: whole + half] + other + one, whole + half),
-        Row(other + prompt, max(1, len(other) // 2)),
+        Row((longer + one + one + other)[:size], 2 * whole),
+        Row(midway[:size], whole + half),
+        Row(other + longer + one, max(1, len(other) // 2)),
     ]
 
 

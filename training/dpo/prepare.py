@@ -32,6 +32,7 @@ from training.dpo.files import sha256_of_file
 from training.dpo.layout import plan_layout
 from training.dpo.loss import Objective, objective_of
 from training.dpo.loss_facts import is_unpaired
+from training.dpo.machine import give_back_memory
 from training.dpo.metrics_log import MetricsLog
 from training.dpo.outputs import Prepared
 from training.dpo.phases import dpo_schedule, plan_phases
@@ -124,6 +125,7 @@ def prepare(
         hashes["adapter_at_start"] = hash_tensors(parameters)
     with without_adapter(model):
         base_logprobs = sequence_logprobs(engine, canary_ids)
+    give_back_memory()
     told = {k: v for k, v in as_dict(config).items() if k not in UNTOLD_KEYS}
     hashes |= {name: sha256_of_file(run_dir / name) for name in reports}
     hashes["config"] = _digest(told)

@@ -31,6 +31,7 @@ from training.dpo.distributed import (
 from training.dpo.errors import Stopped, TrainerError
 from training.dpo.evaluate import evaluate_held_out, evaluation_interval
 from training.dpo.full import refresh
+from training.dpo.machine import give_back_memory
 from training.dpo.metrics import Figures
 from training.dpo.not_finite import not_finite_sentence
 from training.dpo.optim import make_optimizer
@@ -85,6 +86,7 @@ def train(run: Run) -> Position:
         # A run that was done is still given its last phase's weights and reference.
         if position.step < phase.last or phase is run.phases[-1]:
             optimizer = _enter(run, phase, position, checkpoint)
+            give_back_memory()
             _train_phase(run, phase, optimizer, position, clock)
             checkpoint = None
     clock.progress.close()

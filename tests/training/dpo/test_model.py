@@ -15,6 +15,7 @@ from transformers import (
     Llama4TextConfig,
     MambaConfig,
     PhimoeConfig,
+    modeling_utils,
 )
 
 from tests.training.dpo.runs import read_json, train_here
@@ -52,6 +53,35 @@ def test_a_base_with_a_torn_file_is_named(make_run, base_model, tmp_path, name):
     path.write_bytes(whole[: len(whole) // 2] if name != "tokenizer.json" else b"{}")
     told = refused(make_run, base_model=str(torn))
     assert f'of base_model "{torn}" could not be loaded' in told
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "way"),
+    [
+        ("float32", "float32", "mmap"),
+        ("float32", "bfloat16", "pread"),
+        ("bfloat16", "float32", "pread"),
+        ("float32", "auto", "mmap"),
+    ],
+)
+def test_files_are_mapped_only_where_weights_stay_as_they_are(
+    base_model, tmp_path, monkeypatch, stored, dtype, way
+):
+    """What is converted would be held twice until all is: its pages and the outcome."""
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=stored)
+    model.save_pretrained(tmp_path)
+    opened, ways = modeling_utils.safe_open, []
+
+    def told(*given, **named):
+        ways.extend([named["backend"]] if "backend" in named else [])
+        return opened(*given, **named)
+
+    monkeypatch.setattr(modeling_utils, "safe_open", told)
+    base = load_base(str(tmp_path), dtype, CPU)
+    assert ways == [way]
+    assert modeling_utils.safe_open is told
+    for name, weight in model.state_dict().items():
+        assert torch.equal(base.state_dict()[name], weight.to(base.dtype))
 
 
 def test_a_base_of_another_width_than_its_config_is_refused(

@@ -6,6 +6,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from django.urls import reverse
 from playwright.sync_api import (
     Browser,
     BrowserContext,
+    Error,
     Page,
+    Request,
     expect,
 )
 
@@ -29,6 +32,16 @@ REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`));
 """
+REMEMBER_EVENTS = """
+globalThis.happened = [];
+for (const name of ["pointerdown", "pointerup", "click", "keydown", "submit", "htmx:beforeRequest",
+                    "htmx:afterRequest", "htmx:afterSwap", "htmx:afterSettle", "htmx:swapError"]) {
+  addEventListener(name, ({ target }) => happened.push(
+    `${Math.round(performance.now())} ms ${name} ${target.tagName ?? ""} ${target.id ?? ""} `
+    + (target.textContent ?? "").replace(/\\s+/g, " ").slice(0, 20)), true);
+}
+"""
+"""For `Browse.tell`."""
 
 
 def wait_until(page: Page, expression: str, arg: Any = None) -> None:
@@ -41,13 +54,14 @@ def wait_until(page: Page, expression: str, arg: Any = None) -> None:
 
 
 class Browse:
-    """Opens pages and gathers what went wrong in them."""
+    """Opens pages and gathers what went wrong in them, and what happened at all."""
 
     def __init__(self, browser: Browser, url: str):
         self.browser, self.url = browser, url
         self.contexts: list[BrowserContext] = []
         self.problems: list[str] = []
         self.expected: list[str] = []
+        self.requests: list[str] = []
 
     def __call__(
         self,
@@ -65,6 +79,7 @@ class Browse:
         )
         context.set_default_timeout(20_000)
         context.add_init_script(REPORT_VIOLATIONS)
+        context.add_init_script(REMEMBER_EVENTS)
         # Chromium hands requests over from some moment after it was asked to. Asked
         # before the page is there, it misses none that a test then wants to hold.
         context.route("**/asked-by-no-page", lambda route: route.abort())
@@ -74,6 +89,9 @@ class Browse:
         page = context.new_page()
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("request", lambda one: self._on_request("asked", one))
+        page.on("requestfailed", lambda one: self._on_request("FAILED", one))
+        page.on("response", lambda one: self._on_request(one.status, one.request))
         page.goto(self.url + path)
         return page
 
@@ -87,6 +105,22 @@ class Browse:
         if message.type in ("error", "warning"):
             self.problems.append(f"{message.text} ({message.location.get('url', '')})")
 
+    def _on_request(self, what: object, request: Request) -> None:
+        if "/static/" not in request.url:
+            self.requests.append(f"{what} {request.method} {request.url}")
+
+    def tell(self) -> None:
+        """Print where each page stands and what led there: a failed test's last words."""
+        print("requests:", *self.requests[-12:], sep="\n  ")
+        for page in [page for context in self.contexts for page in context.pages]:
+            with suppress(Error):
+                told = page.evaluate(
+                    """[`focus: ${document.activeElement?.outerHTML.slice(0, 90)}`,
+                    `notice: ${document.getElementById("page-notice")?.textContent}`,
+                    ...happened.slice(-20)]"""
+                )
+                print(page.url, *told, sep="\n  ")
+
     def unexpected(self) -> list[str]:
         return [
             problem
@@ -95,8 +129,18 @@ class Browse:
         ]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.failed:
+        item.has_failed = True
+    return report
+
+
 @pytest.fixture
-def browse(chromium, live_server, transactional_db, monkeypatch) -> Iterator[Browse]:
+def browse(
+    request, chromium, live_server, transactional_db, monkeypatch
+) -> Iterator[Browse]:
     # Nobody answers at the broker here; a nudge for new stock is not what is tested.
     for task in ("fill_stock", "run_import", "check_pairs"):
         monkeypatch.setattr(
@@ -104,6 +148,8 @@ def browse(chromium, live_server, transactional_db, monkeypatch) -> Iterator[Bro
         )
     opener = Browse(chromium, live_server.url)
     yield opener
+    if getattr(request.node, "has_failed", False):
+        opener.tell()
     for context in opener.contexts:
         context.close()
     assert not opener.unexpected()

@@ -125,6 +125,11 @@ SENTENCES = {
         "Rows that say the opposite of an earlier one: %(count)s (lines: %(lines)s). They cancel"
         " each other out; keep one verdict, or none."
     ),
+    "one_label": (
+        "All labelled answers, %(count)s, have the label %(label)s: such a loss weighs good"
+        " answers against bad ones, and with one kind alone it only pushes one way. Add"
+        " some of the other kind, or train on pairs."
+    ),
     "held_out_leak": (
         "Held-out pairs whose prompt also trains: %(count)s (lines of held_out.jsonl: %(lines)s)."
         " Their figures look better than on new prompts; hold out whole prompts."
@@ -238,7 +243,7 @@ def data_cautions(
     found = [*_amounts(pairs, held_out, updates)]
     for name, report in reports.items():
         found += _lost_rows(name, report, max_length)
-    return found + _doubles(pairs) + _leaks(pairs, held_out)
+    return found + _doubles(pairs) + _one_label(pairs) + _leaks(pairs, held_out)
 
 
 def _amounts(
@@ -325,6 +330,14 @@ def _doubles(pairs: Sequence[Pair]) -> list[Caution]:
         for code, numbers in lines.items()
         if numbers
     ]
+
+
+def _one_label(pairs: Sequence[Pair]) -> list[Caution]:
+    labels = [pair.label for pair in pairs if isinstance(pair, Answer)]
+    if len(set(labels)) != 1:
+        return []
+    values = {"count": len(labels), "label": "true" if labels[0] else "false"}
+    return [Caution("one_label", values)]
 
 
 def _leaks(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> list[Caution]:

@@ -100,6 +100,11 @@ TRAINER_WARNINGS = (
         " They cancel each other out; keep one verdict, or none."
     ),
     gettext_noop(
+        "All labelled answers, %(count)s, have the label %(label)s: such a loss weighs "
+        "good answers against bad ones, and with one kind alone it only pushes one way."
+        " Add some of the other kind, or train on pairs."
+    ),
+    gettext_noop(
         "Held-out pairs whose prompt also trains: %(count)s (lines of held_out.jsonl:"
         " %(lines)s). Their figures look better than on new prompts; hold out whole "
         "prompts."
@@ -227,6 +232,10 @@ TRAINER_ENDS = (
     gettext_noop(
         "The checkpoint %(name)s belongs to another config, other pairs or another model."
         " What differs: %(keys)s. Use a fresh run folder or put that back as it was."
+    ),
+    gettext_noop(
+        'config.json: "%(key)s" is now %(now)s, but its steps are done, with %(then)s. Use a'
+        " fresh run folder to train with another, or put that back as it was."
     ),
     gettext_noop(
         "The checkpoint %(name)s was written by an earlier version of the trainer; use a"

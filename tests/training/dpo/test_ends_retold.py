@@ -130,3 +130,14 @@ def test_a_stop_and_a_checkpoint_of_another_config(make_run):
         train_here(run)
     told = retold(read_json(run / "status.json")["reason"])
     assert told.startswith("…step-") and told.endswith('"beta" in config.json')
+
+
+def test_a_rate_whose_steps_are_done(make_run):
+    run = make_run(epochs=1, learning_rate=1e-3)
+    train_here(run)
+    config = read_json(run / "config.json") | {"learning_rate": 2e-3}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainerError):
+        train_here(run)
+    told = retold(read_json(run / "status.json")["reason"])
+    assert told == "…learning_rate,0.002,0.001"

@@ -174,6 +174,18 @@ def test_labelled_answers_are_compared_by_label_not_by_their_strays():
     assert not said
 
 
+@pytest.mark.parametrize(("label", "told"), [(True, "true"), (False, "false")])
+def test_labelled_answers_of_one_kind_are_said(label, told):
+    rows = [(n, [n], [n, 7], label) for n in range(1, 21)]
+    said = about_data(answers_of(*rows))
+    assert said.pop("one_label").startswith(
+        f"All labelled answers, 20, have the label {told}:"
+    )
+    assert not said
+    rows[3] = (4, [4], [4, 7], not label)
+    assert not about_data(answers_of(*rows))
+
+
 def test_held_out_prompts_that_also_train_are_named_by_line():
     held_out = [*pairs_of(30, 1000), Pair("x", 31, [4], [50], [51])]
     assert (

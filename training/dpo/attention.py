@@ -1,9 +1,11 @@
 """Attention along a tree: each token sees its ancestors and itself, nothing else.
 
 Each segment's queries, some at a time, meet the keys of their ancestors and their own
-segment by plain matrix products in float32 (half as long again as torch's fused kernel
+segment by plain matrix products (half as long again as torch's fused kernel
 takes on a CPU); the products of the whole packed sequence with itself never exist, and
-the backward pass computes the probabilities again instead of keeping them.
+the backward pass computes the probabilities again instead of keeping them. As in
+FlashAttention (https://arxiv.org/abs/2205.14135), scores, probabilities and their
+gradients are float32, and rounded to the model's dtype where they are multiplied again.
 Leaves out GPUs (`flex.py`), sliding windows, sinks, soft caps and dropout.
 """
 
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.dpo.linear import Product
+from training.dpo.linear import Product, plain_product
 from training.dpo.tree import Range, Tree
 
 QUERIES_AT_ONCE = 128
@@ -101,11 +103,12 @@ def attend(
     heads, group, count, size = q.shape
     out = q.new_zeros(count, heads, group, size)
     for reach in plan:
-        keys, values = _gathered(k, reach), _gathered(v, reach)
+        keys, values = _gathered(k, reach).float(), _gathered(v, reach)
         for block in reach.blocks:
             queries = _queries(q[:, :, block.start : block.end], scale)
             for head in _turns(queries, block.keys):
                 p = _probabilities(queries[head], keys[head], block, group, product)
+                p = p.to(v.dtype)
                 got = _times(p, values[head][..., : block.keys, :].mT, product)
                 _heads_last(out, block, head).copy_(_cut(got, group, block))
     return out.view(count, -1)
@@ -127,19 +130,24 @@ def attend_backward(
     dk = torch.zeros_like(k, dtype=torch.float32)
     dv = torch.zeros_like(v, dtype=torch.float32)
     for reach in plan:
-        keys, values = _gathered(k, reach), _gathered(v, reach)
+        keys, wide_values = _gathered(k, reach), _gathered(v, reach).float()
+        wide_keys = keys.float()
         d_keys, d_values = _gathered_zeros(dk, reach), _gathered_zeros(dv, reach)
         for block in reach.blocks:
             queries = _queries(q[:, :, block.start : block.end], scale)
             part = d_out[block.start : block.end].permute(1, 2, 0, 3)
             d_got = _queries(part, 1.0)
+            low_queries, low_d_got = queries.to(k.dtype), d_got.to(v.dtype)
             for head in _turns(queries, block.keys):
                 seen = (..., slice(0, block.keys), slice(None))
-                p = _probabilities(queries[head], keys[head], block, group, product)
-                d_values[head][seen] += _times(p.mT, d_got[head].mT, product)
-                d_p = _times(d_got[head], values[head][seen], product)
+                p = _probabilities(
+                    queries[head], wide_keys[head], block, group, product
+                )
+                d_p = _times(d_got[head], wide_values[head][seen], product)
                 d_s = torch._softmax_backward_data(d_p, p, -1, torch.float32)
-                d_keys[head][seen] += _times(d_s.mT, queries[head].mT, product)
+                p, d_s = p.to(v.dtype), d_s.to(k.dtype)
+                d_values[head][seen] += _times(p.mT, low_d_got[head].mT, product)
+                d_keys[head][seen] += _times(d_s.mT, low_queries[head].mT, product)
                 d_q = _times(d_s, keys[head][seen].mT, product).mul_(scale)
                 dq[head][..., block.start : block.end, :] = _cut(d_q, group, block)
         _add_back(dk, d_keys, reach)
@@ -174,8 +182,10 @@ def _probabilities(
 
 
 def _times(x: Tensor, w: Tensor, product: Product) -> Tensor:
-    """x wᵀ, over heads where there are any."""
-    return product(x, w) if x.dim() == 2 else x @ w.mT
+    """x wᵀ, over heads where there are any; `product` is for float32."""
+    if x.dim() != 2:
+        return x @ w.mT
+    return product(x, w) if x.dtype == torch.float32 else plain_product(x, w)
 
 
 def _cut(values: Tensor, group: int, block: Block) -> Tensor:
@@ -189,15 +199,15 @@ def _heads_last(out: Tensor, block: Block, head: Any) -> Tensor:
 
 
 def _gathered(k: Tensor, reach: Reach) -> Tensor:
-    """The keys that a segment sees, then some more that nobody looks at: float32."""
+    """The keys that a segment sees, then some more that nobody looks at."""
     if len(reach.ranges) == 1:
         start = reach.ranges[0][0]
-        return k[:, start : start + reach.keys].float()
+        return k[:, start : start + reach.keys]
     parts = [k[:, start:end] for start, end in reach.ranges]
     spare = reach.keys - sum(part.shape[1] for part in parts)
     if spare > 0:
         parts.append(k.new_zeros(k.shape[0], spare, k.shape[2]))
-    return torch.cat(parts, dim=1).float()
+    return torch.cat(parts, dim=1)
 
 
 def _gathered_zeros(dk: Tensor, reach: Reach) -> Tensor:

@@ -10,12 +10,20 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+from training.dpo.attention import (
+    SPARE_KEYS,
+    attend,
+    attend_backward,
+    plan_attention,
+)
 from training.dpo.batches import Layout, Row, pair_rows
 from training.dpo.check import check_rows, make_engine
 from training.dpo.config import Savings
 from training.dpo.data import Pair
 from training.dpo.errors import TrainerError
 from training.dpo.forward import Engine
+from training.dpo.linear import plain_product
+from training.dpo.tree import build_tree
 
 SHAPE = {
     "vocab_size": 97,
@@ -200,6 +208,35 @@ def test_bfloat16_stays_near_plain_rows_in_bfloat16(family):
         assert (gradient - other).norm() < 0.2 * other.norm(), name
 
 
+def test_attention_in_bfloat16_rounds_what_it_multiplies_and_no_scores():
+    """Scores of some ±24 rounded to bfloat16 (8 bits) would move an outcome by 2⁻⁵;
+    what is multiplied again moves it by its own rounding, some 2⁻⁹."""
+    tree = build_tree(make_rows())
+    plan, count = plan_attention(tree), len(tree.ids)
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape, scale=1.0):
+        values = torch.randn(*shape, generator=generator) * scale
+        return values.bfloat16()
+
+    q = drawn(2, 2, count, 64, scale=12.0)
+    k, v = (drawn(2, count + SPARE_KEYS, 64, scale=scale) for scale in (2.0, 1.0))
+    weights = drawn(count, 2 * 2 * 64)
+
+    def outcomes(dtype):
+        given = [value.to(dtype) for value in (q, k, v)]
+        how = (plan, 64**-0.5, plain_product)
+        found = attend(*given, *how)
+        gradients = attend_backward(weights.to(dtype), *given, *how)
+        assert all(one.dtype == dtype for one in (found, *gradients))
+        return [one.float() for one in (found, *gradients)]
+
+    for rounded, exact in zip(
+        outcomes(torch.bfloat16), outcomes(torch.float32), strict=True
+    ):
+        assert (rounded - exact).norm() < 2**-7 * exact.norm()
+
+
 def test_layers_below_the_lowest_adapter_get_no_gradient():
     """Adapter on the second layer's down_proj alone: the first layer keeps nothing."""
     torch.manual_seed(0)
@@ -369,8 +406,6 @@ def test_a_row_keeps_its_positions_beside_a_longer_one():
 
 
 def test_the_check_has_every_kind_of_branch():
-    from training.dpo.tree import build_tree
-
     tree = build_tree(check_rows(make_rows()))
     depth = [len(segment.before) for segment in tree.segments]
     assert len(tree.segments) >= 5

@@ -96,9 +96,11 @@ def _train(options: argparse.Namespace, stop: StopFlag) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from training.dpo.distributed import join, leave
+    from training.dpo.machine import keep_freed_memory
     from training.dpo.run import check_folder, run_folder
 
     disable_progress_bar()
+    keep_freed_memory()
     join()
     (check_folder if options.check else run_folder)(options.run_dir, stop)
     leave()

@@ -11,6 +11,12 @@ from torch import Tensor
 
 from training.dpo.distributed import local_world_size
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
+
+KEPT_UP_TO = 1 << 25
+"""Bytes; the most that every glibc takes. Larger blocks are mapped and given back."""
+
 
 def device_memory(device: torch.device) -> int:
     """Bytes of memory the device has for this process.
@@ -35,6 +41,19 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep what is freed, from now on; nothing for another malloc.
+
+    Tensors of some MiB come and go thousands of times a step. By itself it gives those at
+    the heap's end back each time and maps large ones anew: half of a run's page faults.
+    What outlives its use goes by `give_back_memory`.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT_UP_TO)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_memory() -> None:

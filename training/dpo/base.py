@@ -102,7 +102,7 @@ STORED = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 @contextmanager
-def _unmapped_unless(dtype: torch.dtype | str) -> Iterator[None]:
+def _unmapped_unless(dtype: Any) -> Iterator[None]:
     """While it lasts, weights stored in another dtype are read one by one.
 
     transformers maps every file. Of weights that stay as they are that spares a copy; of
@@ -111,17 +111,17 @@ def _unmapped_unless(dtype: torch.dtype | str) -> Iterator[None]:
     """
     library: Any = modeling_utils
     opened = library.safe_open
-    wanted = STORED.get(dtype) if isinstance(dtype, torch.dtype) else None
 
     def open_file(path: Any, *given: Any, **named: Any) -> Any:
         with opened(path, framework="pt") as file:
             names = file.keys()
             stored = {file.get_slice(name).get_dtype() for name in names}
-        if wanted is not None and wanted not in stored:
+        if STORED[dtype] not in stored:
             named["backend"] = "pread"
         return opened(path, *given, **named)
 
-    library.safe_open = open_file
+    # "auto" converts nothing.
+    library.safe_open = open_file if dtype in STORED else opened
     try:
         yield
     finally:

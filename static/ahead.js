@@ -21,7 +21,7 @@
     : (act) => setTimeout(act, 50);
   const pairIn = (html) => new DOMParser().parseFromString(html, "text/html").getElementById("pair");
 
-  // --- Holding ------------------------------------------------------------------------
+  // --- Holding ---
   // Asked for silently: without it the next pair comes with the answer to the pick.
   async function ask() {
     if (held || turn || isAsking || !pair().dataset.lease || Date.now() < restUntil) return;
@@ -53,7 +53,7 @@
     showLeftBehind();
   }
 
-  // --- A pick on its way ----------------------------------------------------------------
+  // --- A pick on its way ---
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (turn && form.getAttribute("hx-target") === "#pair") {
@@ -142,7 +142,7 @@
     hush();
   }, true);
 
-  // --- Its answer -------------------------------------------------------------------------
+  // --- Its answer ---
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { detail } = event;
     if (detail.target !== turn?.leaving) return;

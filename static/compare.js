@@ -14,7 +14,7 @@ let retryTimer = 0;
 let sending = "";
 let isResent = false;
 
-// --- Kept on this device ----------------------------------------------------------
+// --- Kept on this device ---
 // Private windows may refuse storage: then the page works, it only remembers less.
 function keep(name, value, where = projectStore) {
   try {
@@ -94,7 +94,7 @@ function restoreDraft() {
   }
 }
 
-// --- Sending ------------------------------------------------------------------------
+// --- Sending ---
 function sendKept() {
   clearTimeout(retryTimer);
   const [name, pick] = kept("pick:")[0] ?? [];
@@ -195,7 +195,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   event.detail.swapOverride = `outerHTML swap:${desk.dataset.beat}ms settle:0ms`;
 });
 
-// --- After a swap ----------------------------------------------------------------------
+// --- After a swap ---
 // A chat opens at its end; a last question that is longer than the box, at its beginning.
 function showQuestion() {
   const box = pair().querySelector(".prompt");

@@ -8,7 +8,7 @@ const BREAK_MS = Number(desk.dataset.breakMinutes) * 60_000;
 const AWAY_MS = 5 * 60_000;
 let criterion = null;
 
-// --- Drawers ----------------------------------------------------------------------
+// --- Drawers ---
 // On a wide screen they stand beside the answers and stay; else they lie over the page.
 function openDock(dock) {
   dock.setAttribute("closedby", WIDE.matches ? "none" : "any");
@@ -80,7 +80,7 @@ document.addEventListener("click", (event) => {
   if (flag && (event.target.closest("[data-shuts]") || !flag.contains(event.target))) flag.open = false;
 });
 
-// --- Criteria ----------------------------------------------------------------------
+// --- Criteria ---
 // After the key for criteria, the keys of the verdicts answer them, one after the other.
 function startCriteria() {
   const all = [...pair().querySelectorAll(".criterion")];
@@ -118,7 +118,7 @@ document.addEventListener("focusin", (event) => {
   if (criterion && !criterion.contains(event.target)) endCriteria();
 });
 
-// --- Breaks --------------------------------------------------------------------------
+// --- Breaks ---
 // Said only as a pair comes, so that nothing moves under what somebody reads.
 function suggestBreak() {
   const now = Date.now();
@@ -140,7 +140,7 @@ document.querySelector("#break button").addEventListener("click", () => {
   pair().querySelector("#answer-a, .pair-focus")?.focus({ preventScroll: true });
 });
 
-// --- Left behind -----------------------------------------------------------------------
+// --- Left behind ---
 // A pair whose time ran out, or that an undo pushed aside, is gone with its lease. What
 // was written for it is given back until somebody puts it away. Not gone is what stands on
 // the page, one that is leaving it included, and what is reserved ahead.
